@@ -1,0 +1,2 @@
+//! The `llamac` command.
+fn main() {}

@@ -1,0 +1,284 @@
+//! Faults as data: what a file, an argument or the machine did wrong, where, and what would help.
+//!
+//! A [`Code`] is a row of one table: its number, its sentence and the exit status that it stands for. Libraries
+//! return [`Diagnostics`]; only a command prints them and exits.
+
+use std::fmt;
+
+/// The class of a fault, which is also the exit status of a command that met it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Class {
+    /// The work failed: 1.
+    Failed,
+    /// The command line is wrong: 2.
+    Usage,
+    /// A file is wrong: 3.
+    BadInput,
+    /// A file is right, but llamac cannot do this: 4.
+    Unsupported,
+    /// Out of memory, disk, context or another limit: 5.
+    Resource,
+    /// Numbers differ: 6.
+    Differ,
+    /// A bug in llamac: 70.
+    Bug,
+}
+
+impl Class {
+    /// The exit status.
+    pub const fn exit_status(self) -> u8 {
+        match self {
+            Self::Failed => 1,
+            Self::Usage => 2,
+            Self::BadInput => 3,
+            Self::Unsupported => 4,
+            Self::Resource => 5,
+            Self::Differ => 6,
+            Self::Bug => 70,
+        }
+    }
+}
+
+macro_rules! codes {
+    ($($name:ident = $number:literal, $class:ident, $title:literal;)*) => {
+        /// The kind of a fault.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Code { $(#[doc = $title] $name,)* }
+
+        impl Code {
+            /// Every code, in the order of their numbers.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
+
+            /// The number, as in `E0203`.
+            pub const fn number(self) -> u16 {
+                match self { $(Self::$name => $number,)* }
+            }
+
+            /// The class.
+            pub const fn class(self) -> Class {
+                match self { $(Self::$name => Class::$class,)* }
+            }
+
+            /// The sentence of the first line.
+            pub const fn title(self) -> &'static str {
+                match self { $(Self::$name => $title,)* }
+            }
+        }
+    };
+}
+
+codes! {
+    // 00xx: the command line and the machine
+    BadArgument = 1, Usage, "invalid argument";
+    NotBuiltYet = 2, Unsupported, "this option is not available yet";
+    Io = 10, Failed, "a file operation failed";
+    NoSpace = 11, Resource, "no space left on the device";
+    OutOfMemory = 12, Resource, "not enough memory";
+    // 01xx: configuration
+    NotACheckpoint = 100, BadInput, "this is not a model that llamac can read";
+    BadJson = 101, BadInput, "invalid JSON";
+    BadConfigValue = 102, BadInput, "invalid value in the configuration";
+    MissingConfigKey = 103, BadInput, "missing key in the configuration";
+    InconsistentConfig = 104, BadInput, "the configuration contradicts itself";
+    UnsupportedConfig = 105, Unsupported, "this configuration is not supported";
+    UnsupportedModel = 106, Unsupported, "this kind of model is not supported";
+    // 02xx: tensors
+    MissingFile = 200, BadInput, "a file is missing";
+    BadContainer = 201, BadInput, "damaged safetensors file";
+    MissingTensor = 202, BadInput, "a tensor is missing";
+    WrongShape = 203, BadInput, "tensor has the wrong shape";
+    WrongDtype = 204, BadInput, "tensor has a dtype that is not supported";
+    DuplicateTensor = 205, BadInput, "two tensors have the same meaning";
+    MissingHead = 206, BadInput, "the checkpoint has no such head";
+    BadIndex = 207, BadInput, "invalid shard index";
+    // 03xx: artifacts
+    NotAnArtifact = 300, BadInput, "this is not a compiled model";
+    ArtifactVersion = 301, Unsupported, "the compiled model has another format version";
+    DamagedArtifact = 302, BadInput, "the compiled model is damaged";
+    // 04xx: running
+    BadToken = 400, BadInput, "token id outside the vocabulary";
+    ContextFull = 401, Resource, "the context is full";
+    BadInputTensor = 402, BadInput, "invalid input tensor";
+    WrongHead = 403, BadInput, "the model has another head";
+    BadTokenizer = 404, BadInput, "invalid tokenizer";
+    NoTokenizer = 405, BadInput, "the model has no tokenizer";
+    BadSampling = 406, Usage, "invalid sampling setting";
+    NotANumber = 407, Failed, "the model produced a value that is not a number";
+    // 05xx: the compiler
+    IllegalOp = 500, Bug, "an operation cannot be expressed on the target";
+    InvalidGraph = 501, Bug, "the graph failed verification";
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "E{:04}", self.number())
+    }
+}
+
+/// One fault.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Diagnostic {
+    /// The kind.
+    pub code: Code,
+    /// File, and item in it: `model.safetensors: model.norm.weight`.
+    pub at: Option<String>,
+    /// What is wrong, where the code's title does not say it all.
+    pub message: Option<String>,
+    /// What was expected.
+    pub expected: Option<String>,
+    /// What was found.
+    pub found: Option<String>,
+    /// A way out.
+    pub help: Option<String>,
+}
+
+impl Diagnostic {
+    /// A fault of kind `code`, without details.
+    pub fn new(code: Code) -> Self {
+        Self { code, at: None, message: None, expected: None, found: None, help: None }
+    }
+
+    /// Names the file, and the item in it.
+    pub fn at(mut self, at: impl Into<String>) -> Self {
+        self.at = Some(at.into());
+        self
+    }
+
+    /// Says more than the code's title.
+    pub fn message(mut self, message: impl Into<String>) -> Self {
+        self.message = Some(message.into());
+        self
+    }
+
+    /// Says what was expected.
+    pub fn expected(mut self, expected: impl Into<String>) -> Self {
+        self.expected = Some(expected.into());
+        self
+    }
+
+    /// Says what was found.
+    pub fn found(mut self, found: impl Into<String>) -> Self {
+        self.found = Some(found.into());
+        self
+    }
+
+    /// Says what would help.
+    pub fn help(mut self, help: impl Into<String>) -> Self {
+        self.help = Some(help.into());
+        self
+    }
+}
+
+impl fmt::Display for Diagnostic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "error[{}]: {}", self.code, self.code.title())?;
+        if let Some(at) = &self.at {
+            write!(f, "\n  --> {at}")?;
+        }
+        let rows = [
+            ("", &self.message),
+            ("expected ", &self.expected),
+            ("found    ", &self.found),
+            ("help: ", &self.help),
+        ];
+        for (label, text) in rows {
+            if let Some(text) = text {
+                write!(f, "\n   {label}{text}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// One or more independent faults.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Diagnostics(Vec<Diagnostic>);
+
+impl Diagnostics {
+    /// None so far.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a fault.
+    pub fn push(&mut self, diagnostic: Diagnostic) {
+        self.0.push(diagnostic);
+    }
+
+    /// Adds all of `other`.
+    pub fn extend(&mut self, other: Self) {
+        self.0.extend(other.0);
+    }
+
+    /// Keeps the value of `result`, or its faults.
+    pub fn absorb<T>(&mut self, result: Result<T, Self>) -> Option<T> {
+        result.map_err(|faults| self.extend(faults)).ok()
+    }
+
+    /// `Err` if there is a fault, else `value`.
+    pub fn or<T>(self, value: T) -> Result<T, Self> {
+        if self.0.is_empty() { Ok(value) } else { Err(self) }
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The faults.
+    pub fn iter(&self) -> std::slice::Iter<'_, Diagnostic> {
+        self.0.iter()
+    }
+
+    /// The exit status: that of the first fault.
+    pub fn exit_status(&self) -> u8 {
+        self.0.first().map_or(0, |d| d.code.class().exit_status())
+    }
+}
+
+impl From<Diagnostic> for Diagnostics {
+    fn from(diagnostic: Diagnostic) -> Self {
+        Self(vec![diagnostic])
+    }
+}
+
+impl fmt::Display for Diagnostics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, diagnostic) in self.0.iter().enumerate() {
+            if i > 0 {
+                f.write_str("\n")?;
+            }
+            write!(f, "{diagnostic}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Diagnostics {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_unique_and_ascending() {
+        assert!(Code::ALL.windows(2).all(|pair| pair[0].number() < pair[1].number()));
+    }
+
+    #[test]
+    fn a_fault_reads_as_documented() {
+        let fault = Diagnostic::new(Code::WrongShape)
+            .at("model.safetensors: model.layers.1.self_attn.k_proj.weight")
+            .expected("[32, 64]  (num_key_value_heads 2 × head_dim 16, hidden_size 64)")
+            .found("[64, 64]")
+            .help("config.json says num_key_value_heads = 2; these weights have 4");
+        assert_eq!(
+            fault.to_string(),
+            "error[E0203]: tensor has the wrong shape\n  \
+             --> model.safetensors: model.layers.1.self_attn.k_proj.weight\n   \
+             expected [32, 64]  (num_key_value_heads 2 × head_dim 16, hidden_size 64)\n   \
+             found    [64, 64]\n   \
+             help: config.json says num_key_value_heads = 2; these weights have 4"
+        );
+    }
+}

@@ -1,0 +1,14 @@
+//! What the compiler writes and the runtime reads: the plan of a compiled model, the layout of its packed weights,
+//! the container they travel in, and the vocabulary in which both report faults.
+//!
+//! Data only. The arithmetic over these layouts lives in the compiler's packer and in the runtime's kernels; neither
+//! crate knows the other.
+
+pub mod artifact;
+pub mod diagnostic;
+mod generation;
+pub mod layout;
+mod plan;
+
+pub use generation::GenerationDefaults;
+pub use plan::*;

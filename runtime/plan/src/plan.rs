@@ -1,0 +1,433 @@
+//! The plan: what a compiled model computes, step by step, over which buffers and weights.
+//!
+//! Activations are f32 matrices `[rows, width]`, a row for each token of a chunk (or for each kept row, see
+//! [`Rows`]). Their sizes are constants × rows, so the memory plan is bytes a row and does not know a chunk's length.
+//! The KV cache and the outputs are not in the arena.
+
+use serde::{Deserialize, Serialize};
+
+use crate::GenerationDefaults;
+use crate::layout::MatrixLayout;
+
+/// What the compiled model computes after its trunk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "kind")]
+pub enum Head {
+    /// The trunk alone: hidden states after the final norm.
+    Base,
+    /// Next-token logits.
+    CausalLm,
+    /// Class scores of one pooled position.
+    SequenceClassification {
+        /// Names of the classes, in the order of the scores.
+        labels: Vec<String>,
+        /// The padding token that pooling skips; without one a batch has one sequence, pooled at its end.
+        pad_token_id: Option<u32>,
+        /// `problem_type` of the configuration.
+        problem_type: Option<String>,
+    },
+}
+
+impl Head {
+    /// The name on the command line.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Base => "base",
+            Self::CausalLm => "causal-lm",
+            Self::SequenceClassification { .. } => "sequence-classification",
+        }
+    }
+
+    /// The name of the head's output.
+    pub fn output(&self) -> &'static str {
+        match self {
+            Self::Base => "last_hidden_state",
+            Self::CausalLm | Self::SequenceClassification { .. } => "logits",
+        }
+    }
+}
+
+/// The precision of activations and of the arithmetic between them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Compute {
+    /// f32 throughout; narrower weights are widened in registers.
+    F32,
+}
+
+/// How keys and values are stored between forwards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum KvDtype {
+    /// IEEE single precision.
+    F32,
+    /// IEEE half precision.
+    F16,
+    /// bfloat16.
+    Bf16,
+}
+
+impl KvDtype {
+    /// Bytes of one element.
+    pub const fn size(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::F16 | Self::Bf16 => 2,
+        }
+    }
+
+    /// The name on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Bf16 => "bf16",
+        }
+    }
+}
+
+/// An elementwise activation function, by its name in the intermediate representation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Activation {
+    /// `x · σ(x)`.
+    Silu,
+    /// `x · Φ(x)` with the exact error function.
+    Gelu,
+    /// The tanh approximation of [`Activation::Gelu`].
+    GeluTanh,
+    /// `x · σ(1.702 x)`.
+    QuickGelu,
+    /// `max(x, 0)`.
+    Relu,
+}
+
+/// The shape of the model, as far as sessions, reports and limits need it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelShape {
+    /// Rows of the embedding.
+    pub vocab_size: usize,
+    /// Width of the residual stream.
+    pub hidden_size: usize,
+    /// Width of the feed-forward block.
+    pub intermediate_size: usize,
+    /// Transformer layers.
+    pub layers: usize,
+    /// Query heads.
+    pub heads: usize,
+    /// Key and value heads.
+    pub kv_heads: usize,
+    /// Width of a head.
+    pub head_dim: usize,
+    /// `max_position_embeddings`, or `--max-context` where that is smaller.
+    pub max_context: usize,
+}
+
+/// Index into [`Plan::weights`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct WeightId(pub usize);
+
+/// Index into [`Plan::buffers`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct BufferId(pub usize);
+
+/// A constant of the model: a tensor of the artifact.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WeightEntry {
+    /// The tensor's name in the artifact.
+    pub tensor: String,
+    /// What the bytes are.
+    pub layout: WeightLayout,
+    /// The recipe from the checkpoint's tensors, as text.
+    pub recipe: String,
+}
+
+/// What the bytes of a weight are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WeightLayout {
+    /// Panels, see [`crate::layout`].
+    Matrix(MatrixLayout),
+    /// `len` f32 numbers.
+    Vector {
+        /// Number of elements.
+        len: usize,
+    },
+}
+
+impl WeightLayout {
+    /// Bytes in the artifact, or `None` if that does not fit.
+    pub fn bytes(&self) -> Option<usize> {
+        match self {
+            Self::Matrix(layout) => layout.bytes(),
+            Self::Vector { len } => len.checked_mul(4),
+        }
+    }
+}
+
+/// What a buffer has one row for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Rows {
+    /// Each token of the chunk.
+    Tokens,
+    /// Each row that the caller asked to keep.
+    Kept,
+}
+
+/// An f32 matrix in the arena, `[rows, width]`, rows contiguous.
+///
+/// It starts at `offset × r` bytes, where `r` is the number of tokens of the chunk (the arena is sized for the
+/// longest chunk, and never more rows are kept than there are tokens).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Buffer {
+    /// Bytes a row from the arena's start; a multiple of [`crate::layout::ALIGNMENT`].
+    pub offset: usize,
+    /// Elements of a row. Buffers take up `width` rounded up to a multiple of 16 elements a row of the chunk, but
+    /// their rows are `width` apart.
+    pub width: usize,
+    /// What a row stands for.
+    pub rows: Rows,
+}
+
+/// A window of columns of a buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Slice {
+    /// The buffer.
+    pub buffer: BufferId,
+    /// First column.
+    pub start: usize,
+    /// Number of columns.
+    pub width: usize,
+}
+
+/// Where the rotary frequencies of a forward come from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Frequencies {
+    /// The same for every length.
+    Static {
+        /// `head_dim / 2` frequencies.
+        inv_freq: WeightId,
+    },
+    /// One of two sets, by the sequence's length.
+    LongRope {
+        /// Up to `threshold` positions.
+        short: WeightId,
+        /// Beyond.
+        long: WeightId,
+        /// The last length that is short.
+        threshold: u64,
+    },
+    /// Dynamic NTK: a base that grows with the sequence's length.
+    Dynamic {
+        /// `rope_theta`.
+        theta: f64,
+        /// Growth of the base with length.
+        factor: f64,
+        /// Length up to which the base does not change.
+        max_position: u64,
+    },
+}
+
+/// One step of a forward.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Step {
+    /// Rows of the embedding, by token id (or the caller's own embeddings, where it gives them).
+    Embed {
+        /// The embedding.
+        table: WeightId,
+        /// The rows.
+        out: Slice,
+    },
+    /// `out = x / sqrt(mean(x²) + eps) · weight`.
+    RmsNorm {
+        /// Input.
+        x: Slice,
+        /// Gain.
+        weight: WeightId,
+        /// Added to the mean square.
+        eps: f32,
+        /// Result.
+        out: Slice,
+    },
+    /// `sum = a + b`, then the norm of the sum.
+    AddRmsNorm {
+        /// First summand.
+        a: Slice,
+        /// Second summand.
+        b: Slice,
+        /// Gain.
+        weight: WeightId,
+        /// Added to the mean square.
+        eps: f32,
+        /// The sum; may be the same window as `a` or `b`.
+        sum: Slice,
+        /// The norm of the sum.
+        out: Slice,
+    },
+    /// `out = x · weightᵀ + bias`.
+    Linear {
+        /// Input.
+        x: Slice,
+        /// Matrix `[out.width, x.width]`.
+        weight: WeightId,
+        /// Added to every row.
+        bias: Option<WeightId>,
+        /// Result.
+        out: Slice,
+    },
+    /// `cos` and `sin` of `position · inv_freq`, times `factor`.
+    RotaryAngles {
+        /// The frequencies.
+        frequencies: Frequencies,
+        /// The factor on both.
+        factor: f32,
+        /// `head_dim / 2` columns.
+        cos: Slice,
+        /// `head_dim / 2` columns.
+        sin: Slice,
+    },
+    /// Rotation of each head's pairs `(i, i + head_dim / 2)`.
+    Rotary {
+        /// `heads · head_dim` columns.
+        x: Slice,
+        /// From [`Step::RotaryAngles`].
+        cos: Slice,
+        /// From [`Step::RotaryAngles`].
+        sin: Slice,
+        /// Heads in `x`.
+        heads: usize,
+        /// Result; may be the same window as `x`.
+        out: Slice,
+    },
+    /// Stores the keys and values of the chunk's tokens.
+    KvAppend {
+        /// Layer of the cache.
+        layer: usize,
+        /// `kv_heads · head_dim` columns.
+        key: Slice,
+        /// `kv_heads · head_dim` columns.
+        value: Slice,
+    },
+    /// Attention of each token over its sequence's cache.
+    Attention {
+        /// Layer of the cache.
+        layer: usize,
+        /// `heads · head_dim` columns.
+        query: Slice,
+        /// Query heads.
+        heads: usize,
+        /// Factor on the scores.
+        scale: f32,
+        /// `heads · head_dim` columns.
+        out: Slice,
+    },
+    /// `out = function(gate) · up`.
+    Gated {
+        /// The activation.
+        function: Activation,
+        /// Its argument.
+        gate: Slice,
+        /// The other factor.
+        up: Slice,
+        /// Result; may be the same window as `gate`.
+        out: Slice,
+    },
+    /// `out = function(x)`.
+    Activate {
+        /// The activation.
+        function: Activation,
+        /// Its argument.
+        x: Slice,
+        /// Result; may be the same window as `x`.
+        out: Slice,
+    },
+    /// `out = a + b`.
+    Add {
+        /// First summand.
+        a: Slice,
+        /// Second summand.
+        b: Slice,
+        /// Result; may be the same window as `a`.
+        out: Slice,
+    },
+    /// `out = a · b`.
+    Mul {
+        /// First factor.
+        a: Slice,
+        /// Second factor.
+        b: Slice,
+        /// Result; may be the same window as `a`.
+        out: Slice,
+    },
+    /// The rows that the caller asked to keep.
+    Keep {
+        /// A row for each token.
+        x: Slice,
+        /// A row for each kept row.
+        out: Slice,
+    },
+    /// Hands `x` to the caller as `hidden_states.<index>`, if hidden states were asked for.
+    HiddenState {
+        /// 0 is the embedding, `layers` the final norm.
+        index: usize,
+        /// A row for each token.
+        x: Slice,
+    },
+    /// Hands `x · weightᵀ + bias` to the caller as the head's output, a row for each kept row.
+    OutputLinear {
+        /// A row for each kept row.
+        x: Slice,
+        /// The head's matrix.
+        weight: WeightId,
+        /// Added to every row.
+        bias: Option<WeightId>,
+    },
+    /// Hands `x` to the caller as the head's output.
+    Output {
+        /// A row for each kept row.
+        x: Slice,
+    },
+}
+
+/// A pass that ran, for reports.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PassRecord {
+    /// The pass.
+    pub name: String,
+    /// How often each of its rules fired.
+    pub firings: Vec<(String, usize)>,
+}
+
+/// A compiled model without its weights' bytes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    /// What wrote it, for people.
+    pub producer: String,
+    /// The head.
+    pub head: Head,
+    /// Sizes.
+    pub shape: ModelShape,
+    /// Arithmetic.
+    pub compute: Compute,
+    /// Cache dtype unless the caller asks for another.
+    pub kv: KvDtype,
+    /// Decoding defaults.
+    pub generation: GenerationDefaults,
+    /// Constants.
+    pub weights: Vec<WeightEntry>,
+    /// Arena buffers.
+    pub buffers: Vec<Buffer>,
+    /// Arena bytes for each token of a chunk.
+    pub arena_bytes_per_token: usize,
+    /// What the arena would take if no two buffers shared memory; for reports.
+    pub unshared_bytes_per_token: usize,
+    /// The steps, in order.
+    pub steps: Vec<Step>,
+    /// The passes that shaped it.
+    pub passes: Vec<PassRecord>,
+}

@@ -1,0 +1,1 @@
+//! Loads a compiled model and runs it: kernels, KV cache, sampling, tokenizer.

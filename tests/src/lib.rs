@@ -1,0 +1,1 @@
+//! Tests that cross crates: parity with references, the command, the workspace itself.
