@@ -1,1 +1,4 @@
 //! Checkpoints to graphs, passes, and targets.
+
+pub mod output;
+pub mod target;

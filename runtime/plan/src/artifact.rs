@@ -12,10 +12,11 @@
 //!
 //! The header's `__metadata__` holds `format` = [`FORMAT`] and `version` = [`VERSION`] in decimal.
 //!
-//! Checksums are XXH3-64. Slot 0 covers the file's first bytes: the length prefix and the header. Slot `i` covers the
-//! bytes of the `i`-th tensor in file order (`llamac.checksums` itself is number 0, so its slot is the header's). The
-//! last slot, one past the tensors, covers the slots before it. Their places do not depend on their values, so that
-//! they are filled in after the weights have streamed past.
+//! Checksums are XXH3-64, in little-endian slots of eight bytes. Slot 0 covers the file's first bytes: the length
+//! prefix and the header. Slot `i` covers the bytes of the `i`-th tensor in file order (`llamac.checksums` itself is
+//! number 0, so its slot is the header's). Zeros follow up to a multiple of the alignment, and the last slot of all
+//! covers the slots before it. Their places do not depend on their values, so that they are filled in after the
+//! weights have streamed past.
 
 /// Value of the metadata key `format`.
 pub const FORMAT: &str = "llamac";

@@ -115,9 +115,13 @@ impl fmt::Display for Code {
     }
 }
 
-/// One fault.
+/// One fault. Its details are boxed, so that results which carry one stay small.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Diagnostic {
+pub struct Diagnostic(Box<Details>);
+
+/// What a [`Diagnostic`] says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Details {
     /// The kind.
     pub code: Code,
     /// File, and item in it: `model.safetensors: model.norm.weight`.
@@ -135,37 +139,45 @@ pub struct Diagnostic {
 impl Diagnostic {
     /// A fault of kind `code`, without details.
     pub fn new(code: Code) -> Self {
-        Self { code, at: None, message: None, expected: None, found: None, help: None }
+        Self(Box::new(Details { code, at: None, message: None, expected: None, found: None, help: None }))
     }
 
     /// Names the file, and the item in it.
     pub fn at(mut self, at: impl Into<String>) -> Self {
-        self.at = Some(at.into());
+        self.0.at = Some(at.into());
         self
     }
 
     /// Says more than the code's title.
     pub fn message(mut self, message: impl Into<String>) -> Self {
-        self.message = Some(message.into());
+        self.0.message = Some(message.into());
         self
     }
 
     /// Says what was expected.
     pub fn expected(mut self, expected: impl Into<String>) -> Self {
-        self.expected = Some(expected.into());
+        self.0.expected = Some(expected.into());
         self
     }
 
     /// Says what was found.
     pub fn found(mut self, found: impl Into<String>) -> Self {
-        self.found = Some(found.into());
+        self.0.found = Some(found.into());
         self
     }
 
     /// Says what would help.
     pub fn help(mut self, help: impl Into<String>) -> Self {
-        self.help = Some(help.into());
+        self.0.help = Some(help.into());
         self
+    }
+}
+
+impl std::ops::Deref for Diagnostic {
+    type Target = Details;
+
+    fn deref(&self) -> &Details {
+        &self.0
     }
 }
 

@@ -6,6 +6,7 @@
 
 pub mod artifact;
 pub mod diagnostic;
+pub mod eval;
 mod generation;
 pub mod layout;
 mod plan;

@@ -1,0 +1,145 @@
+//! Files that appear whole or not at all.
+//!
+//! The file has no name until it is finished, so a process that is killed leaves nothing behind. Where the file
+//! system cannot do that, a temporary name in the same folder stands in, removed on every way out but a kill.
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use llamac_plan::diagnostic::{Code, Diagnostic};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags};
+use tempfile::NamedTempFile;
+
+/// A file under construction.
+#[derive(Debug)]
+pub struct Output {
+    path: PathBuf,
+    kind: Kind,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Unnamed(File),
+    Named(NamedTempFile),
+}
+
+impl Output {
+    /// Starts the file that will be at `path`.
+    ///
+    /// # Errors
+    /// When the folder does not exist or cannot be written to.
+    pub fn create(path: &Path) -> Result<Self, Diagnostic> {
+        let folder = folder(path);
+        let kind = match unnamed(folder) {
+            Ok(file) => Ok(Kind::Unnamed(file)),
+            Err(_) => tempfile::Builder::new().prefix(".llamac-").tempfile_in(folder).map(Kind::Named),
+        };
+        match kind {
+            Ok(kind) if !path.is_dir() => Ok(Self { path: path.to_owned(), kind }),
+            Ok(_) => Err(Diagnostic::new(Code::Io)
+                .at(path.display().to_string())
+                .message("there is a folder of this name")
+                .help("name a file (`-o model.llamac`)")),
+            Err(e) => Err(write_fault(path, &e)),
+        }
+    }
+
+    /// The file, to write to at any position.
+    pub fn file(&self) -> &File {
+        match &self.kind {
+            Kind::Unnamed(file) => file,
+            Kind::Named(file) => file.as_file(),
+        }
+    }
+
+    /// Makes the finished file visible under its name, in place of an older one.
+    ///
+    /// # Errors
+    /// When it cannot be stored or named; the older file is then still there.
+    pub fn publish(self) -> Result<(), Diagnostic> {
+        let path = self.path;
+        let done = self.kind.sync().and_then(|()| match self.kind {
+            Kind::Unnamed(file) => link(&file, &path),
+            Kind::Named(file) => file.persist(&path).map(|_| ()).map_err(|e| e.error),
+        });
+        done.and_then(|()| File::open(folder(&path))?.sync_all()).map_err(|e| write_fault(&path, &e))
+    }
+}
+
+impl Kind {
+    fn sync(&self) -> io::Result<()> {
+        match self {
+            Self::Unnamed(file) => file.sync_all(),
+            Self::Named(file) => file.as_file().sync_all(),
+        }
+    }
+}
+
+/// A fault of writing `path`.
+pub fn write_fault(path: &Path, error: &io::Error) -> Diagnostic {
+    let at = path.display().to_string();
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            Diagnostic::new(Code::NoSpace).at(at).help("free some space, or write to another disk")
+        }
+        io::ErrorKind::NotFound => Diagnostic::new(Code::Io)
+            .at(at)
+            .message(format!("the folder `{}` does not exist", folder(path).display()))
+            .help(format!("mkdir -p {}", folder(path).display())),
+        _ => Diagnostic::new(Code::Io).at(at).message(format!("it cannot be written: {error}")),
+    }
+}
+
+fn folder(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+fn unnamed(folder: &Path) -> io::Result<File> {
+    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+    Ok(File::from(rustix::fs::openat(CWD, folder, flags, Mode::from_raw_mode(0o666))?))
+}
+
+/// Names an unnamed file. An existing name cannot be linked over, so there the file first gets another one.
+fn link(file: &File, path: &Path) -> io::Result<()> {
+    use std::os::fd::AsRawFd;
+    let source = format!("/proc/self/fd/{}", file.as_raw_fd());
+    let link_to = |name: &Path| rustix::fs::linkat(CWD, &source, CWD, name, AtFlags::SYMLINK_FOLLOW);
+    match link_to(path) {
+        Err(rustix::io::Errno::EXIST) => {
+            let other = tempfile::Builder::new().prefix(".llamac-").make_in(folder(path), |name| Ok(link_to(name)?))?;
+            other.into_temp_path().persist(path).map_err(|e| e.error)
+        }
+        result => Ok(result?),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    #[test]
+    fn an_output_replaces_only_when_it_is_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("out");
+        let names = || std::fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name()).collect::<Vec<_>>();
+        for content in ["first", "second"] {
+            let before = std::fs::read(&path).ok();
+            drop(Output::create(&path).unwrap());
+            let output = Output::create(&path).unwrap();
+            output.file().write_all(content.as_bytes()).unwrap();
+            assert_eq!(std::fs::read(&path).ok(), before);
+            output.publish().unwrap();
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), content);
+            assert_eq!(names(), ["out"]);
+        }
+    }
+
+    #[test]
+    fn a_missing_folder_is_named() {
+        let fault = Output::create(Path::new("/nonexistent/place/out")).unwrap_err();
+        assert_eq!(fault.code, Code::Io);
+        assert!(fault.message.as_ref().unwrap().contains("/nonexistent/place"));
+    }
+}

@@ -1,0 +1,3 @@
+//! What a graph can be lowered to.
+
+pub mod native;

@@ -1,0 +1,191 @@
+//! Writes the artifact's container: a header computed up front, tensors streamed to their places by any number of
+//! threads, checksums filled in last. The format is described in [`llamac_plan::artifact`].
+//!
+//! What the tensors hold is not known here. Nothing is buffered beyond what a tensor's writer hands over at a time.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::OnceLock;
+
+use llamac_plan::artifact::{CHECKSUMS, FORMAT, PAD, VERSION};
+use llamac_plan::layout::ALIGNMENT;
+use xxhash_rust::xxh3::{Xxh3, xxh3_64};
+
+/// A tensor's place in the data section.
+struct Entry {
+    name: String,
+    start: usize,
+    len: usize,
+}
+
+/// The places of all tensors and what has been written of them.
+pub(crate) struct Container<'a> {
+    file: &'a File,
+    header: Vec<u8>,
+    entries: Vec<Entry>,
+    /// Checksums, by entry; the first is the header's.
+    sums: Vec<OnceLock<u64>>,
+}
+
+/// Writes one tensor from its start to its end.
+pub(crate) struct TensorWriter<'a> {
+    file: &'a File,
+    position: u64,
+    left: usize,
+    hash: Xxh3,
+    sum: &'a OnceLock<u64>,
+}
+
+impl<'a> Container<'a> {
+    /// Lays out a container for tensors of these names and sizes in bytes, in this order, in an empty `file`.
+    ///
+    /// Returns `None` if the sizes do not fit into an address space.
+    pub(crate) fn new(file: &'a File, tensors: &[(String, usize)]) -> Option<Self> {
+        let mut entries = vec![Entry { name: CHECKSUMS.to_owned(), start: 0, len: 0 }];
+        let mut end = 0usize;
+        for (name, len) in tensors {
+            let aligned = end.checked_next_multiple_of(ALIGNMENT)?;
+            if aligned > end {
+                entries.push(Entry { name: format!("{PAD}{}", entries.len()), start: end, len: aligned - end });
+            }
+            entries.push(Entry { name: name.clone(), start: aligned, len: *len });
+            end = aligned.checked_add(*len)?;
+        }
+        // A slot for each entry and one for the table itself, rounded up, so that what follows stays aligned.
+        let table = (8 * (entries.len() + 1)).next_multiple_of(ALIGNMENT);
+        end.checked_add(table)?;
+        entries[0].len = table;
+        entries[1..].iter_mut().for_each(|entry| entry.start += table);
+        let sums = entries.iter().map(|_| OnceLock::new()).collect();
+        Some(Self { file, header: header(&entries), entries, sums })
+    }
+
+    /// Size of the finished file in bytes.
+    pub(crate) fn len(&self) -> u64 {
+        let data = self.entries.last().map_or(0, |entry| entry.start + entry.len);
+        (self.header.len() + data) as u64
+    }
+
+    /// Writes what needs no tensor's writer: the header and the padding.
+    pub(crate) fn begin(&self) -> io::Result<()> {
+        self.file.write_all_at(&self.header, 0)?;
+        let _ = self.sums[0].set(xxh3_64(&self.header));
+        for entry in self.entries.iter().filter(|entry| entry.name.starts_with(PAD)) {
+            let mut writer = self.tensor(&entry.name);
+            writer.write(&[0; ALIGNMENT][..entry.len])?;
+            writer.finish();
+        }
+        Ok(())
+    }
+
+    /// The writer of a tensor that was laid out.
+    ///
+    /// # Panics
+    /// If there is no such tensor.
+    pub(crate) fn tensor(&self, name: &str) -> TensorWriter<'_> {
+        let i = self.entries.iter().position(|entry| entry.name == name).expect("the tensor was laid out");
+        let entry = &self.entries[i];
+        TensorWriter {
+            file: self.file,
+            position: (self.header.len() + entry.start) as u64,
+            left: entry.len,
+            hash: Xxh3::new(),
+            sum: &self.sums[i],
+        }
+    }
+
+    /// Fills in the checksums once every tensor's writer has finished.
+    ///
+    /// # Panics
+    /// If one has not.
+    pub(crate) fn finish(self) -> io::Result<()> {
+        let mut table: Vec<u8> = Vec::with_capacity(self.entries[0].len);
+        for sum in &self.sums {
+            table.extend(sum.get().expect("every tensor was written").to_le_bytes());
+        }
+        table.resize(self.entries[0].len - 8, 0);
+        table.extend(xxh3_64(&table).to_le_bytes());
+        self.file.write_all_at(&table, self.header.len() as u64)
+    }
+}
+
+impl TensorWriter<'_> {
+    /// Appends `bytes`.
+    ///
+    /// # Panics
+    /// If the tensor has no room for them.
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.left = self.left.checked_sub(bytes.len()).expect("a tensor's writer stays within its size");
+        self.hash.update(bytes);
+        self.file.write_all_at(bytes, self.position)?;
+        self.position += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Notes the checksum of the whole tensor.
+    ///
+    /// # Panics
+    /// If it is not whole.
+    pub(crate) fn finish(self) {
+        assert_eq!(self.left, 0, "a tensor's writer fills its tensor");
+        let _ = self.sum.set(self.hash.digest());
+    }
+}
+
+/// The length prefix and the header, padded with spaces so that the data section starts on the alignment.
+fn header(entries: &[Entry]) -> Vec<u8> {
+    let mut json = format!(r#"{{"__metadata__":{{"format":"{FORMAT}","version":"{VERSION}"}}"#);
+    for entry in entries {
+        let name = serde_json::Value::from(entry.name.as_str());
+        let (start, end) = (entry.start, entry.start + entry.len);
+        json.push_str(&format!(r#",{name}:{{"dtype":"U8","shape":[{}],"data_offsets":[{start},{end}]}}"#, entry.len));
+    }
+    json.push('}');
+    let padded = (8 + json.len()).next_multiple_of(ALIGNMENT) - 8;
+    json.extend(std::iter::repeat_n(' ', padded - json.len()));
+    let mut bytes = (padded as u64).to_le_bytes().to_vec();
+    bytes.extend(json.into_bytes());
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Writes `sizes` as tensors and reads the file back with the reference reader.
+    fn round_trip(sizes: &[usize]) {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let tensors: Vec<(String, usize)> = sizes.iter().enumerate().map(|(i, n)| (format!("t{i}"), *n)).collect();
+        let container = Container::new(file.as_file(), &tensors).unwrap();
+        container.begin().unwrap();
+        for (i, (name, len)) in tensors.iter().enumerate() {
+            let mut writer = container.tensor(name);
+            for part in vec![i as u8 + 1; *len].chunks(7) {
+                writer.write(part).unwrap();
+            }
+            writer.finish();
+        }
+        let len = container.len();
+        container.finish().unwrap();
+        let bytes = std::fs::read(file.path()).unwrap();
+        assert_eq!(bytes.len() as u64, len);
+        let read = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        for (i, (name, len)) in tensors.iter().enumerate() {
+            let data = read.tensor(name).unwrap().data().to_vec();
+            assert_eq!(data, vec![i as u8 + 1; *len]);
+            let (_, metadata) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
+            assert_eq!(metadata.info(name).unwrap().data_offsets.0 % ALIGNMENT, 0);
+        }
+        let table = read.tensor(CHECKSUMS).unwrap();
+        assert!(table.data().len() >= 8 * (read.len() + 1), "{sizes:?}");
+    }
+
+    #[test]
+    fn containers_of_every_small_count_are_valid() {
+        for count in 0..40 {
+            round_trip(&vec![64; count]);
+            round_trip(&(0..count).map(|i| i * 13 + 1).collect::<Vec<_>>());
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! The native target.
+
+mod container;
+mod pack;

@@ -1,0 +1,96 @@
+//! Cuts rows of a matrix into panels: from row-major elements to the layout of [`llamac_plan::layout`].
+
+use llamac_plan::layout::{MatrixLayout, PANEL, WeightDtype};
+
+/// Packs whole panels from `rows`, up to [`PANEL`] row-major rows a panel of `layout.cols` elements of the layout's
+/// dtype, into `out`, which holds the panels' bytes. Rows and columns that are missing become zeros.
+pub(crate) fn pack(layout: &MatrixLayout, rows: &[u8], out: &mut [u8]) {
+    let row_bytes = layout.cols * layout.dtype.size();
+    let panels = rows.chunks(PANEL * row_bytes).zip(out.chunks_exact_mut(layout.panel_bytes()));
+    for (rows, panel) in panels {
+        match layout.dtype {
+            WeightDtype::F32 => interleave::<4>(rows, row_bytes, panel),
+            WeightDtype::F16 => interleave::<2>(rows, row_bytes, panel),
+            // A pair of columns is one unit; the odd last column is half a unit.
+            WeightDtype::Bf16 => interleave::<4>(rows, row_bytes, panel),
+        }
+    }
+}
+
+/// Transposes units of `N` bytes: unit `u` of row `r` goes to place `u · PANEL + r`.
+fn interleave<const N: usize>(rows: &[u8], row_bytes: usize, panel: &mut [u8]) {
+    if rows.len() < PANEL * row_bytes || !row_bytes.is_multiple_of(N) {
+        panel.fill(0);
+    }
+    // Lines of the panel are written whole while a few bytes of every row are read: rows stream through the cache.
+    let whole = row_bytes / N;
+    for (r, row) in rows.chunks_exact(row_bytes).enumerate() {
+        let (units, rest) = row.as_chunks::<N>();
+        let places = panel.chunks_exact_mut(PANEL * N);
+        for (unit, line) in units.iter().zip(places) {
+            line[r * N..(r + 1) * N].copy_from_slice(unit);
+        }
+        let start = (whole * PANEL + r) * N;
+        if !rest.is_empty() {
+            panel[start..start + rest.len()].copy_from_slice(rest);
+        }
+    }
+}
+
+/// Rounds f32 numbers to `dtype`, to nearest and ties to even, little-endian.
+pub(crate) fn convert(values: &[f32], dtype: WeightDtype, out: &mut Vec<u8>) {
+    match dtype {
+        WeightDtype::F32 => {
+            out.clear();
+            out.extend(values.iter().flat_map(|v| v.to_le_bytes()));
+        }
+        WeightDtype::F16 => {
+            out.clear();
+            out.extend(values.iter().flat_map(|v| half::f16::from_f32(*v).to_le_bytes()));
+        }
+        WeightDtype::Bf16 => {
+            out.clear();
+            out.extend(values.iter().flat_map(|v| half::bf16::from_f32(*v).to_le_bytes()));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_element_reaches_its_place() {
+        for dtype in [WeightDtype::F32, WeightDtype::F16, WeightDtype::Bf16] {
+            for (rows, cols) in [(1, 1), (16, 4), (17, 7), (33, 12)] {
+                let layout = MatrixLayout { dtype, rows, cols };
+                let values: Vec<f32> = (0..rows * cols).map(|i| i as f32 / 2.0 + 1.0).collect();
+                let (mut raw, mut packed) = (Vec::new(), vec![0xAA; layout.bytes().unwrap()]);
+                convert(&values, dtype, &mut raw);
+                pack(&layout, &raw, &mut packed);
+                let size = dtype.size();
+                for panel in 0..layout.panels() {
+                    let bytes = &packed[panel * layout.panel_bytes()..(panel + 1) * layout.panel_bytes()];
+                    for row in 0..PANEL {
+                        for col in 0..layout.padded_cols() {
+                            let place = layout.element(row, col) * size;
+                            let from = ((panel * PANEL + row) * cols + col) * size;
+                            let inside = panel * PANEL + row < rows && col < cols;
+                            let expected = if inside { &raw[from..from + size] } else { &[0; 4][..size] };
+                            assert_eq!(&bytes[place..place + size], expected, "{dtype:?} {row} {col}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn rounding_is_to_nearest_even() {
+        let mut out = Vec::new();
+        convert(&[1.0 + 1.0 / 256.0, 1.0 + 3.0 / 256.0], WeightDtype::Bf16, &mut out);
+        assert_eq!(out, [0x80, 0x3f, 0x82, 0x3f]);
+        convert(&[1.0 + 1.0 / 2048.0, 1.0 + 3.0 / 2048.0], WeightDtype::F16, &mut out);
+        assert_eq!(out, [0x00, 0x3c, 0x02, 0x3c]);
+    }
+}
