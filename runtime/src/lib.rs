@@ -1,1 +1,4 @@
 //! Loads a compiled model and runs it: kernels, KV cache, sampling, tokenizer.
+
+pub mod sampling;
+pub mod text;
