@@ -1,0 +1,87 @@
+//! Clean-ups that need no knowledge of operations: dead nodes and common subexpressions.
+
+use std::collections::{HashMap, HashSet};
+
+use petgraph::stable_graph::NodeIndex;
+
+use super::{Graph, NodeId, ValueId};
+use crate::{Loc, Op};
+
+impl Graph {
+    /// Removes operations that no result needs, and returns them. Parameters stay.
+    pub fn remove_dead(&mut self) -> Vec<NodeId> {
+        let live: HashSet<NodeId> = self.order().into_iter().collect();
+        let all: Vec<NodeIndex> = self.nodes.node_indices().collect();
+        let dead = all.into_iter().map(NodeId).filter(|n| self.op(*n).is_some() && !live.contains(n));
+        let dead: Vec<NodeId> = dead.collect();
+        for node in &dead {
+            self.nodes.remove_node(node.0);
+        }
+        dead
+    }
+
+    /// Computes equal operations on equal operands once, and returns how many became superfluous. The one that stays
+    /// has the locations of all.
+    pub fn merge_common(&mut self) -> usize {
+        let mut seen: HashMap<(Op, Vec<ValueId>), NodeId> = HashMap::new();
+        let mut merged = 0;
+        for node in self.order() {
+            let Some(op) = self.op(node) else { continue };
+            let key = (op.clone(), self.operands(node).to_vec());
+            let Some(&first) = seen.get(&key) else {
+                seen.insert(key, node);
+                continue;
+            };
+            self.nodes[first.0].loc = Loc::merge([self.loc(first), self.loc(node)]);
+            for value in self.values(node).collect::<Vec<_>>() {
+                self.redirect(value, ValueId { node: first, result: value.result });
+            }
+            merged += 1;
+        }
+        self.remove_dead();
+        merged
+    }
+
+    /// Makes every use of `old`, results of the graph included, a use of `new`.
+    pub(crate) fn redirect(&mut self, old: ValueId, new: ValueId) {
+        for (user, operand) in self.uses(old) {
+            self.relink(user, operand, new);
+        }
+        for (_, value) in &mut self.results {
+            if *value == old {
+                *value = new;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::Graph;
+
+    #[test]
+    fn equal_operations_meet_and_cascade() {
+        let text = "graph(%x: f32[batch, seq, 8], @w: bf16[8, 8]) {
+            %a = linear %x, @w : f32[batch, seq, 8] loc(first)
+            %b = linear %x, @w : f32[batch, seq, 8] loc(second)
+            %c = act %a {function=silu} : f32[batch, seq, 8]
+            %d = act %b {function=silu} : f32[batch, seq, 8]
+            %e = add %c, %d : f32[batch, seq, 8]
+            return out=%e, other=%b
+        }";
+        let mut graph = Graph::parse(text).unwrap();
+        assert_eq!(graph.merge_common(), 2);
+        graph.verify().unwrap();
+        insta::assert_snapshot!(graph.text_with_locs(), @"
+        graph<batch: 1.., seq: 1..>(
+          %x: f32[batch, seq, 8],
+          @w: bf16[8, 8],
+        ) {
+          %0 = linear %x, @w : f32[batch, seq, 8] loc(first, second)
+          %1 = act %0 {function=silu} : f32[batch, seq, 8]
+          %2 = add %1, %1 : f32[batch, seq, 8]
+          return out=%2, other=%0
+        }
+        ");
+    }
+}

@@ -1,0 +1,222 @@
+//! The verifier: every rule that a graph keeps, and every fault beside its instruction.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt;
+
+use petgraph::algo::tarjan_scc;
+use petgraph::visit::EdgeRef;
+
+use crate::graph::Kind;
+use crate::text::{Names, is_plain_name};
+use crate::{Graph, NodeId, Symbol, TensorType, ValueId, Weight};
+
+/// One broken rule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// The instruction that breaks it, as text; none if the graph as a whole does.
+    pub instruction: Option<String>,
+    /// What is wrong.
+    pub message: String,
+}
+
+/// All faults of a graph.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VerifyErrors {
+    /// The faults; at least one.
+    pub faults: Vec<Fault>,
+}
+
+impl fmt::Display for VerifyErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the graph is not valid:")?;
+        for fault in &self.faults {
+            match &fault.instruction {
+                Some(instruction) => write!(f, "\n  {instruction}\n    error: {}", fault.message)?,
+                None => write!(f, "\n  error: {}", fault.message)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for VerifyErrors {}
+
+impl Graph {
+    /// Checks every rule and reports every fault.
+    pub fn verify(&self) -> Result<(), VerifyErrors> {
+        let mut verifier = Verifier { graph: self, at: Vec::new() };
+        verifier.nodes();
+        verifier.edges();
+        verifier.cycles();
+        verifier.params();
+        verifier.results();
+        verifier.sources();
+        verifier.symbols();
+        if verifier.at.is_empty() {
+            return Ok(());
+        }
+        let names = Names::new(self);
+        let faults = verifier.at.into_iter().map(|(node, message)| Fault {
+            instruction: node.map(|node| names.instruction(self, node, true)),
+            message,
+        });
+        Err(VerifyErrors { faults: faults.collect() })
+    }
+}
+
+struct Verifier<'a> {
+    graph: &'a Graph,
+    at: Vec<(Option<NodeId>, String)>,
+}
+
+impl<'a> Verifier<'a> {
+    fn fault(&mut self, node: Option<NodeId>, message: impl Into<String>) {
+        self.at.push((node, message.into()));
+    }
+
+    fn all_nodes(&self) -> impl Iterator<Item = NodeId> + use<'a> {
+        self.graph.nodes.node_indices().map(NodeId)
+    }
+
+    /// Operands exist and have types that the operation accepts and that give its results' types.
+    fn nodes(&mut self) {
+        let g = self.graph;
+        for id in self.all_nodes() {
+            let node = &g.nodes[id.0];
+            let Kind::Op(op) = &node.kind else { continue };
+            let dangling = node.operands.iter().position(|&value| !g.contains(value));
+            if let Some(operand) = dangling {
+                self.fault(Some(id), format!("operand {operand} does not exist"));
+                continue;
+            }
+            let types: Vec<&TensorType> = node.operands.iter().map(|&value| g.ty(value)).collect();
+            match op.infer(&types) {
+                Err(message) => self.fault(Some(id), message),
+                Ok(types) if types != node.types => {
+                    self.fault(Some(id), format!("results are {types:?}, not {:?}", node.types));
+                }
+                Ok(_) => {}
+            }
+        }
+    }
+
+    /// The use-list mirrors the operands.
+    fn edges(&mut self) {
+        let g = self.graph;
+        let mut edges: HashMap<(NodeId, usize), Vec<NodeId>> = HashMap::new();
+        for edge in
+            g.nodes.edge_indices().filter_map(|e| g.nodes.edge_endpoints(e).zip(g.nodes.edge_weight(e)))
+        {
+            let ((producer, consumer), used) = edge;
+            edges.entry((NodeId(consumer), used.operand)).or_default().push(NodeId(producer));
+        }
+        for id in self.all_nodes() {
+            for (operand, value) in g.operands(id).iter().enumerate() {
+                if edges.remove(&(id, operand)) != Some(vec![value.node]) {
+                    self.fault(Some(id), format!("the use-list does not mirror operand {operand}"));
+                }
+            }
+        }
+        let mut left: Vec<_> = edges.into_keys().collect();
+        left.sort_unstable();
+        for (id, operand) in left {
+            self.fault(Some(id), format!("the use-list has an operand {operand} that does not exist"));
+        }
+    }
+
+    fn cycles(&mut self) {
+        let g = &self.graph.nodes;
+        for component in tarjan_scc(g) {
+            let itself = |&n| g.edges(n).any(|edge| edge.target() == n);
+            if component.len() > 1 || component.iter().any(itself) {
+                let first = component.iter().copied().map(NodeId).min();
+                self.fault(
+                    first,
+                    format!("{} instructions depend on each other in a cycle", component.len()),
+                );
+            }
+        }
+    }
+
+    fn params(&mut self) {
+        let g = self.graph;
+        let mut names = BTreeSet::new();
+        for value in &g.params {
+            match g.contains(*value).then(|| g.param_name(value.node)).flatten() {
+                None => self.fault(None, "a parameter is not a parameter node"),
+                Some(name) if !is_plain_name(name) => {
+                    self.fault(None, format!("`{name}` is not a parameter name"))
+                }
+                Some(name) if !names.insert(name) => {
+                    self.fault(None, format!("two parameters are called `{name}`"))
+                }
+                Some(_) => {}
+            }
+        }
+        let listed: BTreeSet<NodeId> = g.params.iter().map(|value| value.node).collect();
+        for id in self.all_nodes().filter(|id| g.param_name(*id).is_some() && !listed.contains(id)) {
+            self.fault(Some(id), "this parameter is not in the list of parameters");
+        }
+    }
+
+    fn results(&mut self) {
+        let g = self.graph;
+        if g.results.is_empty() {
+            self.fault(None, "the graph has no result");
+        }
+        let mut names = BTreeSet::new();
+        for (name, value) in &g.results {
+            if !is_plain_name(name) {
+                self.fault(None, format!("`{name}` is not a result name"));
+            }
+            if !names.insert(name) {
+                self.fault(None, format!("two results are called `{name}`"));
+            }
+            if !g.contains(*value) {
+                self.fault(None, format!("the value of result `{name}` does not exist"));
+            }
+        }
+    }
+
+    /// One tensor of the checkpoint has one type everywhere.
+    fn sources(&mut self) {
+        let g = self.graph;
+        let mut seen: BTreeMap<&str, &Weight> = BTreeMap::new();
+        for id in self.all_nodes() {
+            for weight in g.op(id).into_iter().flat_map(|op| op.weights()) {
+                weight.for_each_source(&mut |source, name| {
+                    let first = *seen.entry(name).or_insert(source);
+                    if first != source {
+                        let (here, there) = (source.ty(), first.ty());
+                        self.at.push((Some(id), format!("@{name} is {here} here and {there} elsewhere")));
+                    }
+                });
+            }
+        }
+    }
+
+    /// Symbols have possible values, and inputs give them. `keep` is the caller's choice.
+    fn symbols(&mut self) {
+        let g = self.graph;
+        for symbol in Symbol::ALL {
+            let bounds = g.bounds(symbol);
+            if bounds.min < 0 || bounds.max.is_some_and(|max| max < bounds.min) {
+                self.fault(None, format!("{} cannot be within {bounds}", symbol.name()));
+            }
+        }
+        let dims = |value: ValueId| g.nodes.node_weight(value.node.0).into_iter().flat_map(|n| &n.types);
+        let given: BTreeSet<Symbol> = (g.params.iter())
+            .flat_map(|value| dims(*value))
+            .flat_map(|ty| ty.shape.iter().filter_map(|dim| dim.as_symbol()))
+            .chain([Symbol::Keep])
+            .collect();
+        let mut reported = BTreeSet::new();
+        for id in self.all_nodes() {
+            for symbol in g.types(id).iter().flat_map(|ty| &ty.shape).flat_map(|dim| dim.symbols()) {
+                if !given.contains(&symbol) && reported.insert(symbol) {
+                    self.fault(Some(id), format!("no parameter has a dimension that is {}", symbol.name()));
+                }
+            }
+        }
+    }
+}

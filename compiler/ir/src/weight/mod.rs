@@ -1,0 +1,288 @@
+//! Weights are recipes: what a constant tensor is made of, as data that is typed, hashed and printed.
+//!
+//! Rewrites only build recipes. Reading bytes is not done here: a caller supplies the tensors of a checkpoint, and
+//! [`evaluate`] computes a recipe naively in memory, as the judge of evaluators that work tile by tile.
+
+mod eval;
+mod permutation;
+mod text;
+
+use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+pub use eval::evaluate;
+pub use permutation::Permutation;
+
+use crate::{DType, Dim, Real, RopeScaling, TensorType};
+
+/// Which list of divisors of a LongRoPE embedding; other rules have one set, the short one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum FrequencySet {
+    /// For sequences up to the original length.
+    Short,
+    /// For longer sequences.
+    Long,
+}
+
+/// How a weight is made. Rows are slices along the first dimension.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum WeightExpr {
+    /// A tensor of the checkpoint.
+    Source {
+        /// Its name there.
+        tensor: String,
+        /// Its element type.
+        dtype: DType,
+        /// Its sizes.
+        shape: SmallVec<[usize; 2]>,
+    },
+    /// The rows of all parts, one after the other.
+    Concat {
+        /// Of one element type and one row shape; at least one.
+        parts: Vec<Weight>,
+    },
+    /// Some rows.
+    Slice {
+        /// The whole.
+        base: Weight,
+        /// The first row taken.
+        start: usize,
+        /// The number of rows taken.
+        rows: usize,
+    },
+    /// All rows in another order.
+    Permute {
+        /// The rows in the old order.
+        base: Weight,
+        /// The new order.
+        order: Permutation,
+    },
+    /// A matrix with rows and columns exchanged.
+    Transpose {
+        /// The matrix.
+        base: Weight,
+    },
+    /// `base + scale · b · a`, rounded to the type of `base` once (Hu et al., "LoRA").
+    AddLowRank {
+        /// `[out, in]`.
+        base: Weight,
+        /// `[rank, in]`.
+        a: Weight,
+        /// `[out, rank]`.
+        b: Weight,
+        /// The factor of the product.
+        scale: Real,
+    },
+    /// The inverse frequencies of a rotary embedding, `f32[head_dim / 2]`, as [`crate::frequencies`] computes them.
+    ///
+    /// Dynamic scaling gives its unstretched frequencies.
+    InvFreq {
+        /// The base.
+        theta: Real,
+        /// The size of a head.
+        head_dim: usize,
+        /// The scaling rule.
+        scaling: RopeScaling,
+        /// Which divisors of LongRoPE.
+        set: FrequencySet,
+    },
+}
+
+/// A recipe with its type. Cheap to clone; equal when the recipes are equal.
+#[derive(Clone, Debug)]
+pub struct Weight(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    expr: WeightExpr,
+    dtype: DType,
+    shape: SmallVec<[usize; 2]>,
+}
+
+/// A recipe that has no type.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("weight `{recipe}`: {message}")]
+pub struct WeightError {
+    /// The recipe, as text.
+    pub recipe: String,
+    /// What is wrong with it.
+    pub message: String,
+}
+
+impl Weight {
+    /// A weight made as `expr` says, or why it cannot be made.
+    pub fn new(expr: WeightExpr) -> Result<Self, WeightError> {
+        match infer(&expr).and_then(|(dtype, shape)| checked_size(&shape, dtype).map(|()| (dtype, shape))) {
+            Ok((dtype, shape)) => Ok(Self(Arc::new(Inner { expr, dtype, shape }))),
+            Err(message) => Err(WeightError { recipe: expr.to_string(), message }),
+        }
+    }
+
+    /// The tensor called `tensor` of the checkpoint.
+    pub fn source(tensor: &str, dtype: DType, shape: &[usize]) -> Result<Self, WeightError> {
+        Self::new(WeightExpr::Source { tensor: tensor.to_owned(), dtype, shape: shape.into() })
+    }
+
+    /// The rows of all `parts`; one part is itself.
+    pub fn concat(parts: impl IntoIterator<Item = Self>) -> Result<Self, WeightError> {
+        let mut parts: Vec<Self> = parts.into_iter().collect();
+        if parts.len() == 1 { Ok(parts.remove(0)) } else { Self::new(WeightExpr::Concat { parts }) }
+    }
+
+    /// `rows` rows from `start` on.
+    pub fn slice(&self, start: usize, rows: usize) -> Result<Self, WeightError> {
+        Self::new(WeightExpr::Slice { base: self.clone(), start, rows })
+    }
+
+    /// The rows in another order.
+    pub fn permute(&self, order: Permutation) -> Result<Self, WeightError> {
+        Self::new(WeightExpr::Permute { base: self.clone(), order })
+    }
+
+    /// The transposed matrix.
+    pub fn transpose(&self) -> Result<Self, WeightError> {
+        Self::new(WeightExpr::Transpose { base: self.clone() })
+    }
+
+    /// This weight plus `scale · b · a`.
+    pub fn add_low_rank(&self, a: &Self, b: &Self, scale: Real) -> Result<Self, WeightError> {
+        Self::new(WeightExpr::AddLowRank { base: self.clone(), a: a.clone(), b: b.clone(), scale })
+    }
+
+    /// How it is made.
+    pub fn expr(&self) -> &WeightExpr {
+        &self.0.expr
+    }
+
+    /// The element type.
+    pub fn dtype(&self) -> DType {
+        self.0.dtype
+    }
+
+    /// The sizes, outermost first.
+    pub fn shape(&self) -> &[usize] {
+        &self.0.shape
+    }
+
+    /// The number of elements; the construction made sure that it fits.
+    pub fn elements(&self) -> usize {
+        self.shape().iter().product()
+    }
+
+    /// The type as a tensor.
+    pub fn ty(&self) -> TensorType {
+        TensorType::new(self.dtype(), self.shape().iter().map(|&n| Dim::from(n)))
+    }
+
+    /// The recipes that this one uses directly.
+    pub fn parts(&self) -> Vec<&Self> {
+        match self.expr() {
+            WeightExpr::Source { .. } | WeightExpr::InvFreq { .. } => Vec::new(),
+            WeightExpr::Concat { parts } => parts.iter().collect(),
+            WeightExpr::Slice { base, .. }
+            | WeightExpr::Permute { base, .. }
+            | WeightExpr::Transpose { base } => vec![base],
+            WeightExpr::AddLowRank { base, a, b, .. } => vec![base, a, b],
+        }
+    }
+
+    /// Calls `visit` with every checkpoint tensor of the recipe, in order, repetitions included.
+    pub fn for_each_source<'a>(&'a self, visit: &mut dyn FnMut(&'a Self, &'a str)) {
+        if let WeightExpr::Source { tensor, .. } = self.expr() {
+            visit(self, tensor);
+        }
+        for part in self.parts() {
+            part.for_each_source(visit);
+        }
+    }
+}
+
+impl PartialEq for Weight {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0) || self.0.expr == other.0.expr
+    }
+}
+
+impl Eq for Weight {}
+
+impl Hash for Weight {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.expr.hash(state);
+    }
+}
+
+impl fmt::Display for Weight {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self.expr(), f)
+    }
+}
+
+fn checked_size(shape: &[usize], dtype: DType) -> Result<(), String> {
+    let bytes = shape.iter().try_fold(dtype.size(), |product, &n| product.checked_mul(n));
+    match bytes {
+        Some(bytes) if isize::try_from(bytes).is_ok() => Ok(()),
+        _ => Err(format!("a tensor of shape {shape:?} does not fit in memory")),
+    }
+}
+
+fn matrix(weight: &Weight, name: &str) -> Result<(usize, usize), String> {
+    match weight.shape() {
+        [rows, columns] => Ok((*rows, *columns)),
+        shape => Err(format!("{name} must be a matrix, found shape {shape:?}")),
+    }
+}
+
+fn infer(expr: &WeightExpr) -> Result<(DType, SmallVec<[usize; 2]>), String> {
+    match expr {
+        WeightExpr::Source { dtype, shape, .. } => Ok((*dtype, shape.clone())),
+        WeightExpr::Concat { parts } => {
+            let first = parts.first().ok_or("nothing to concatenate")?;
+            let mut shape: SmallVec<[usize; 2]> = first.shape().into();
+            let columns = shape.get(1..).ok_or("a scalar has no rows")?.to_vec();
+            for part in &parts[1..] {
+                if part.dtype() != first.dtype() || part.shape().get(1..) != Some(&columns[..]) {
+                    return Err(format!("rows of {} and {} differ in type or size", first.ty(), part.ty()));
+                }
+                shape[0] = shape[0].checked_add(part.shape()[0]).ok_or("too many rows")?;
+            }
+            Ok((first.dtype(), shape))
+        }
+        WeightExpr::Slice { base, start, rows } => {
+            let mut shape: SmallVec<[usize; 2]> = base.shape().into();
+            let all = shape.first_mut().ok_or("a scalar has no rows")?;
+            if start.checked_add(*rows).is_none_or(|end| end > *all) {
+                return Err(format!("{rows} rows from {start} on are more than the {all} there are"));
+            }
+            *all = *rows;
+            Ok((base.dtype(), shape))
+        }
+        WeightExpr::Permute { base, order } => {
+            let found = *base.shape().first().ok_or("a scalar has no rows")?;
+            order.check(found)?;
+            Ok((base.dtype(), base.shape().into()))
+        }
+        WeightExpr::Transpose { base } => {
+            let (rows, columns) = matrix(base, "the operand")?;
+            Ok((base.dtype(), [columns, rows].as_slice().into()))
+        }
+        WeightExpr::AddLowRank { base, a, b, .. } => {
+            let ((out, inputs), (rank, a_in), (b_out, b_rank)) =
+                (matrix(base, "the base")?, matrix(a, "a")?, matrix(b, "b")?);
+            if a_in != inputs || b_out != out || rank != b_rank {
+                let (base, a, b) = (base.ty(), a.ty(), b.ty());
+                return Err(format!("{b} · {a} is not a change of {base}"));
+            }
+            if !(base.dtype().is_float() && a.dtype().is_float() && b.dtype().is_float()) {
+                return Err("integers have no low-rank change".to_owned());
+            }
+            Ok((base.dtype(), base.shape().into()))
+        }
+        WeightExpr::InvFreq { head_dim, scaling, .. } => {
+            scaling.check(*head_dim)?;
+            Ok((DType::F32, [head_dim / 2].as_slice().into()))
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! Recipes as text: `concat(@q, @k)`, `slice(@w, start=0, rows=4)`, `inv_freq(theta=10000.0, …)`.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+
+use super::{FrequencySet, Permutation, Weight, WeightExpr};
+use crate::attrs::{Attrs, write_attrs};
+use crate::text::{Cursor, SyntaxError, write_name};
+
+/// Recipes nest by a few levels; more is an attack on the parser's stack.
+const MAX_DEPTH: usize = 32;
+
+impl WeightExpr {
+    fn function(&self) -> &'static str {
+        match self {
+            Self::Source { .. } => "",
+            Self::Concat { .. } => "concat",
+            Self::Slice { .. } => "slice",
+            Self::Permute { order: Permutation::InterleavedToHalf { .. }, .. } => "interleaved_to_half",
+            Self::Permute { order: Permutation::HalfToInterleaved { .. }, .. } => "half_to_interleaved",
+            Self::Transpose { .. } => "transpose",
+            Self::AddLowRank { .. } => "add_low_rank",
+            Self::InvFreq { .. } => "inv_freq",
+        }
+    }
+
+    fn attrs(&self) -> Vec<(&'static str, String)> {
+        match self {
+            Self::Source { .. } | Self::Concat { .. } | Self::Transpose { .. } => Vec::new(),
+            Self::Slice { start, rows, .. } => vec![("start", start.to_string()), ("rows", rows.to_string())],
+            Self::Permute {
+                order:
+                    Permutation::InterleavedToHalf { heads, head_dim }
+                    | Permutation::HalfToInterleaved { heads, head_dim },
+                ..
+            } => vec![("heads", heads.to_string()), ("head_dim", head_dim.to_string())],
+            Self::AddLowRank { scale, .. } => vec![("scale", scale.to_string())],
+            Self::InvFreq { theta, head_dim, scaling, set } => vec![
+                ("theta", theta.to_string()),
+                ("head_dim", head_dim.to_string()),
+                ("scaling", scaling.to_string()),
+                ("set", set.to_string()),
+            ],
+        }
+    }
+
+    fn build(function: &str, mut parts: Vec<Weight>, a: &Attrs) -> Result<Self, String> {
+        let expected = match function {
+            "concat" => parts.len(),
+            "slice" | "interleaved_to_half" | "half_to_interleaved" | "transpose" => 1,
+            "add_low_rank" => 3,
+            "inv_freq" => 0,
+            _ => return Err(format!("`{function}` is not a recipe")),
+        };
+        if parts.len() != expected {
+            return Err(format!("{function} takes {expected} weights, found {}", parts.len()));
+        }
+        let mut next = || parts.remove(0);
+        let expr = match function {
+            "concat" => Self::Concat { parts },
+            "slice" => Self::Slice { base: next(), start: a.get("start")?, rows: a.get("rows")? },
+            "interleaved_to_half" => {
+                let order =
+                    Permutation::InterleavedToHalf { heads: a.get("heads")?, head_dim: a.get("head_dim")? };
+                Self::Permute { base: next(), order }
+            }
+            "half_to_interleaved" => {
+                let order =
+                    Permutation::HalfToInterleaved { heads: a.get("heads")?, head_dim: a.get("head_dim")? };
+                Self::Permute { base: next(), order }
+            }
+            "transpose" => Self::Transpose { base: next() },
+            "add_low_rank" => Self::AddLowRank { base: next(), a: next(), b: next(), scale: a.get("scale")? },
+            _ => Self::InvFreq {
+                theta: a.get("theta")?,
+                head_dim: a.get("head_dim")?,
+                scaling: a.get("scaling")?,
+                set: a.get("set")?,
+            },
+        };
+        match a.keys().find(|key| expr.attrs().iter().all(|(known, _)| known != key)) {
+            Some(key) => Err(format!("{function} has no attribute `{key}`")),
+            None => Ok(expr),
+        }
+    }
+}
+
+impl fmt::Display for WeightExpr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let parts: Vec<&Weight> = match self {
+            Self::Source { tensor, .. } => {
+                f.write_str("@")?;
+                return write_name(f, tensor);
+            }
+            Self::Concat { parts } => parts.iter().collect(),
+            Self::Slice { base, .. } | Self::Permute { base, .. } | Self::Transpose { base } => vec![base],
+            Self::AddLowRank { base, a, b, .. } => vec![base, a, b],
+            Self::InvFreq { .. } => Vec::new(),
+        };
+        write!(f, "{}(", self.function())?;
+        for (i, part) in parts.iter().enumerate() {
+            write!(f, "{}{part}", if i == 0 { "" } else { ", " })?;
+        }
+        let attrs = self.attrs();
+        f.write_str(if parts.is_empty() || attrs.is_empty() { "" } else { ", " })?;
+        write_attrs(f, &attrs)?;
+        f.write_str(")")
+    }
+}
+
+impl fmt::Display for FrequencySet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Short => "short",
+            Self::Long => "long",
+        })
+    }
+}
+
+impl FromStr for FrequencySet {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        match text {
+            "short" => Ok(Self::Short),
+            "long" => Ok(Self::Long),
+            _ => Err(()),
+        }
+    }
+}
+
+impl Weight {
+    /// Reads a recipe over the `declared` tensors.
+    pub(crate) fn parse(
+        cursor: &mut Cursor<'_>,
+        declared: &BTreeMap<String, Self>,
+    ) -> Result<Self, SyntaxError> {
+        Self::parse_nested(cursor, declared, 0)
+    }
+
+    fn parse_nested(
+        cursor: &mut Cursor<'_>,
+        declared: &BTreeMap<String, Self>,
+        depth: usize,
+    ) -> Result<Self, SyntaxError> {
+        let start = cursor.mark();
+        if cursor.eat("@") {
+            let name = cursor.name("the name of a weight")?;
+            return declared
+                .get(&name)
+                .cloned()
+                .ok_or_else(|| start.error(format!("@{name} is not declared")));
+        }
+        if depth == MAX_DEPTH {
+            return Err(start.error("this recipe is nested too deeply"));
+        }
+        let function = cursor.identifier("a weight: @name or a recipe")?;
+        cursor.expect("(")?;
+        let (mut parts, mut attrs) = (Vec::new(), Attrs::default());
+        cursor.list(")", |cursor| {
+            let mut ahead = cursor.clone();
+            let is_attribute = ahead.identifier("").is_ok() && ahead.at("=");
+            if !is_attribute {
+                parts.push(Self::parse_nested(cursor, declared, depth + 1)?);
+                return Ok(());
+            }
+            let start = cursor.mark();
+            let key = cursor.identifier("an attribute's name")?;
+            cursor.expect("=")?;
+            attrs.insert(key, cursor.attribute_value()?).map_err(|message| start.error(message))
+        })?;
+        let expr = WeightExpr::build(function, parts, &attrs).map_err(|message| start.error(message))?;
+        Self::new(expr).map_err(|error| start.error(error.to_string()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{DType, Real, RopeScaling};
+
+    fn source(name: &str, shape: &[usize]) -> Weight {
+        Weight::source(name, DType::BF16, shape).unwrap()
+    }
+
+    fn declared() -> BTreeMap<String, Weight> {
+        let weights =
+            [source("q", &[8, 4]), source("k", &[4, 4]), source("a", &[2, 4]), source("b", &[8, 2])];
+        weights.into_iter().map(|w| (w.to_string()[1..].to_owned(), w)).collect()
+    }
+
+    #[test]
+    fn recipes_read_back() {
+        let d = declared();
+        let (q, k) = (&d["q"], &d["k"]);
+        let recipes = [
+            Weight::concat([q.clone(), k.clone(), k.slice(1, 2).unwrap()]).unwrap(),
+            q.permute(Permutation::InterleavedToHalf { heads: 2, head_dim: 4 }).unwrap().transpose().unwrap(),
+            q.permute(Permutation::HalfToInterleaved { heads: 4, head_dim: 2 }).unwrap(),
+            q.add_low_rank(&d["a"], &d["b"], Real::new(0.5)).unwrap(),
+            Weight::new(WeightExpr::InvFreq {
+                theta: Real::new(1e4),
+                head_dim: 4,
+                scaling: RopeScaling::Linear { factor: Real::new(2.0) },
+                set: FrequencySet::Short,
+            })
+            .unwrap(),
+        ];
+        for recipe in recipes {
+            let text = recipe.to_string();
+            let read = Weight::parse(&mut Cursor::new(&text), &d).unwrap();
+            assert_eq!((read.to_string(), read.ty()), (text, recipe.ty()));
+            assert_eq!(read, recipe);
+        }
+    }
+
+    #[test]
+    fn wrong_recipes_are_refused_in_words() {
+        let d = declared();
+        let error = |text: &str| Weight::parse(&mut Cursor::new(text), &d).unwrap_err().to_string();
+        insta::assert_snapshot!(error("concat(@q, @a, transpose(@a))"), @"line 1, column 1: weight `concat(@q, @a, transpose(@a))`: rows of bf16[8, 4] and bf16[4, 2] differ in type or size");
+        insta::assert_snapshot!(error("slice(@q, start=7, rows=2)"), @"line 1, column 1: weight `slice(@q, start=7, rows=2)`: 2 rows from 7 on are more than the 8 there are");
+        insta::assert_snapshot!(error("interleaved_to_half(@k, heads=4, head_dim=1)"), @"line 1, column 1: weight `interleaved_to_half(@k, heads=4, head_dim=1)`: 4 rows are not 4 heads of 1, an even number");
+        insta::assert_snapshot!(error("add_low_rank(@q, @b, @a, scale=1.0)"), @"line 1, column 1: weight `add_low_rank(@q, @b, @a, scale=1.0)`: bf16[2, 4] · bf16[8, 2] is not a change of bf16[8, 4]");
+        insta::assert_snapshot!(error("transpose(@v)"), @"line 1, column 11: @v is not declared");
+        insta::assert_snapshot!(error("transpose(@q, rows=1)"), @"line 1, column 1: transpose has no attribute `rows`");
+        insta::assert_snapshot!(error(&"transpose(".repeat(100)), @"line 1, column 321: this recipe is nested too deeply");
+    }
+
+    #[test]
+    fn a_size_that_overflows_is_refused() {
+        let error = Weight::source("w", DType::F32, &[usize::MAX, 2]).unwrap_err();
+        assert!(error.message.contains("does not fit in memory"), "{error}");
+    }
+}
