@@ -21,7 +21,7 @@ fn tokenizer(path: &str) -> Tokenizer {
     let path = fixtures().join(path);
     let config = std::fs::read(path.with_file_name("tokenizer_config.json")).expect("tokenizer_config.json");
     let json = std::fs::read(path).expect("tokenizer.json");
-    let tokenizer = Tokenizer::from_json(&json, "tokenizer.json").expect("a valid tokenizer");
+    let tokenizer = Tokenizer::from_bytes(&json, "tokenizer.json").expect("a valid tokenizer");
     tokenizer.with_config(&config, "tokenizer_config.json").expect("a valid configuration")
 }
 

@@ -15,7 +15,6 @@ mod stop;
 mod tokenizer;
 
 pub use detokenizer::Detokenizer;
-pub use guard::panic_is_reported;
 pub use stop::StopStrings;
 pub use tokenizer::Tokenizer;
 

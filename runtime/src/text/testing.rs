@@ -49,7 +49,7 @@ pub(super) fn llama_json() -> Value {
 
 /// See [`llama_json`].
 pub(super) fn llama() -> Tokenizer {
-    Tokenizer::from_json(llama_json().to_string().as_bytes(), "tokenizer.json").expect("a valid tokenizer")
+    Tokenizer::from_bytes(llama_json().to_string().as_bytes(), "tokenizer.json").expect("a valid tokenizer")
 }
 
 /// Every byte as a piece, a special token and the merge of `Ġa`.
@@ -67,5 +67,5 @@ pub(super) fn byte_level() -> Tokenizer {
             "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "ignore_merges": true,
             "vocab": vocabulary(pieces), "merges": [["Ġ", "a"]]}
     });
-    Tokenizer::from_json(json.to_string().as_bytes(), "tokenizer.json").expect("a valid tokenizer")
+    Tokenizer::from_bytes(json.to_string().as_bytes(), "tokenizer.json").expect("a valid tokenizer")
 }

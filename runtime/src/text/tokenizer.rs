@@ -1,6 +1,6 @@
 //! `tokenizer.json`, executed, with faults that name the file.
 
-use llamac_plan::diagnostic::{Code, Diagnostic};
+use llamac_plan::diagnostic::{Code, Diagnostic, Diagnostics};
 use serde::de::IgnoredAny;
 use serde_json::Value;
 use tokenizers::DecoderWrapper;
@@ -46,7 +46,7 @@ impl Tokenizer {
     /// Reads the contents of a `tokenizer.json`; `name` is what messages call the file.
     ///
     /// Padding and truncation that the file asks for are switched off: they belong to training.
-    pub fn from_json(json: &[u8], name: &str) -> Result<Self, Diagnostic> {
+    pub fn from_bytes(json: &[u8], name: &str) -> Result<Self, Diagnostics> {
         let fault = |why: String| {
             let fault = Diagnostic::new(Code::BadTokenizer).at(name).message(why);
             fault.expected("a tokenizer.json as the tokenizers library writes it")
@@ -62,12 +62,12 @@ impl Tokenizer {
 
     /// Adds what the contents of a `tokenizer_config.json`, called `name` in messages, know beyond `tokenizer.json`:
     /// which tokens of the vocabulary are special.
-    pub fn with_config(mut self, json: &[u8], name: &str) -> Result<Self, Diagnostic> {
+    pub fn with_config(mut self, json: &[u8], name: &str) -> Result<Self, Diagnostics> {
         let fault = |why: String| Diagnostic::new(Code::BadTokenizer).at(name).message(why);
         let config = match serde_json::from_slice(json) {
             Ok(Value::Object(config)) => config,
-            Ok(_) => return Err(fault("it is not a JSON object".into())),
-            Err(e) => return Err(fault(e.to_string())),
+            Ok(_) => return Err(fault("it is not a JSON object".into()).into()),
+            Err(e) => return Err(fault(e.to_string()).into()),
         };
         let known =
             special_tokens(&config).into_iter().filter(|t| self.inner.token_to_id(&t.content).is_some());
@@ -221,18 +221,19 @@ mod tests {
         assert_eq!(t.vocab_size(), before);
         assert_eq!(t.decode(&[banana], true).expect("decodes"), "");
         for bad in ["[]", "{", "\u{0}"] {
-            let fault =
+            let faults =
                 llama().with_config(bad.as_bytes(), "tokenizer_config.json").expect_err("not an object");
-            assert_eq!(fault.at.as_deref(), Some("tokenizer_config.json"));
+            assert!(faults.iter().all(|f| f.at.as_deref() == Some("tokenizer_config.json")));
         }
     }
 
     #[test]
     fn a_broken_file_is_named() {
         for bad in ["", "{}", "[1]", "{\"version\": \"1.0\"}", "\u{0}\u{1}"] {
-            let fault =
-                Tokenizer::from_json(bad.as_bytes(), "dir/tokenizer.json").expect_err("not a tokenizer");
-            assert_eq!((fault.code, fault.at.as_deref()), (Code::BadTokenizer, Some("dir/tokenizer.json")));
+            let faults =
+                Tokenizer::from_bytes(bad.as_bytes(), "dir/tokenizer.json").expect_err("not a tokenizer");
+            let found: Vec<_> = faults.iter().map(|f| (f.code, f.at.as_deref())).collect();
+            assert_eq!(found, [(Code::BadTokenizer, Some("dir/tokenizer.json"))]);
         }
     }
 
@@ -292,7 +293,7 @@ mod tests {
 
     /// Uses the tokenizer, if it is one.
     fn exercise(json: &[u8]) {
-        if let Ok(t) = Tokenizer::from_json(json, "tokenizer.json") {
+        if let Ok(t) = Tokenizer::from_bytes(json, "tokenizer.json") {
             let ids = t.encode("a Banana é </s>", true).unwrap_or_else(|_| vec![1, 2, 3]);
             let _ = t.decode(&ids, true);
             let _ = t.decode(&[200, 201, 259, 260, 265], false);
@@ -303,7 +304,7 @@ mod tests {
     fn a_panic_of_the_library_is_a_fault_of_the_file() {
         let mut json = llama_json();
         json["decoder"]["decoders"][3]["stop"] = 9.into();
-        let t = Tokenizer::from_json(json.to_string().as_bytes(), "tokenizer.json").expect("parses");
+        let t = Tokenizer::from_bytes(json.to_string().as_bytes(), "tokenizer.json").expect("parses");
         assert_eq!(
             t.decode(&[t.token_to_id("▁").expect("a piece")], true).expect_err("a fault").code,
             Code::BadTokenizer
