@@ -1,0 +1,337 @@
+//! A whole checkpoint: configuration, weights and tokenizer of one directory, checked against each other.
+//!
+//! Opening reads headers and small files only. Weights stay in their files, mapped, until somebody asks for bytes;
+//! the one exception is the comparison of two embeddings that a configuration says are one.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+
+use llamac_ir::DType;
+use llamac_plan::GenerationDefaults;
+use llamac_plan::diagnostic::{Code, Diagnostic, Diagnostics};
+
+use super::config::Config;
+use super::file::{self, MappedFile};
+use super::head::{Head, HeadTensors};
+use super::names::{self, EMBEDDING, LM_HEAD, Meaning, SCORE};
+use super::safetensors::StoredTensor;
+use super::shards::{self, Weights};
+use super::table::{self, Table};
+use super::tokenizer::TokenizerFiles;
+use super::{generation, json, locate};
+
+const GENERATION: &str = "generation_config.json";
+
+/// A tensor of the files, before the head is known.
+#[derive(Clone, Debug)]
+pub(super) struct Stored {
+    /// The position of its file.
+    pub file: usize,
+    /// The name of its file.
+    pub file_name: Arc<str>,
+    /// What the file's header says.
+    pub stored: StoredTensor,
+}
+
+/// Where the weights of a tensor are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TensorInfo {
+    /// The name of its file within the checkpoint.
+    pub file: Arc<str>,
+    /// Its name in that file.
+    pub stored_name: String,
+    /// The type of its elements: F32, F16 or BF16.
+    pub dtype: DType,
+    /// Its sizes, outermost first: one or two.
+    pub shape: Vec<usize>,
+    position: usize,
+    range: Range<usize>,
+}
+
+impl TensorInfo {
+    /// Where its bytes are in its file.
+    pub fn range(&self) -> Range<usize> {
+        self.range.clone()
+    }
+}
+
+/// Whether input and output embedding are one matrix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tie {
+    /// The configuration does not tie them, or the head has no output embedding.
+    Untied,
+    /// They are one: [`EMBEDDING`].
+    Tied,
+    /// The configuration ties them, but the files hold two that differ: both are used, as transformers does.
+    Different,
+}
+
+/// A LLaMA checkpoint in Hugging Face's layout.
+#[derive(Debug)]
+pub struct Checkpoint {
+    /// The model's description.
+    pub config: Config,
+    /// The file that it was read from.
+    pub config_json: Vec<u8>,
+    /// How it wants to be decoded.
+    pub generation: GenerationDefaults,
+    /// What is computed from the trunk.
+    pub head: Head,
+    /// The tensors that configuration and head call for, by canonical name; no others.
+    pub tensors: BTreeMap<String, TensorInfo>,
+    /// Whether the embeddings are one.
+    pub tie: Tie,
+    /// The tokenizer's files.
+    pub tokenizer: TokenizerFiles,
+    /// Tensors of the files that the model does not use, by their stored names.
+    pub ignored: Vec<String>,
+    /// What is odd, but has one meaning: sentences.
+    pub warnings: Vec<String>,
+    files: Vec<MappedFile>,
+}
+
+impl Checkpoint {
+    /// Opens the directory `path`, for `head` or for the one that it holds.
+    ///
+    /// # Errors
+    /// All faults of its files together: see the modules of `source`. What is no checkpoint at all is one fault, with
+    /// a hint at what it is.
+    pub fn open(path: impl AsRef<Path>, head: Option<Head>) -> Result<Self, Diagnostics> {
+        let path = path.as_ref();
+        if !path.join(locate::CONFIG).exists() {
+            return Err(locate::no_config(path).into());
+        }
+        let mut faults = Diagnostics::new();
+        let mut warnings = Vec::new();
+        let config_json = file::read(&path.join(locate::CONFIG), json::MAX_BYTES)?.unwrap_or_default();
+        let config = faults.absorb(Config::parse(locate::CONFIG, &config_json, &mut warnings));
+        if faults.iter().any(|fault| fault.code == Code::UnsupportedModel) {
+            return Err(faults);
+        }
+        let generation = faults.absorb(read_generation(path, config.as_ref(), &mut warnings));
+        let tokenizer = faults.absorb(TokenizerFiles::read(path));
+        let weights = faults.absorb(shards::open(path));
+        let named = weights.and_then(|weights| faults.absorb(Named::new(weights)));
+        let model = config
+            .as_ref()
+            .zip(named.as_ref())
+            .and_then(|(config, named)| faults.absorb(named.model(config, head, &mut warnings)));
+        match (config, generation, tokenizer, named, model) {
+            (Some(config), Some(generation), Some(tokenizer), Some(named), Some(model))
+                if faults.is_empty() =>
+            {
+                let Model { head, tie, tensors, ignored } = model;
+                let files = named.files;
+                Ok(Self { config, config_json, generation, head, tensors, tie, tokenizer, ignored, warnings, files })
+            }
+            _ => Err(faults),
+        }
+    }
+
+    /// The canonical name under which a tensor is stored: that of the input embedding for an output embedding that is
+    /// tied to it, else `name`.
+    pub fn resolve<'a>(&self, name: &'a str) -> &'a str {
+        if name == LM_HEAD && self.tie == Tie::Tied { EMBEDDING } else { name }
+    }
+
+    /// A tensor by canonical name, ties resolved.
+    pub fn tensor(&self, name: &str) -> Option<&TensorInfo> {
+        self.tensors.get(self.resolve(name))
+    }
+
+    /// The little-endian bytes of a tensor, row after row, in the mapped file; nothing for a name that the model does
+    /// not have. They may lie at any address.
+    pub fn bytes(&self, name: &str) -> Option<&[u8]> {
+        let tensor = self.tensor(name)?;
+        self.files.get(tensor.position)?.bytes().get(tensor.range.clone())
+    }
+
+    /// The files of the weights.
+    pub fn files(&self) -> &[MappedFile] {
+        &self.files
+    }
+}
+
+fn read_generation(
+    path: &Path,
+    config: Option<&Config>,
+    warnings: &mut Vec<String>,
+) -> Result<GenerationDefaults, Diagnostics> {
+    let bytes = file::read(&path.join(GENERATION), json::MAX_BYTES)?;
+    generation::parse(GENERATION, bytes.as_deref(), config, warnings)
+}
+
+/// The tensors of the files by canonical name.
+struct Named {
+    root: &'static str,
+    files: Vec<MappedFile>,
+    tensors: BTreeMap<String, Stored>,
+    strangers: Vec<String>,
+}
+
+/// What the files hold for one head.
+struct Model {
+    head: Head,
+    tie: Tie,
+    tensors: BTreeMap<String, TensorInfo>,
+    ignored: Vec<String>,
+}
+
+impl Named {
+    fn new(weights: Weights) -> Result<Self, Diagnostics> {
+        let Weights { root, files, tensors: stored } = weights;
+        let file_names: Vec<Arc<str>> = files.iter().map(|file| file.name().into()).collect();
+        let mut faults = Diagnostics::new();
+        let mut tensors: BTreeMap<String, Stored> = BTreeMap::new();
+        let mut strangers = Vec::new();
+        let mut adapter = None;
+        for (file, stored) in stored {
+            let file_name = file_names[file].clone();
+            let place = format!("{file_name}: {}", stored.name);
+            match names::meaning(&stored.name) {
+                Meaning::Buffer => {}
+                Meaning::Unknown => strangers.push(stored.name),
+                Meaning::Adapter => adapter = adapter.or(Some(place)),
+                Meaning::Model(name) => match tensors.get(&name) {
+                    Some(other) => faults.push(
+                        Diagnostic::new(Code::DuplicateTensor)
+                            .at(place)
+                            .message(format!("both this and {} are {name}", other.stored.name)),
+                    ),
+                    None => {
+                        tensors.insert(name, Stored { file, file_name, stored });
+                    }
+                },
+            }
+        }
+        if let Some(place) = adapter {
+            faults.push(
+                Diagnostic::new(Code::UnsupportedModel)
+                    .at(place)
+                    .message("the checkpoint holds an adapter that is not merged into its weights")
+                    .help("merge it with merge_and_unload() and save the result"),
+            );
+        }
+        faults.or(Self { root, files, tensors, strangers })
+    }
+
+    fn bytes(&self, tensor: &Stored) -> Option<&[u8]> {
+        self.files.get(tensor.file)?.bytes().get(tensor.stored.range.clone())
+    }
+
+    fn head(
+        &self,
+        config: &Config,
+        wanted: Option<Head>,
+        warnings: &mut Vec<String>,
+    ) -> Result<Head, Diagnostics> {
+        if let Some(head) = wanted {
+            return Ok(head);
+        }
+        let has = |name: &str| self.tensors.contains_key(name);
+        let tensors = HeadTensors {
+            lm_head: has(LM_HEAD),
+            score: has(SCORE),
+            score_bias: has("score.bias"),
+            qa_outputs: has("qa_outputs.weight"),
+            embedding: has(EMBEDDING),
+            tied: config.tie_word_embeddings,
+        };
+        Ok(Head::detect(locate::CONFIG, tensors, &config.architectures, warnings)?)
+    }
+
+    /// Decides the tie, and puts a lone matrix under the input embedding's name.
+    fn tie(
+        &self,
+        config: &Config,
+        head: Head,
+        tensors: &mut BTreeMap<String, Stored>,
+        warnings: &mut Vec<String>,
+    ) -> Tie {
+        let is_lm = head == Head::CausalLm;
+        let both = match (tensors.get(EMBEDDING), tensors.get(LM_HEAD)) {
+            _ if !config.tie_word_embeddings => return Tie::Untied,
+            (None, None) => return Tie::Untied,
+            (Some(embedding), Some(lm_head)) if is_lm => Some((embedding, lm_head)),
+            _ => None,
+        };
+        let tie = match both {
+            Some((a, b)) => {
+                let same_type = a.stored.dtype == b.stored.dtype && a.stored.shape == b.stored.shape;
+                if same_type && self.bytes(a) == self.bytes(b) { Tie::Tied } else { Tie::Different }
+            }
+            None if is_lm => Tie::Tied,
+            None => Tie::Untied,
+        };
+        if tie == Tie::Different {
+            warnings.push(format!(
+                "config.json ties the embeddings, but {EMBEDDING} and {LM_HEAD} differ: both are used"
+            ));
+        } else if !tensors.contains_key(EMBEDDING)
+            && let Some(lone) = tensors.remove(LM_HEAD)
+        {
+            tensors.insert(EMBEDDING.to_owned(), lone);
+        }
+        tie
+    }
+
+    /// Takes what `config` and the head call for, and checks it.
+    fn model(
+        &self,
+        config: &Config,
+        wanted: Option<Head>,
+        warnings: &mut Vec<String>,
+    ) -> Result<Model, Diagnostics> {
+        let head = self.head(config, wanted, warnings)?;
+        let mut stored = self.tensors.clone();
+        let tie = self.tie(config, head, &mut stored, warnings);
+        let table = Table::of(config, head, tie == Tie::Tied);
+        table.check(self.root, &stored, &self.strangers)?;
+        let mut unused = Vec::new();
+        let mut tensors = BTreeMap::new();
+        for (name, Stored { file, file_name, stored }) in stored {
+            let Some(dtype) = table::dtype(stored.dtype.name).filter(|_| table.calls_for(&name)) else {
+                unused.push((name, stored.name));
+                continue;
+            };
+            let StoredTensor { name: stored_name, shape, range, .. } = stored;
+            tensors.insert(
+                name,
+                TensorInfo { file: file_name, stored_name, dtype, shape, position: file, range },
+            );
+        }
+        self.warn(config, &unused, warnings);
+        let ignored =
+            self.strangers.iter().cloned().chain(unused.into_iter().map(|(_, stored)| stored)).collect();
+        Ok(Model { head, tie, tensors, ignored })
+    }
+
+    /// Tells of tensors that are in the files and change nothing, though somebody may have meant them to. Those of
+    /// another head are not worth a word. `unused` holds canonical and stored names.
+    fn warn(&self, config: &Config, unused: &[(String, String)], warnings: &mut Vec<String>) {
+        let layers = config.num_hidden_layers;
+        let in_layers = || unused.iter().filter_map(|(name, stored)| Some((names::layer(name)?.0, stored)));
+        let beyond: Vec<&String> =
+            in_layers().filter(|(n, _)| *n >= layers).map(|(_, stored)| stored).collect();
+        let biases: Vec<&String> =
+            in_layers().filter(|(n, _)| *n < layers).map(|(_, stored)| stored).collect();
+        let strangers: Vec<&String> = self.strangers.iter().collect();
+        for (tensors, reason) in [
+            (beyond, format!("config.json says num_hidden_layers = {layers}")),
+            (biases, "config.json says that these projections have no biases".to_owned()),
+            (strangers, "no LLaMA model has tensors of these names".to_owned()),
+        ] {
+            if let Some(first) = tensors.first() {
+                warnings.push(match tensors.len() {
+                    1 => format!("a tensor is ignored: {first} ({reason})"),
+                    n => format!("{n} tensors are ignored: {first} and others ({reason})"),
+                });
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

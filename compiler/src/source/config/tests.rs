@@ -1,0 +1,400 @@
+use llamac_ir::RopeScaling;
+use llamac_plan::diagnostic::Diagnostic;
+use serde_json::json;
+
+use super::*;
+
+fn parse(extra: Value) -> Result<(Config, Vec<String>), Diagnostics> {
+    let mut base = json!({
+        "model_type": "llama", "vocab_size": 96, "hidden_size": 64, "intermediate_size": 100, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64,
+    });
+    for (key, value) in extra.as_object().unwrap() {
+        base[key] = value.clone();
+    }
+    let mut warnings = Vec::new();
+    Config::parse("config.json", base.to_string().as_bytes(), &mut warnings).map(|config| (config, warnings))
+}
+
+fn config(extra: Value) -> Config {
+    parse(extra).unwrap().0
+}
+
+/// The only fault of a configuration.
+fn fault(extra: Value) -> Diagnostic {
+    let faults = parse(extra.clone()).expect_err(&extra.to_string());
+    assert_eq!(faults.iter().count(), 1, "{extra}: {faults}");
+    faults.iter().next().unwrap().clone()
+}
+
+#[test]
+fn a_bare_file_has_the_defaults_of_transformers() {
+    let bytes = br#"{"model_type": "llama"}"#;
+    let config = Config::parse("config.json", bytes, &mut Vec::new()).unwrap();
+    assert_eq!((config.vocab_size, config.hidden_size, config.intermediate_size), (32000, 4096, 11008));
+    assert_eq!(
+        (config.num_hidden_layers, config.num_attention_heads, config.num_key_value_heads),
+        (32, 32, 32)
+    );
+    assert_eq!((config.head_dim, config.max_position_embeddings), (128, 2048));
+    assert_eq!((config.activation, config.rms_norm_eps.get()), (Activation::Silu, 1e-6));
+    assert_eq!(config.rope, Rope { theta: 10000.0.into(), scaling: RopeScaling::Default });
+    assert_eq!((config.pad_token_id, config.bos_token_id, config.eos_token_ids), (None, Some(1), vec![2]));
+    assert!(!config.attention_bias && !config.mlp_bias && !config.tie_word_embeddings);
+    assert_eq!(config.labels, ["LABEL_0", "LABEL_1"]);
+    assert!(config.architectures.is_empty() && config.dtype.is_none() && config.problem_type.is_none());
+}
+
+#[test]
+fn sizes_and_flags_are_read() {
+    let c = config(json!({
+        "head_dim": 24, "num_key_value_heads": null, "attention_bias": true, "mlp_bias": true,
+        "tie_word_embeddings": true, "rms_norm_eps": 1e-5, "architectures": ["LLaMAForCausalLM"],
+        "pretraining_tp": 8, "rope_scaling": null, "anything": {"else": []}, "is_causal": true,
+        "partial_rotary_factor": 1.0, "quantization_config": null,
+    }));
+    assert_eq!((c.head_dim, c.num_key_value_heads, c.query_width(), c.key_value_width()), (24, 4, 96, 96));
+    assert!(c.attention_bias && c.mlp_bias && c.tie_word_embeddings);
+    assert_eq!(c.rms_norm_eps.get(), 1e-5);
+    assert_eq!(c.architectures, ["LLaMAForCausalLM"]);
+}
+
+#[test]
+fn a_model_type_may_be_missing_where_the_class_says_it() {
+    let c = config(json!({"model_type": null, "architectures": ["LlamaForCausalLM"]}));
+    assert_eq!(c.hidden_size, 64);
+    assert_eq!(fault(json!({"model_type": null})).code, Code::MissingConfigKey);
+}
+
+#[test]
+fn activations_have_several_names() {
+    for (name, activation) in ACTIVATIONS {
+        assert_eq!(config(json!({"hidden_act": name})).activation, activation);
+    }
+    let fault = fault(json!({"hidden_act": "siluu"}));
+    assert_eq!(fault.code, Code::UnsupportedConfig);
+    assert!(fault.to_string().contains("did you mean \"silu\"?"), "{fault}");
+}
+
+#[test]
+fn dtype_wins_over_its_old_name() {
+    let dtype = |extra| config(extra).dtype;
+    assert_eq!(dtype(json!({"torch_dtype": "float16"})).as_deref(), Some("float16"));
+    assert_eq!(dtype(json!({"torch_dtype": "float16", "dtype": "bfloat16"})).as_deref(), Some("bfloat16"));
+    assert_eq!(dtype(json!({"torch_dtype": null})), None);
+}
+
+#[test]
+fn token_ids_take_every_spelling() {
+    let c = config(json!({"pad_token_id": -1, "bos_token_id": null, "eos_token_id": [5, 6]}));
+    assert_eq!((c.pad_token_id, c.bos_token_id, c.eos_token_ids), (None, None, vec![5, 6]));
+    assert!(config(json!({"eos_token_id": null})).eos_token_ids.is_empty());
+    let (_, warnings) = parse(json!({"pad_token_id": 96, "eos_token_id": [2, 4000]})).unwrap();
+    assert_eq!(warnings.len(), 2, "{warnings:?}");
+}
+
+#[test]
+fn labels_follow_their_numbers() {
+    let c = config(
+        json!({"id2label": {"10": "k", "2": "c", "0": "a", "1": "b", "3": "d", "4": "e", "5": "f", "6": "g",
+        "7": "h", "8": "i", "9": "j"}, "problem_type": "multi_label_classification"}),
+    );
+    assert_eq!(c.labels.concat(), "abcdefghijk");
+    assert_eq!(c.problem_type.as_deref(), Some("multi_label_classification"));
+    assert_eq!(config(json!({"num_labels": 3})).labels, ["LABEL_0", "LABEL_1", "LABEL_2"]);
+    let (c, warnings) = parse(json!({"id2label": {"0": "x"}, "num_labels": 5})).unwrap();
+    assert_eq!((c.labels.len(), warnings.len()), (1, 1));
+    for (labels, code) in [
+        (json!({"0": "a", "2": "b"}), Code::BadConfigValue),
+        (json!({"a": "b"}), Code::BadConfigValue),
+        (json!({"0": 1}), Code::BadConfigValue),
+        (json!({"0": "a", "00": "b"}), Code::BadConfigValue),
+        (json!({}), Code::BadConfigValue),
+        (json!([]), Code::BadConfigValue),
+    ] {
+        assert_eq!(fault(json!({"id2label": labels})).code, code);
+    }
+    let one = json!({"num_labels": 1, "problem_type": "single_label_classification"});
+    assert_eq!(fault(one).code, Code::InconsistentConfig);
+    assert_eq!(fault(json!({"problem_type": "ranking"})).code, Code::BadConfigValue);
+}
+
+fn rope(extra: Value) -> Rope {
+    config(extra).rope
+}
+
+#[test]
+fn rope_is_read_in_three_spellings() {
+    let linear = |theta: f64, factor: f64| Rope {
+        theta: theta.into(),
+        scaling: RopeScaling::Linear { factor: factor.into() },
+    };
+    for (expected, extra) in [
+        (linear(10000.0, 4.0), json!({"rope_scaling": {"type": "linear", "factor": 4.0}})),
+        (linear(500.0, 4.0), json!({"rope_scaling": {"type": "linear", "factor": 4}, "rope_theta": 500})),
+        (
+            linear(500.0, 4.0),
+            json!({"rope_scaling": {"rope_type": "linear", "factor": 4.0}, "rope_theta": 5e2}),
+        ),
+        (
+            linear(7.0, 2.0),
+            json!({"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 7.0}}),
+        ),
+        // rope_type wins over type.
+        (
+            linear(10000.0, 2.0),
+            json!({"rope_scaling": {"rope_type": "linear", "type": "dynamic", "factor": 2.0}}),
+        ),
+        // rope_scaling wins over rope_parameters, whose theta is lost.
+        (
+            linear(10000.0, 2.0),
+            json!({"rope_scaling": {"type": "linear", "factor": 2.0},
+                "rope_parameters": {"rope_type": "default", "rope_theta": 777.0}}),
+        ),
+        // An empty rope_scaling does not count.
+        (
+            linear(777.0, 2.0),
+            json!({"rope_scaling": {}, "rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 777.0}}),
+        ),
+        // A theta inside the dictionary wins over the one at the top level.
+        (
+            linear(3.0, 2.0),
+            json!({"rope_scaling": {"type": "linear", "factor": 2.0, "rope_theta": 3}, "rope_theta": 4}),
+        ),
+    ] {
+        assert_eq!(rope(extra.clone()), expected, "{extra}");
+    }
+}
+
+#[test]
+fn a_scaling_without_a_type_is_the_default_one() {
+    let (config, warnings) = parse(json!({"rope_scaling": {"factor": 2.0}})).unwrap();
+    assert_eq!(config.rope.scaling, RopeScaling::Default);
+    assert!(warnings[0].contains("rope_scaling.factor"), "{warnings:?}");
+    assert_eq!(rope(json!({"rope_parameters": null})).scaling, RopeScaling::Default);
+}
+
+#[test]
+fn every_scaling_is_read() {
+    let scaling =
+        |extra: Value| rope(json!({"rope_scaling": extra, "max_position_embeddings": 8192})).scaling;
+    assert_eq!(
+        scaling(json!({"type": "dynamic", "factor": 2.0})),
+        RopeScaling::Dynamic { factor: 2.0.into(), max_position: 8192 }
+    );
+    let llama3 = json!({"rope_type": "llama3", "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 2048});
+    assert_eq!(
+        scaling(llama3),
+        RopeScaling::Llama3 {
+            factor: 32.0.into(),
+            low: 1.0.into(),
+            high: 4.0.into(),
+            original_max_position: 2048
+        }
+    );
+    let divisors = |start: f64, step: f64| (0..8).map(|i| start + step * f64::from(i)).collect::<Vec<_>>();
+    let (short, long) = (divisors(1.0, 0.1), divisors(2.0, 0.5));
+    for name in ["longrope", "su"] {
+        let long_rope = json!({"type": name, "short_factor": short, "long_factor": long,
+            "original_max_position_embeddings": 16});
+        let parsed = rope(json!({"rope_scaling": long_rope, "max_position_embeddings": 64})).scaling;
+        assert_eq!(
+            parsed,
+            RopeScaling::LongRope {
+                short: short.iter().map(|x| Real::new(*x)).collect(),
+                long: long.iter().map(|x| Real::new(*x)).collect(),
+                original_max_position: 16,
+                attention_factor: 1.224744871391589.into(),
+            }
+        );
+    }
+}
+
+/// Values of transformers 5.23.
+#[test]
+fn the_attention_factor_of_yarn_is_resolved() {
+    let yarn = |extra: Value| {
+        let mut scaling =
+            json!({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 2048});
+        for (key, value) in extra.as_object().unwrap() {
+            scaling[key] = value.clone();
+        }
+        rope(json!({"rope_scaling": scaling, "max_position_embeddings": 8192})).scaling
+    };
+    let expected = |attention_factor: f64| RopeScaling::Yarn {
+        factor: 4.0.into(),
+        original_max_position: 2048,
+        beta_fast: 32.0.into(),
+        beta_slow: 1.0.into(),
+        attention_factor: attention_factor.into(),
+        truncate: true,
+    };
+    assert_eq!(yarn(json!({})), expected(1.138629436111989));
+    assert_eq!(yarn(json!({"factor": null})), expected(1.138629436111989));
+    assert_eq!(yarn(json!({"attention_factor": 1.5, "beta_fast": null, "beta_slow": 0})), expected(1.5));
+    assert_eq!(yarn(json!({"mscale": 1.0})), expected(1.138629436111989));
+    let all =
+        json!({"mscale": 1.0, "mscale_all_dim": 0.5, "truncate": false, "beta_fast": 16.0, "beta_slow": 2});
+    assert_eq!(
+        yarn(all),
+        RopeScaling::Yarn {
+            factor: 4.0.into(),
+            original_max_position: 2048,
+            beta_fast: 16.0.into(),
+            beta_slow: 2.0.into(),
+            attention_factor: 1.0648216253695715.into(),
+            truncate: false,
+        }
+    );
+}
+
+#[test]
+fn the_original_length_falls_back() {
+    let original = |extra: Value| match rope(extra).scaling {
+        RopeScaling::Yarn { original_max_position, .. } => original_max_position,
+        other => panic!("{other:?}"),
+    };
+    let yarn = json!({"rope_type": "yarn", "factor": 2.0});
+    assert_eq!(original(json!({"rope_scaling": yarn})), 64);
+    let mut own = yarn.clone();
+    own["original_max_position_embeddings"] = json!(32);
+    assert_eq!(original(json!({"rope_scaling": own})), 32);
+    assert_eq!(original(json!({"rope_scaling": own, "original_max_position_embeddings": 16})), 16);
+}
+
+#[test]
+fn each_wrong_value_is_one_fault_at_its_key() {
+    use Code::*;
+    let longrope = |short: Value, long: Value| {
+        json!({"rope_scaling": {"type": "longrope", "short_factor": short, "long_factor": long, "factor": 2.0,
+            "original_max_position_embeddings": 32}})
+    };
+    let eight = json!([1, 1, 1, 1, 1, 1, 1, 1]);
+    let cases = [
+        (json!({"model_type": "gpt2"}), UnsupportedModel, "model_type"),
+        (json!({"model_type": 3}), BadConfigValue, "model_type"),
+        (json!({"architectures": "LlamaModel"}), BadConfigValue, "architectures"),
+        (json!({"vocab_size": 0}), BadConfigValue, "vocab_size"),
+        (json!({"vocab_size": 1u64 << 40}), BadConfigValue, "vocab_size"),
+        (json!({"hidden_size": -64}), BadConfigValue, "hidden_size"),
+        (json!({"hidden_size": 64.0}), BadConfigValue, "hidden_size"),
+        (json!({"hidden_size": "64"}), BadConfigValue, "hidden_size"),
+        (json!({"hidden_size": null}), BadConfigValue, "hidden_size"),
+        (json!({"hidden_size": true}), BadConfigValue, "hidden_size"),
+        (json!({"hidden_size": u64::MAX}), BadConfigValue, "hidden_size"),
+        (json!({"hidden_size": 66}), InconsistentConfig, "num_attention_heads"),
+        (json!({"intermediate_size": []}), BadConfigValue, "intermediate_size"),
+        (json!({"num_hidden_layers": 0}), BadConfigValue, "num_hidden_layers"),
+        (json!({"num_hidden_layers": 1_000_000_000}), BadConfigValue, "num_hidden_layers"),
+        (json!({"num_attention_heads": 0}), BadConfigValue, "num_attention_heads"),
+        (json!({"num_key_value_heads": 3}), InconsistentConfig, "num_key_value_heads"),
+        (json!({"num_key_value_heads": 8}), InconsistentConfig, "num_key_value_heads"),
+        (json!({"num_key_value_heads": 0}), BadConfigValue, "num_key_value_heads"),
+        (json!({"head_dim": 15}), InconsistentConfig, "head_dim"),
+        (json!({"head_dim": 0}), BadConfigValue, "head_dim"),
+        (json!({"hidden_size": 60}), InconsistentConfig, "head_dim"),
+        (json!({"hidden_act": "gelu_fast"}), UnsupportedConfig, "hidden_act"),
+        (json!({"hidden_act": null}), BadConfigValue, "hidden_act"),
+        (json!({"hidden_act": 1}), BadConfigValue, "hidden_act"),
+        (json!({"rms_norm_eps": -1e-5}), BadConfigValue, "rms_norm_eps"),
+        (json!({"rms_norm_eps": "1e-5"}), BadConfigValue, "rms_norm_eps"),
+        (json!({"rms_norm_eps": 1e10}), BadConfigValue, "rms_norm_eps"),
+        (json!({"max_position_embeddings": 0}), BadConfigValue, "max_position_embeddings"),
+        (json!({"attention_bias": "false"}), BadConfigValue, "attention_bias"),
+        (json!({"mlp_bias": null}), BadConfigValue, "mlp_bias"),
+        (json!({"tie_word_embeddings": 0}), BadConfigValue, "tie_word_embeddings"),
+        (json!({"pad_token_id": 1.5}), BadConfigValue, "pad_token_id"),
+        (json!({"bos_token_id": "<s>"}), BadConfigValue, "bos_token_id"),
+        (json!({"eos_token_id": [1, "2"]}), BadConfigValue, "eos_token_id"),
+        (json!({"eos_token_id": 1u64 << 33}), BadConfigValue, "eos_token_id"),
+        (json!({"num_labels": 10_000_000}), BadConfigValue, "num_labels"),
+        (
+            json!({"quantization_config": {"quant_method": "gptq", "bits": 4}}),
+            UnsupportedConfig,
+            "quantization_config",
+        ),
+        (json!({"is_causal": false}), UnsupportedConfig, "is_causal"),
+        (json!({"partial_rotary_factor": 0.5}), UnsupportedConfig, "partial_rotary_factor"),
+        (json!({"rope_theta": 0}), BadConfigValue, "rope_theta"),
+        (json!({"rope_theta": -1.0}), BadConfigValue, "rope_theta"),
+        (json!({"rope_theta": 1e300}), BadConfigValue, "rope_theta"),
+        (json!({"rope_theta": "1e4"}), BadConfigValue, "rope_theta"),
+        (json!({"rope_scaling": "linear"}), BadConfigValue, "rope_scaling"),
+        (json!({"rope_scaling": {"type": "linear"}}), MissingConfigKey, "rope_scaling.factor"),
+        (json!({"rope_scaling": {"type": "linear", "factor": 0}}), BadConfigValue, "rope_scaling.factor"),
+        (json!({"rope_scaling": {"type": "dynamic", "factor": -2.0}}), BadConfigValue, "rope_scaling.factor"),
+        (json!({"rope_scaling": {"type": "proportional"}}), UnsupportedConfig, "rope_scaling.type"),
+        (json!({"rope_parameters": {"rope_type": "lama3"}}), UnsupportedConfig, "rope_parameters.rope_type"),
+        (json!({"rope_parameters": {"rope_type": 5}}), BadConfigValue, "rope_parameters.rope_type"),
+        (
+            json!({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.25}}),
+            UnsupportedConfig,
+            "rope_parameters.partial_rotary_factor",
+        ),
+        (json!({"rope_parameters": {"rope_type": "yarn"}}), MissingConfigKey, "rope_parameters.factor"),
+        (
+            json!({"rope_parameters": {"rope_type": "yarn", "factor": 2, "rope_theta": 1}}),
+            InconsistentConfig,
+            "rope_parameters.rope_theta",
+        ),
+        (
+            json!({"rope_parameters": {"rope_type": "yarn", "factor": 2, "truncate": 1}}),
+            BadConfigValue,
+            "rope_parameters.truncate",
+        ),
+        (
+            json!({"rope_scaling": {"rope_type": "llama3", "factor": 8, "low_freq_factor": 1}}),
+            MissingConfigKey,
+            "rope_scaling.high_freq_factor",
+        ),
+        (
+            json!({"rope_scaling": {"rope_type": "llama3", "factor": 8, "low_freq_factor": 4, "high_freq_factor": 4}}),
+            InconsistentConfig,
+            "rope_scaling.high_freq_factor",
+        ),
+        (
+            json!({"rope_scaling": {"rope_type": "dynamic", "factor": 8}, "head_dim": 2}),
+            InconsistentConfig,
+            "rope_scaling.rope_type",
+        ),
+        (longrope(json!([1, 2]), eight.clone()), InconsistentConfig, "rope_scaling.short_factor"),
+        (longrope(eight.clone(), json!("long")), BadConfigValue, "rope_scaling.long_factor"),
+        (
+            longrope(eight.clone(), json!([1, 1, 1, 1, 1, 1, 1, 0])),
+            BadConfigValue,
+            "rope_scaling.long_factor",
+        ),
+        (longrope(eight, Value::Null), MissingConfigKey, "rope_scaling.long_factor"),
+    ];
+    for (extra, code, key) in cases {
+        let fault = fault(extra.clone());
+        assert_eq!(fault.code, code, "{extra}: {fault}");
+        assert_eq!(fault.at.as_deref(), Some(format!("config.json: {key}").as_str()), "{extra}");
+    }
+}
+
+#[test]
+fn all_faults_come_together() {
+    let faults = parse(json!({
+        "hidden_size": 0, "num_key_value_heads": 3, "hidden_act": "x", "rms_norm_eps": "y",
+        "rope_scaling": {"rope_type": "llama3"}, "quantization_config": {}, "id2label": 1,
+    }))
+    .unwrap_err();
+    let at: Vec<&str> =
+        faults.iter().filter_map(|fault| fault.at.as_deref()?.strip_prefix("config.json: ")).collect();
+    assert_eq!(
+        at,
+        [
+            "quantization_config",
+            "hidden_size",
+            "num_key_value_heads",
+            "hidden_act",
+            "rms_norm_eps",
+            "rope_scaling.factor",
+            "rope_scaling.low_freq_factor",
+            "rope_scaling.high_freq_factor",
+            "id2label",
+        ]
+    );
+}

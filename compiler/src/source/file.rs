@@ -1,0 +1,91 @@
+//! Files of a checkpoint: read whole where they are small, mapped where they hold weights.
+//!
+//! This is the only place of the compiler with unsafe code: the mapping.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use llamac_plan::diagnostic::{Code, Diagnostic};
+use memmap2::Mmap;
+
+/// Opens a regular file. Pipes and devices, which could block or never end, are refused.
+fn open(path: &Path) -> io::Result<(File, u64)> {
+    let metadata = fs::metadata(path)?;
+    if !metadata.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "this is not a regular file"));
+    }
+    Ok((File::open(path)?, metadata.len()))
+}
+
+fn failed(path: &Path, error: &io::Error) -> Diagnostic {
+    let code = match error.kind() {
+        io::ErrorKind::NotFound => Code::MissingFile,
+        io::ErrorKind::OutOfMemory => Code::OutOfMemory,
+        _ => Code::Io,
+    };
+    Diagnostic::new(code).at(path.display().to_string()).message(error.to_string())
+}
+
+/// The content of a file of at most `limit` bytes; nothing where there is no such file.
+///
+/// # Errors
+/// `Io` where it cannot be read, `BadJson` (all files that are read whole are JSON) where it is larger.
+pub(super) fn read(path: &Path, limit: u64) -> Result<Option<Vec<u8>>, Diagnostic> {
+    let (file, length) = match open(path) {
+        Ok(opened) => opened,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(failed(path, &error)),
+    };
+    let too_large = || {
+        Diagnostic::new(Code::BadJson)
+            .at(path.display().to_string())
+            .message("the file is too large for what it should hold")
+            .expected(format!("at most {limit} bytes"))
+    };
+    if length > limit {
+        return Err(too_large().found(format!("{length} bytes")));
+    }
+    let mut bytes = Vec::with_capacity(length as usize);
+    // The file may have grown since its length was asked for.
+    file.take(limit + 1).read_to_end(&mut bytes).map_err(|error| failed(path, &error))?;
+    if bytes.len() as u64 > limit { Err(too_large()) } else { Ok(Some(bytes)) }
+}
+
+/// A file of weights in memory, read by the operating system as its bytes are touched.
+#[derive(Debug)]
+pub struct MappedFile {
+    name: String,
+    path: PathBuf,
+    map: Mmap,
+}
+
+impl MappedFile {
+    /// Maps `path`; `name` is what messages call it.
+    ///
+    /// # Errors
+    /// `MissingFile`, `Io` or `OutOfMemory`, with the path.
+    pub(super) fn open(path: PathBuf, name: String) -> Result<Self, Diagnostic> {
+        let (file, _) = open(&path).map_err(|error| failed(&path, &error))?;
+        // SAFETY: the mapping is read-only and private to this process, and its bytes are only ever read as plain
+        // numbers, of which every bit pattern is valid. Another process that writes to the file changes numbers; one
+        // that truncates it makes a later access fail with a signal, which no program that maps files can exclude.
+        let map = unsafe { Mmap::map(&file) }.map_err(|error| failed(&path, &error))?;
+        Ok(Self { name, path, map })
+    }
+
+    /// What messages call it: its name within the checkpoint.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Its content.
+    pub fn bytes(&self) -> &[u8] {
+        &self.map
+    }
+}

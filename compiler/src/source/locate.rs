@@ -1,0 +1,127 @@
+//! What a path holds that is no checkpoint: hints for a wrong folder, another format, or a half-finished download.
+
+use std::fs;
+use std::path::Path;
+
+use llamac_plan::diagnostic::{Code, Diagnostic};
+
+use super::shards::{INDEX, SINGLE};
+use super::suggest;
+
+/// The file that every checkpoint has.
+pub(super) const CONFIG: &str = "config.json";
+
+/// Entries of a directory that are looked at.
+const MAX_ENTRIES: usize = 1000;
+
+const EXPECTED: &str =
+    "a directory with config.json and model.safetensors, or model.safetensors.index.json and shards";
+
+/// Names of the entries of a directory, sorted; none where it cannot be read.
+pub(super) fn names(directory: &Path) -> Vec<String> {
+    let entries = fs::read_dir(directory).into_iter().flatten().take(MAX_ENTRIES);
+    let mut names: Vec<String> = entries.filter_map(|e| e.ok()?.file_name().into_string().ok()).collect();
+    names.sort();
+    names
+}
+
+fn not_a_checkpoint(path: &Path) -> Diagnostic {
+    Diagnostic::new(Code::NotACheckpoint).at(path.display().to_string()).expected(EXPECTED)
+}
+
+fn unsupported(path: &Path, what: &str, help: &str) -> Diagnostic {
+    Diagnostic::new(Code::UnsupportedModel).at(path.display().to_string()).message(what).help(help)
+}
+
+/// Another format that these files are in.
+fn other_format(path: &Path, names: &[String]) -> Option<Diagnostic> {
+    const CONVERT: &str = "get the checkpoint in safetensors, or save it with save_pretrained()";
+    let any = |test: &dyn Fn(&str) -> bool| names.iter().any(|name| test(name));
+    if any(&|n| n.ends_with(".gguf")) {
+        return Some(unsupported(path, "GGUF files cannot be read yet", CONVERT));
+    }
+    if any(&|n| n == "params.json") || any(&|n| n.starts_with("consolidated.") && n.ends_with(".pth")) {
+        return Some(unsupported(path, "checkpoints in Meta's original format cannot be read yet", CONVERT));
+    }
+    if any(&|n| n == "adapter_config.json") {
+        let help =
+            "compile the model that the adapter was trained on, or merge the two with merge_and_unload()";
+        return Some(unsupported(path, "this is an adapter without its model", help));
+    }
+    if any(&|n| n.starts_with("pytorch_model") && (n.ends_with(".bin") || n.ends_with(".bin.index.json"))) {
+        return Some(unsupported(path, "weights in PyTorch's .bin files cannot be read yet", CONVERT));
+    }
+    None
+}
+
+/// Why `path`, which has no `config.json` in it, is not a checkpoint.
+pub(super) fn no_config(path: &Path) -> Diagnostic {
+    let name = |path: &Path| path.file_name().and_then(|n| n.to_str()).unwrap_or_default().to_owned();
+    if !path.exists() {
+        let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let siblings = names(parent);
+        let fault = not_a_checkpoint(path).found("no such file or directory");
+        return match suggest::nearest(&name(path), siblings.iter().map(String::as_str)) {
+            Some(near) => fault.help(format!("did you mean {}?", parent.join(near).display())),
+            None => fault,
+        };
+    }
+    if path.is_file() {
+        let own = name(path);
+        if let Some(fault) = other_format(path, std::slice::from_ref(&own)) {
+            return fault;
+        }
+        let fault = not_a_checkpoint(path).found("a file");
+        return match path.parent().filter(|parent| parent.join(CONFIG).is_file()) {
+            Some(parent) => fault.help(format!("give the directory {}", shown(parent))),
+            None => fault,
+        };
+    }
+    let names = names(path);
+    let inside = names.iter().map(|name| path.join(name)).find(|inner| inner.join(CONFIG).is_file());
+    if let Some(inside) = inside {
+        return not_a_checkpoint(path)
+            .found("no config.json")
+            .help(format!("did you mean {}?", inside.display()));
+    }
+    if let Some(fault) = other_format(path, &names) {
+        return fault;
+    }
+    let fault = not_a_checkpoint(path).found(match names.is_empty() {
+        true => "an empty directory",
+        false => "no config.json",
+    });
+    let near = suggest::nearest(CONFIG, names.iter().map(String::as_str));
+    match (near, path.parent().filter(|parent| parent.join(CONFIG).is_file())) {
+        (Some(near), _) => fault.help(format!("should {near} be named {CONFIG}?")),
+        (None, Some(parent)) => fault.help(format!("did you mean {}?", shown(parent))),
+        (None, None) => fault,
+    }
+}
+
+fn shown(directory: &Path) -> String {
+    if directory.as_os_str().is_empty() { ".".to_owned() } else { directory.display().to_string() }
+}
+
+/// Why a directory with a `config.json` has no weights.
+pub(super) fn no_weights(directory: &Path) -> Diagnostic {
+    let names = names(directory);
+    let missing = |file: &str| {
+        Diagnostic::new(Code::MissingFile)
+            .at(directory.join(file).display().to_string())
+            .found("no such file")
+    };
+    let other: Vec<&String> = names.iter().filter(|name| name.ends_with(".safetensors")).collect();
+    if let Some(shard) = other.iter().find(|name| name.contains("-of-")) {
+        return missing(INDEX).help(format!("the shard {shard} is here, but not the index: fetch it too"));
+    }
+    if let Some(other) = other.iter().find(|name| !name.starts_with("adapter_")) {
+        return missing(SINGLE).help(format!("should {other} be named {SINGLE}?"));
+    }
+    if let Some(fault) = other_format(directory, &names) {
+        return fault;
+    }
+    missing(SINGLE)
+        .expected(format!("{SINGLE}, or {INDEX} and shards"))
+        .help("the download may not be complete: fetch the weights too")
+}

@@ -1,0 +1,38 @@
+//! Checkpoints: from a Hugging Face directory, whatever is in it, to one description that the rest of the compiler
+//! can rely on.
+//!
+//! [`Checkpoint::open`] reads `config.json` in all its spellings, `generation_config.json`, the tokenizer's files and
+//! the headers of the safetensors files; it normalises the names of tensors, finds the head, and checks every tensor
+//! against the configuration. Files are input from strangers: whatever is wrong becomes a
+//! [`Diagnostic`](llamac_plan::diagnostic::Diagnostic), all that is wrong is reported together, and no number of a file
+//! is trusted with an allocation.
+//!
+//! Not here: the arithmetic of weights (`weights`), the graph (`model`), and what a tokenizer's files mean.
+
+mod capped;
+mod checkpoint;
+mod config;
+mod file;
+mod generation;
+mod head;
+mod json;
+mod labels;
+mod locate;
+mod names;
+mod rope;
+pub mod safetensors;
+mod shards;
+mod suggest;
+mod table;
+#[cfg(test)]
+pub(crate) mod testing;
+mod tokenizer;
+
+pub use checkpoint::{Checkpoint, TensorInfo, Tie};
+pub use config::Config;
+pub use file::MappedFile;
+pub use head::Head;
+pub use names::{EMBEDDING, LM_HEAD, NORM, SCORE};
+pub use rope::Rope;
+pub use suggest::nearest;
+pub use tokenizer::TokenizerFiles;

@@ -1,0 +1,162 @@
+//! The weight files of a directory: one `model.safetensors`, or shards that an index names.
+//!
+//! The index is authoritative: a tensor is read from the file that it names, whatever else lies in the directory.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Component, Path};
+
+use llamac_plan::diagnostic::{Code, Diagnostic, Diagnostics};
+use serde::Deserialize;
+
+use super::capped::Capped;
+use super::file::{self, MappedFile};
+use super::locate;
+use super::safetensors::{self, StoredTensor};
+use super::suggest;
+
+/// The file that holds all tensors.
+pub(super) const SINGLE: &str = "model.safetensors";
+/// The file that names the shards.
+pub(super) const INDEX: &str = "model.safetensors.index.json";
+
+/// The largest index: about three hundred thousand tensors.
+const MAX_INDEX: u64 = 32 << 20;
+
+/// The mapped files of a checkpoint and what they hold.
+#[derive(Debug)]
+pub(super) struct Weights {
+    /// The file that says what there is: the only one, or the index.
+    pub root: &'static str,
+    /// The files.
+    pub files: Vec<MappedFile>,
+    /// The tensors, each with the position of its file.
+    pub tensors: Vec<(usize, StoredTensor)>,
+}
+
+#[derive(Deserialize)]
+struct Index {
+    weight_map: BTreeMap<String, String>,
+}
+
+/// Opens the weights of a directory.
+///
+/// # Errors
+/// All faults of the index and of every shard together; or why the directory has no weights.
+pub(super) fn open(directory: &Path) -> Result<Weights, Diagnostics> {
+    let single = directory.join(SINGLE);
+    if single.exists() {
+        return open_single(single);
+    }
+    match file::read(&directory.join(INDEX), MAX_INDEX)? {
+        Some(index) => open_sharded(directory, &index),
+        None => Err(locate::no_weights(directory).into()),
+    }
+}
+
+fn open_single(path: std::path::PathBuf) -> Result<Weights, Diagnostics> {
+    let file = MappedFile::open(path, SINGLE.to_owned())?;
+    let tensors = safetensors::parse(SINGLE, file.bytes())?;
+    Ok(Weights {
+        root: SINGLE,
+        files: vec![file],
+        tensors: tensors.into_iter().map(|tensor| (0, tensor)).collect(),
+    })
+}
+
+fn open_sharded(directory: &Path, index: &[u8]) -> Result<Weights, Diagnostics> {
+    let index: Index = serde_json::from_slice(index)
+        .map_err(|error| Diagnostic::new(Code::BadIndex).at(INDEX).message(error.to_string()))?;
+    // File → tensors that the index places in it.
+    let mut shards: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for (tensor, file) in &index.weight_map {
+        shards.entry(file).or_default().push(tensor);
+    }
+    if shards.is_empty() {
+        return Err(Diagnostic::new(Code::BadIndex)
+            .at(format!("{INDEX}: weight_map"))
+            .message("no tensors")
+            .into());
+    }
+    let mut faults = Capped::new(INDEX);
+    let mut weights = Weights { root: INDEX, files: Vec::new(), tensors: Vec::new() };
+    for (name, tensors) in shards {
+        match open_shard(directory, name, &tensors) {
+            Ok((file, tensors)) => {
+                let position = weights.files.len();
+                weights.files.push(file);
+                weights.tensors.extend(tensors.into_iter().map(|tensor| (position, tensor)));
+            }
+            Err(shard) => shard.iter().for_each(|fault| faults.push(fault.clone())),
+        }
+    }
+    faults.into_diagnostics().or(weights)
+}
+
+/// Opens a shard, and takes from it the tensors that the index places there.
+fn open_shard(
+    directory: &Path,
+    name: &str,
+    tensors: &[&str],
+) -> Result<(MappedFile, Vec<StoredTensor>), Diagnostics> {
+    let in_directory = |name: &str| {
+        let mut parts = Path::new(name).components().peekable();
+        parts.peek().is_some() && parts.all(|part| matches!(part, Component::Normal(_)))
+    };
+    if !in_directory(name) || name.contains(['\\', '\0']) {
+        return Err(Diagnostic::new(Code::BadIndex)
+            .at(format!("{INDEX}: weight_map.{}", tensors[0]))
+            .expected("the name of a file in the same directory")
+            .found(name.chars().take(100).collect::<String>())
+            .into());
+    }
+    let path = directory.join(name);
+    if !path.exists() {
+        let present = locate::names(directory);
+        let near = suggest::nearest(
+            name,
+            present.iter().map(String::as_str).filter(|n| n.ends_with(".safetensors")),
+        );
+        // A neighbour in a series of shards is near in letters, but it is another shard.
+        let near = near.filter(|near| digits(near) == digits(name));
+        return Err(Diagnostic::new(Code::MissingFile)
+            .at(format!("{INDEX}: weight_map"))
+            .expected(format!("{name}, with {} tensors", tensors.len()))
+            .found("no such file")
+            .help(match near {
+                Some(near) => format!("did you mean {near}?"),
+                None => "the download may not be complete: fetch this file again".to_owned(),
+            })
+            .into());
+    }
+    let file = MappedFile::open(path, name.to_owned())?;
+    let mut stored: HashMap<String, StoredTensor> = safetensors::parse(name, file.bytes())?
+        .into_iter()
+        .map(|tensor| (tensor.name.clone(), tensor))
+        .collect();
+    let mut absent = Vec::new();
+    let mut found = Vec::new();
+    for tensor in tensors {
+        match stored.remove(*tensor) {
+            Some(tensor) => found.push(tensor),
+            None => absent.push(*tensor),
+        }
+    }
+    if let Some(first) = absent.first() {
+        let fault = Diagnostic::new(Code::MissingTensor).at(format!("{name}: {first}"));
+        let more = absent.len() - 1;
+        let more = if more == 0 { String::new() } else { format!(" (and {more} more)") };
+        let unused = suggest::nearest(first, stored.keys().map(String::as_str));
+        return Err(fault
+            .message(format!("{INDEX} says that the tensor is in this file{more}"))
+            .help(match unused {
+                Some(unused) => format!("the file has {unused}, which the index does not place here"),
+                None => "are the index and the shards from the same checkpoint?".to_owned(),
+            })
+            .into());
+    }
+    Ok((file, found))
+}
+
+fn digits(name: &str) -> String {
+    name.chars().filter(char::is_ascii_digit).collect()
+}

@@ -1,0 +1,318 @@
+//! The tensors that a configuration and a head call for, and how those of a checkpoint differ from them.
+//!
+//! Layers are checked against one template, and a fault that many layers share is told once. Nothing is built that
+//! is as large as the configuration's number of layers.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use llamac_ir::DType;
+use llamac_plan::diagnostic::{Code, Diagnostic, Diagnostics};
+
+use super::checkpoint::Stored;
+use super::config::Config;
+use super::head::Head;
+use super::names::{self, EMBEDDING, LM_HEAD, NORM, SCORE};
+use super::suggest;
+
+/// A size: the product of members of the configuration.
+#[derive(Clone)]
+struct Size(Vec<(&'static str, usize)>);
+
+impl Size {
+    fn value(&self) -> usize {
+        self.0.iter().map(|(_, value)| value).product()
+    }
+
+    fn words(&self) -> String {
+        let words: Vec<String> = self.0.iter().map(|(key, value)| format!("{key} {value}")).collect();
+        words.join(" × ")
+    }
+
+    /// What the configuration would have to say for a tensor of size `found`.
+    fn contradiction(&self, found: usize) -> Option<String> {
+        let wanted = self.0.iter().find_map(|(key, value)| {
+            let rest = self.value() / value;
+            found.is_multiple_of(rest).then_some((key, value, found / rest))
+        });
+        wanted.map(|(key, value, found)| {
+            format!("config.json says {key} = {value}; these weights have {found}")
+        })
+    }
+}
+
+/// A tensor that has to be there: its name, within a layer or in the model, and its sizes.
+struct Wanted {
+    name: &'static str,
+    shape: Vec<Size>,
+}
+
+struct Sizes {
+    vocab: Size,
+    hidden: Size,
+    intermediate: Size,
+    query: Size,
+    key_value: Size,
+    labels: Size,
+}
+
+impl Sizes {
+    fn of(config: &Config) -> Self {
+        let one = |key, value| Size(vec![(key, value)]);
+        let head_dim = ("head_dim", config.head_dim);
+        Self {
+            vocab: one("vocab_size", config.vocab_size),
+            hidden: one("hidden_size", config.hidden_size),
+            intermediate: one("intermediate_size", config.intermediate_size),
+            query: Size(vec![("num_attention_heads", config.num_attention_heads), head_dim]),
+            key_value: Size(vec![("num_key_value_heads", config.num_key_value_heads), head_dim]),
+            labels: one("the number of labels in id2label", config.labels.len()),
+        }
+    }
+
+    /// The tensors of a layer.
+    fn layer(&self, config: &Config) -> Vec<Wanted> {
+        let Self { hidden, intermediate, query, key_value, .. } = self;
+        let mut wanted = vec![
+            Wanted { name: "input_layernorm.weight", shape: vec![hidden.clone()] },
+            Wanted { name: "post_attention_layernorm.weight", shape: vec![hidden.clone()] },
+        ];
+        let mut linear = |weight, bias, has_bias: bool, rows: &Size, columns: &Size| {
+            wanted.push(Wanted { name: weight, shape: vec![rows.clone(), columns.clone()] });
+            if has_bias {
+                wanted.push(Wanted { name: bias, shape: vec![rows.clone()] });
+            }
+        };
+        let attention = config.attention_bias;
+        linear("self_attn.q_proj.weight", "self_attn.q_proj.bias", attention, query, hidden);
+        linear("self_attn.k_proj.weight", "self_attn.k_proj.bias", attention, key_value, hidden);
+        linear("self_attn.v_proj.weight", "self_attn.v_proj.bias", attention, key_value, hidden);
+        linear("self_attn.o_proj.weight", "self_attn.o_proj.bias", attention, hidden, query);
+        linear("mlp.gate_proj.weight", "mlp.gate_proj.bias", config.mlp_bias, intermediate, hidden);
+        linear("mlp.up_proj.weight", "mlp.up_proj.bias", config.mlp_bias, intermediate, hidden);
+        linear("mlp.down_proj.weight", "mlp.down_proj.bias", config.mlp_bias, hidden, intermediate);
+        wanted
+    }
+
+    /// The tensors outside of layers. A tied head has none of its own.
+    fn model(&self, head: Head, tied: bool) -> Vec<Wanted> {
+        let Self { vocab, hidden, labels, .. } = self;
+        let mut wanted = vec![
+            Wanted { name: EMBEDDING, shape: vec![vocab.clone(), hidden.clone()] },
+            Wanted { name: NORM, shape: vec![hidden.clone()] },
+        ];
+        match head {
+            Head::CausalLm if !tied => {
+                wanted.push(Wanted { name: LM_HEAD, shape: vec![vocab.clone(), hidden.clone()] });
+            }
+            Head::SequenceClassification => {
+                wanted.push(Wanted { name: SCORE, shape: vec![labels.clone(), hidden.clone()] });
+            }
+            Head::Base | Head::CausalLm => {}
+        }
+        wanted
+    }
+}
+
+/// The tensors of a model.
+pub(super) struct Table {
+    head: Head,
+    layers: usize,
+    in_layer: Vec<Wanted>,
+    in_model: Vec<Wanted>,
+}
+
+impl Table {
+    /// What `config` and `head` call for.
+    pub fn of(config: &Config, head: Head, tied: bool) -> Self {
+        let sizes = Sizes::of(config);
+        let (in_layer, in_model) = (sizes.layer(config), sizes.model(head, tied));
+        Self { head, layers: config.num_hidden_layers, in_layer, in_model }
+    }
+
+    /// Whether the model has a tensor of this canonical name.
+    pub fn calls_for(&self, canonical: &str) -> bool {
+        match names::layer(canonical) {
+            Some((n, rest)) => n < self.layers && self.in_layer.iter().any(|wanted| wanted.name == rest),
+            None => self.in_model.iter().any(|wanted| wanted.name == canonical),
+        }
+    }
+
+    /// Compares `tensors`, by canonical name, with the table. `root` is the file that says what
+    /// there is; `strangers` are names in the files that mean nothing, among which a misspelled one may be.
+    ///
+    /// # Errors
+    /// Every tensor that is missing, or has another shape or a dtype that cannot be computed with.
+    pub fn check(
+        &self,
+        root: &str,
+        tensors: &BTreeMap<String, Stored>,
+        strangers: &[String],
+    ) -> Result<(), Diagnostics> {
+        let mut check = Check { table: self, root, tensors, strangers, faults: Diagnostics::new() };
+        for wanted in &self.in_model {
+            check.one(wanted, &[(None, wanted.name.to_owned())]);
+        }
+        let layers = check.layers();
+        for wanted in &self.in_layer {
+            let names: Vec<_> =
+                layers.iter().map(|n| (Some(*n), format!("model.layers.{n}.{}", wanted.name))).collect();
+            check.one(wanted, &names);
+        }
+        check.faults.or(())
+    }
+}
+
+struct Check<'a> {
+    table: &'a Table,
+    root: &'a str,
+    tensors: &'a BTreeMap<String, Stored>,
+    strangers: &'a [String],
+    faults: Diagnostics,
+}
+
+impl Check<'_> {
+    /// The layers of the configuration of which the files have at least one tensor; faults for the others.
+    fn layers(&mut self) -> Vec<usize> {
+        let wanted = self.table.layers;
+        let present: BTreeSet<usize> = self
+            .tensors
+            .keys()
+            .filter_map(|name| Some(names::layer(name)?.0))
+            .filter(|n| *n < wanted)
+            .collect();
+        let mut gaps = Vec::new();
+        let mut next = 0;
+        for n in present.iter().copied().chain([wanted]) {
+            if n > next {
+                gaps.push(range(next, n - 1));
+            }
+            next = n + 1;
+        }
+        if !gaps.is_empty() {
+            let found = present.len();
+            self.faults.push(
+                Diagnostic::new(Code::MissingTensor)
+                    .at("config.json: num_hidden_layers")
+                    .message(format!("there is no tensor of {}", gaps.join(", ")))
+                    .expected(format!("{wanted} layers"))
+                    .found(format!("tensors of {found}"))
+                    .help(format!(
+                        "config.json says num_hidden_layers = {wanted}; these weights have {found}"
+                    )),
+            );
+        }
+        present.into_iter().collect()
+    }
+
+    /// Checks the tensors that are one `wanted` in several layers, or in the model.
+    fn one(&mut self, wanted: &Wanted, names: &[(Option<usize>, String)]) {
+        let sizes: Vec<usize> = wanted.shape.iter().map(Size::value).collect();
+        let mut missing = Group::default();
+        let mut shapes: BTreeMap<&[usize], Group> = BTreeMap::new();
+        let mut dtypes: BTreeMap<&str, Group> = BTreeMap::new();
+        for (layer, name) in names {
+            let Some(tensor) = self.tensors.get(name) else {
+                missing.push(*layer, format!("{}: {name}", self.root));
+                continue;
+            };
+            let place = || format!("{}: {}", tensor.file_name, tensor.stored.name);
+            if tensor.stored.shape != sizes {
+                shapes.entry(&tensor.stored.shape).or_default().push(*layer, place());
+            }
+            if dtype(tensor.stored.dtype.name).is_none() {
+                dtypes.entry(tensor.stored.dtype.name).or_default().push(*layer, place());
+            }
+        }
+        let words: Vec<String> = wanted.shape.iter().map(Size::words).collect();
+        let expected = format!("{sizes:?}  ({})", words.join(", "));
+        let is_head = [LM_HEAD, SCORE].contains(&wanted.name);
+        if let Some(fault) = missing.fault(if is_head { Code::MissingHead } else { Code::MissingTensor }) {
+            self.faults.push(self.missing(fault, wanted.name).expected(expected.clone()));
+        }
+        for (found, group) in shapes {
+            let fault =
+                group.fault(Code::WrongShape).map(|d| d.expected(&expected).found(format!("{found:?}")));
+            let differing = wanted.shape.iter().zip(found).find(|(size, found)| size.value() != **found);
+            let help = differing
+                .filter(|_| found.len() == sizes.len())
+                .and_then(|(size, found)| size.contradiction(*found));
+            self.faults.extend(fault.map(|d| with_help(d, help)).map(Diagnostics::from).unwrap_or_default());
+        }
+        for (found, group) in dtypes {
+            let fault = group.fault(Code::WrongDtype).map(|d| {
+                d.expected("F32, F16 or BF16").found(found).help("save the checkpoint in one of these dtypes")
+            });
+            self.faults.extend(fault.map(Diagnostics::from).unwrap_or_default());
+        }
+    }
+
+    /// Says more of a missing tensor. A missing head is its own kind of fault: it is never made up.
+    fn missing(&self, fault: Diagnostic, name: &str) -> Diagnostic {
+        if fault.code == Code::MissingHead {
+            let tie = if name == LM_HEAD { ", and tie_word_embeddings is false" } else { "" };
+            return fault
+                .message(format!("the head {} needs this tensor{tie}", self.table.head.name()))
+                .help("--head base compiles the model without a head");
+        }
+        let missing = fault.at.as_deref().and_then(|at| at.rsplit(' ').next()).unwrap_or(name);
+        match suggest::nearest(missing, self.strangers.iter().map(String::as_str)) {
+            Some(near) => fault.help(format!("the files have {near}, which is no tensor of a LLaMA")),
+            None => fault,
+        }
+    }
+}
+
+fn with_help(fault: Diagnostic, help: Option<String>) -> Diagnostic {
+    match help {
+        Some(help) => fault.help(help),
+        None => fault,
+    }
+}
+
+/// The same fault in several layers.
+#[derive(Default)]
+struct Group {
+    first: Option<String>,
+    others: Vec<usize>,
+}
+
+impl Group {
+    fn push(&mut self, layer: Option<usize>, place: String) {
+        if self.first.is_none() {
+            self.first = Some(place);
+        } else {
+            self.others.extend(layer);
+        }
+    }
+
+    /// One fault for all of them.
+    fn fault(self, code: Code) -> Option<Diagnostic> {
+        let fault = Diagnostic::new(code).at(self.first?);
+        if self.others.is_empty() {
+            return Some(fault);
+        }
+        let mut ranges: Vec<(usize, usize)> = Vec::new();
+        for n in self.others {
+            match ranges.last_mut() {
+                Some((_, last)) if *last + 1 == n => *last = n,
+                _ => ranges.push((n, n)),
+            }
+        }
+        let ranges: Vec<String> = ranges.into_iter().map(|(first, last)| range(first, last)).collect();
+        Some(fault.message(format!("the same in {}", ranges.join(", "))))
+    }
+}
+
+fn range(first: usize, last: usize) -> String {
+    if first == last { format!("layer {first}") } else { format!("layers {first} to {last}") }
+}
+
+/// The element type of a weight that can be computed with.
+pub(super) fn dtype(stored: &str) -> Option<DType> {
+    match stored {
+        "F32" => Some(DType::F32),
+        "F16" => Some(DType::F16),
+        "BF16" => Some(DType::BF16),
+        _ => None,
+    }
+}
