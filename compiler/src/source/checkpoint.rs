@@ -124,7 +124,18 @@ impl Checkpoint {
             {
                 let Model { head, tie, tensors, ignored } = model;
                 let files = named.files;
-                Ok(Self { config, config_json, generation, head, tensors, tie, tokenizer, ignored, warnings, files })
+                Ok(Self {
+                    config,
+                    config_json,
+                    generation,
+                    head,
+                    tensors,
+                    tie,
+                    tokenizer,
+                    ignored,
+                    warnings,
+                    files,
+                })
             }
             _ => Err(faults),
         }

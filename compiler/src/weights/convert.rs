@@ -1,0 +1,102 @@
+//! Between stored elements and single precision.
+//!
+//! Stored elements are little-endian and at any address, since a safetensors header does not align what follows it.
+
+use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
+use llamac_ir::DType;
+
+/// Widens the elements of `bytes` to `out`, exactly but for integers, which round. Both have the same number of elements.
+pub fn widen(dtype: DType, bytes: &[u8], out: &mut [f32]) {
+    match dtype {
+        DType::F32 => {
+            for (out, bytes) in out.iter_mut().zip(bytes.as_chunks().0) {
+                *out = f32::from_le_bytes(*bytes);
+            }
+        }
+        DType::BF16 => {
+            for (out, bytes) in out.iter_mut().zip(bytes.as_chunks().0) {
+                *out = f32::from_bits(u32::from(u16::from_le_bytes(*bytes)) << 16);
+            }
+        }
+        DType::F16 => {
+            // Blocks, aligned on the stack, are converted by the processor's instructions where it has them.
+            let mut block = [f16::ZERO; 256];
+            for (out, bytes) in out.chunks_mut(256).zip(bytes.chunks(512)) {
+                let block = &mut block[..out.len()];
+                for (element, bytes) in block.iter_mut().zip(bytes.as_chunks().0) {
+                    *element = f16::from_le_bytes(*bytes);
+                }
+                block.convert_to_f32_slice(out);
+            }
+        }
+        DType::I64 => {
+            for (out, bytes) in out.iter_mut().zip(bytes.as_chunks().0) {
+                *out = i64::from_le_bytes(*bytes) as f32;
+            }
+        }
+    }
+}
+
+/// Rounds `values` to `dtype`, to nearest and ties to even, into the bytes of `out`. Both have the same number of
+/// elements.
+pub fn narrow(dtype: DType, values: &[f32], out: &mut [u8]) {
+    match dtype {
+        DType::F32 => {
+            for (out, value) in out.as_chunks_mut().0.iter_mut().zip(values) {
+                *out = value.to_le_bytes();
+            }
+        }
+        DType::BF16 => {
+            for (out, value) in out.as_chunks_mut().0.iter_mut().zip(values) {
+                *out = bf16::from_f32(*value).to_le_bytes();
+            }
+        }
+        DType::F16 => {
+            for (out, value) in out.as_chunks_mut().0.iter_mut().zip(values) {
+                *out = f16::from_f32(*value).to_le_bytes();
+            }
+        }
+        DType::I64 => {
+            for (out, value) in out.as_chunks_mut().0.iter_mut().zip(values) {
+                *out = (value.round() as i64).to_le_bytes();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// All bit patterns of the narrow types come back, also from an odd address and beyond one block.
+    #[test]
+    fn narrow_types_come_back() {
+        for dtype in [DType::F16, DType::BF16] {
+            let mut bytes = vec![0];
+            bytes.extend((0..=u16::MAX).flat_map(u16::to_le_bytes));
+            let mut wide = vec![0.0; 1 << 16];
+            widen(dtype, &bytes[1..], &mut wide);
+            let mut back = vec![0; 1 << 17];
+            narrow(dtype, &wide, &mut back);
+            for (i, value) in wide.iter().enumerate() {
+                // A NaN may come back as another NaN.
+                assert!(value.is_nan() || back[2 * i..][..2] == bytes[1 + 2 * i..][..2], "{dtype} {i:#x}");
+                assert!(value.is_nan() || *value == dtype.round(*value), "{dtype} {i:#x}");
+            }
+            assert_eq!(wide[usize::from(if dtype == DType::F16 { 0x3C00u16 } else { 0x3F80 })], 1.0);
+        }
+    }
+
+    #[test]
+    fn wide_types_come_back() {
+        let values = [0.0, -0.0, 1.5, f32::MIN_POSITIVE / 2.0, f32::INFINITY, -3.0e38];
+        for (dtype, values) in [(DType::F32, &values[..]), (DType::I64, &[0.0, -2.0, 1e9])] {
+            let mut bytes = vec![0; values.len() * dtype.size()];
+            narrow(dtype, values, &mut bytes);
+            let mut back = vec![7.0; values.len()];
+            widen(dtype, &bytes, &mut back);
+            assert_eq!(back, values);
+        }
+    }
+}

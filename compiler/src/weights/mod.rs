@@ -1,0 +1,14 @@
+//! Weights as numbers: recipes evaluated row by row, from the mapped checkpoint.
+//!
+//! A [`WeightReader`] gives any rows of a recipe, so that a packer can walk over a weight in tiles, from several
+//! threads, and hold no more than its tiles: concatenations, slices and permutations only choose which mapped bytes
+//! are read. A transposition scatters into the tile; a low-rank change holds its two factors, which are small. The
+//! naive evaluation of `llamac-ir` is the judge of this one, to the bit.
+//!
+//! Not here: quantization and the layouts of packed weights.
+
+mod convert;
+mod reader;
+
+pub(crate) use convert::narrow;
+pub use reader::{ReadError, WeightReader};

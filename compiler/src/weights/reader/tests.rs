@@ -1,0 +1,172 @@
+use llamac_ir::weight::{Permutation, evaluate};
+use llamac_ir::{Real, RopeScaling};
+use proptest::prelude::*;
+use safetensors::tensor::Dtype;
+use tempfile::TempDir;
+
+use super::*;
+use crate::source::testing;
+
+/// A checkpoint of which some projections are f32 and f16, with values of ordinary size.
+fn checkpoint() -> (TempDir, Checkpoint) {
+    let mut tensors = testing::tensors();
+    for (i, (name, (dtype, shape, bytes))) in tensors.iter_mut().enumerate() {
+        let values: Vec<f32> =
+            (0..shape.iter().product()).map(|n: usize| ((n * 37 + i * 11) % 64) as f32 / 8.0 - 4.0).collect();
+        let (stored, ty) = match () {
+            () if name.contains("layers.1.mlp") => (Dtype::F32, DType::F32),
+            () if name.contains("layers.1.self_attn") => (Dtype::F16, DType::F16),
+            () => (Dtype::BF16, DType::BF16),
+        };
+        *dtype = stored;
+        *bytes = narrowed(ty, &values);
+    }
+    let directory = testing::checkpoint(&testing::config(), &tensors);
+    let checkpoint = Checkpoint::open(directory.path(), None).unwrap();
+    (directory, checkpoint)
+}
+
+fn source(checkpoint: &Checkpoint, name: &str) -> Weight {
+    let info = checkpoint.tensor(name).unwrap();
+    Weight::source(name, info.dtype, &info.shape).unwrap()
+}
+
+/// Reads `weight` in tiles of `tile` rows, and compares it with the naive evaluation, to the bit.
+fn compare(checkpoint: &Checkpoint, weight: &Weight, tile: usize) {
+    let reader = WeightReader::new(checkpoint);
+    let expected = evaluate(weight, &mut |name| {
+        let info = checkpoint.tensor(name).ok_or("missing")?;
+        let mut values = vec![0.0; info.shape.iter().product()];
+        widen(info.dtype, checkpoint.bytes(name).ok_or("missing")?, &mut values);
+        ArrayD::from_shape_vec(info.shape.clone(), values).map_err(|e| e.to_string())
+    })
+    .unwrap();
+    let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+    let expected = bits(&expected.as_standard_layout().iter().copied().collect::<Vec<_>>());
+    let (rows, elements) = (row_count(weight), row_elements(weight));
+    let size = elements * weight.dtype().size();
+    let mut found = vec![f32::NAN; rows * elements];
+    let mut stored = vec![0xFF; rows * size];
+    for start in (0..rows).step_by(tile) {
+        let end = rows.min(start + tile);
+        reader.rows(weight, start..end, &mut found[start * elements..end * elements]).unwrap();
+        reader.rows_bytes(weight, start..end, &mut stored[start * size..end * size]).unwrap();
+    }
+    assert_eq!(bits(&found), expected, "{weight}");
+    let mut widened = vec![f32::NAN; rows * elements];
+    widen(weight.dtype(), &stored, &mut widened);
+    assert_eq!(bits(&widened), expected, "{weight}");
+}
+
+#[test]
+fn rows_that_are_only_chosen_keep_their_bytes() {
+    let (_directory, checkpoint) = checkpoint();
+    let name = |n: &str| format!("model.layers.0.self_attn.{n}_proj.weight");
+    let [q, k, v] = ["q", "k", "v"].map(|n| source(&checkpoint, &name(n)));
+    let fused = Weight::concat([q, k, v]).unwrap();
+    let mut bytes = vec![0; 16 * 8 * 2];
+    WeightReader::new(&checkpoint).rows_bytes(&fused, 0..16, &mut bytes).unwrap();
+    let parts = ["q", "k", "v"].map(|n| checkpoint.bytes(&name(n)).unwrap());
+    assert_eq!(bytes, parts.concat());
+}
+
+#[test]
+fn every_recipe_is_what_the_naive_evaluation_says() {
+    let (_directory, checkpoint) = checkpoint();
+    let get = |name: &str| source(&checkpoint, name);
+    let q = get("model.layers.0.self_attn.q_proj.weight");
+    let up = get("model.layers.1.mlp.up_proj.weight");
+    let down = get("model.layers.1.mlp.down_proj.weight");
+    let half = q.permute(Permutation::InterleavedToHalf { heads: 2, head_dim: 4 }).unwrap();
+    let low_rank = down.add_low_rank(
+        &up.slice(3, 2).unwrap().transpose().unwrap().transpose().unwrap(),
+        &up,
+        Real::new(0.5),
+    );
+    assert!(low_rank.is_err(), "the rank of b is not that of a");
+    let b = down.transpose().unwrap().slice(0, 3).unwrap().transpose().unwrap();
+    let a = get("model.layers.1.mlp.down_proj.weight").slice(1, 3).unwrap();
+    let low_rank = down.add_low_rank(&a, &b, Real::new(0.3)).unwrap();
+    let inv_freq = Weight::new(WeightExpr::InvFreq {
+        theta: Real::new(1e4),
+        head_dim: 16,
+        scaling: RopeScaling::Linear { factor: Real::new(4.0) },
+        set: FrequencySet::Short,
+    })
+    .unwrap();
+    for weight in [
+        q.clone(),
+        q.slice(3, 4).unwrap(),
+        Weight::concat([q.clone(), half.clone(), q.slice(1, 1).unwrap()]).unwrap(),
+        half.permute(Permutation::HalfToInterleaved { heads: 2, head_dim: 4 }).unwrap(),
+        half,
+        down.transpose().unwrap(),
+        low_rank.transpose().unwrap(),
+        low_rank,
+        inv_freq,
+        get("model.norm.weight"),
+        get("model.layers.1.self_attn.k_proj.weight"),
+    ] {
+        for tile in [1, 3, 5, 100] {
+            compare(&checkpoint, &weight, tile);
+        }
+    }
+}
+
+proptest! {
+    /// Recipes of random depth: each number of the program wraps the recipe once more.
+    #[test]
+    fn random_recipes_agree(
+        first in 0usize..4,
+        program in prop::collection::vec((0u8..5, 0usize..100, 0usize..100), 0..6),
+        tile in 1usize..20,
+    ) {
+        let (_directory, checkpoint) = checkpoint();
+        let names = ["0.self_attn.q_proj", "1.self_attn.k_proj", "1.mlp.up_proj", "1.mlp.down_proj"];
+        let mut weight = source(&checkpoint, &format!("model.layers.{}.weight", names[first]));
+        for (step, x, y) in program {
+            let rows = row_count(&weight);
+            weight = match step {
+                0 => {
+                    let start = x % rows;
+                    weight.slice(start, 1 + y % (rows - start)).unwrap()
+                }
+                1 if rows < 50 => Weight::concat([weight.clone(), weight.slice(x % rows, 1).unwrap(), weight]).unwrap(),
+                2 if rows.is_multiple_of(2) => {
+                    let order = Permutation::InterleavedToHalf { heads: 1, head_dim: rows };
+                    weight.permute(if x % 2 == 0 { order } else { order.inverse() }).unwrap()
+                }
+                3 => weight.transpose().unwrap(),
+                4 => {
+                    let rank = 1 + x % rows.min(row_elements(&weight)).min(3);
+                    let a = weight.slice(y % (rows - rank + 1), rank).unwrap();
+                    let b = weight.transpose().unwrap().slice(0, rank).unwrap().transpose().unwrap();
+                    weight.add_low_rank(&a, &b, Real::new(y as f64 / 1000.0)).unwrap()
+                }
+                _ => weight,
+            };
+        }
+        compare(&checkpoint, &weight, tile);
+    }
+}
+
+#[test]
+fn what_does_not_fit_is_an_error() {
+    let (_directory, checkpoint) = checkpoint();
+    let reader = WeightReader::new(&checkpoint);
+    let q = source(&checkpoint, "model.layers.0.self_attn.q_proj.weight");
+    let rows = |range: Range<usize>, length: usize| reader.rows(&q, range, &mut vec![0.0; length]);
+    assert_eq!(rows(2..4, 16), Ok(()));
+    assert_eq!(rows(8..8, 0), Ok(()));
+    for (range, length) in [(0..9, 72), (7..9, 16), (0..1, 7), (Range { start: 3, end: 2 }, 0)] {
+        assert!(matches!(rows(range, length), Err(ReadError::Rows { .. })));
+    }
+    let load = |name: &str, dtype, shape: &[usize]| {
+        reader.tensor(&Weight::source(name, dtype, shape).unwrap()).unwrap_err()
+    };
+    assert!(matches!(load("model.norm.wait", DType::BF16, &[8]), ReadError::Missing { .. }));
+    assert!(matches!(load("model.norm.weight", DType::F32, &[8]), ReadError::Type { .. }));
+    assert!(matches!(load("model.norm.weight", DType::BF16, &[4, 2]), ReadError::Type { .. }));
+    let fault = Diagnostic::from(load("model.norm.weight", DType::F32, &[8]));
+    assert!(fault.to_string().contains("the recipe says f32[8], the checkpoint has bf16[8]"), "{fault}");
+}
