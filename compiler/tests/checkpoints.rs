@@ -181,11 +181,3 @@ fn what_else_the_names_promise() {
     let legacy = open("legacy-llama1", None);
     assert!(legacy.ignored.is_empty() && legacy.warnings.is_empty(), "{:?}", legacy.warnings);
 }
-
-#[test]
-fn the_story_model_opens_with_its_tokenizer() {
-    let checkpoint = Checkpoint::open(fixtures().join("stories"), None).unwrap();
-    assert_eq!((checkpoint.head, checkpoint.warnings), (CausalLm, Vec::new()));
-    assert!(checkpoint.tokenizer.tokenizer.is_some_and(|bytes| bytes.starts_with(b"{")));
-    assert!(!checkpoint.generation.eos_token_ids.is_empty());
-}

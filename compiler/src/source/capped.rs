@@ -29,6 +29,11 @@ impl<'a> Capped<'a> {
         self.count == 0
     }
 
+    /// Whether further faults are only counted, so that their details are not worth any work.
+    pub fn is_full(&self) -> bool {
+        self.count >= TOLD
+    }
+
     /// Tells or counts a fault.
     pub fn push(&mut self, fault: Diagnostic) {
         self.count += 1;
@@ -58,6 +63,7 @@ mod tests {
     fn what_is_not_told_is_counted() {
         let mut faults = Capped::new("f");
         for i in 0..TOLD + 5 {
+            assert_eq!(faults.is_full(), i >= TOLD);
             faults.push(Diagnostic::new(Code::BadIndex).message(i.to_string()));
         }
         let told = faults.into_diagnostics();

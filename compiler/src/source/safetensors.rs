@@ -1,8 +1,8 @@
 //! The header of a safetensors file, parsed from bytes that may be anything.
 //!
 //! The `safetensors` crate stops at the first fault and names no place; this parser reports all of them. It accepts
-//! what the crate accepts, except for repeated names and for more than eight dimensions. Memory is bounded by the
-//! header's own length. Reading the file and the meaning of tensors are not here.
+//! what the crate accepts, except for repeated names, for more than eight dimensions and for more than a hundred
+//! thousand tensors: memory is bounded whatever the header says. Reading the file and the meaning of tensors are not here.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -11,13 +11,16 @@ use std::ops::Range;
 
 use llamac_plan::diagnostic::{Code, Diagnostic, Diagnostics};
 use serde::Deserialize;
-use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::capped::Capped;
 
 /// The format's limit on a header, in bytes.
 const MAX_HEADER: u64 = 100_000_000;
+
+/// The largest published models have a tenth of this; memory is bounded by it.
+const MAX_TENSORS: usize = 100_000;
 
 /// Tensors have few dimensions; a longer list is refused before it is stored.
 const MAX_DIMENSIONS: usize = 8;
@@ -84,24 +87,14 @@ pub struct StoredTensor {
 /// a file that is shorter or longer than its header says.
 pub fn parse(file: &str, bytes: &[u8]) -> Result<Vec<StoredTensor>, Diagnostics> {
     let text = header(file, bytes)?;
-    let entries: Entries<'_> = serde_json::from_str(text).map_err(|error| {
-        bad(file).message(format!("the header is not valid: {error}")).help("download the file again")
-    })?;
     let data = 8 + text.len();
     let mut faults = Capped::new(file);
-    let mut seen = BTreeSet::new();
-    let mut tensors = Vec::with_capacity(entries.0.len());
-    for (name, raw) in entries.0 {
-        if !seen.insert(name.clone()) {
-            let fault = Diagnostic::new(Code::DuplicateTensor).at(format!("{file}: {name}"));
-            faults.push(fault.message("the header has this name twice"));
-            continue;
-        }
-        match tensor(name.as_ref(), raw, data) {
-            Ok(tensor) => tensors.push(tensor),
-            Err(fault) => faults.push(fault.at(format!("{file}: {name}"))),
-        }
-    }
+    let members = Members { data, faults: &mut faults, names: BTreeSet::new(), tensors: Vec::new() };
+    let mut json = serde_json::Deserializer::from_str(text);
+    let read = json.deserialize_map(members).and_then(|tensors| json.end().map(|()| tensors));
+    let mut tensors = read.map_err(|error| {
+        bad(file).message(format!("the header is not valid: {error}")).help("download the file again")
+    })?;
     if faults.is_empty() {
         tensors.sort_by_key(|tensor| (tensor.range.start, tensor.range.end));
         contiguous(&tensors, data, bytes.len(), &mut faults);
@@ -156,32 +149,42 @@ fn other_format(bytes: &[u8]) -> Option<&'static str> {
     OTHER.into_iter().find(|(magic, _)| bytes.starts_with(magic)).map(|(_, help)| help)
 }
 
-/// The members of the header, in their order, each unparsed: one that is wrong does not hide the others.
-struct Entries<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
+/// Reads the members of the header, each by itself: one that is wrong does not hide the others.
+struct Members<'de, 'c, 'f> {
+    data: usize,
+    faults: &'c mut Capped<'f>,
+    names: BTreeSet<Cow<'de, str>>,
+    tensors: Vec<StoredTensor>,
+}
 
-impl<'de> Deserialize<'de> for Entries<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Members;
-        impl<'de> Visitor<'de> for Members {
-            type Value = Entries<'de>;
+impl<'de> Visitor<'de> for Members<'de, '_, '_> {
+    type Value = Vec<StoredTensor>;
 
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object with a member for each tensor")
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object with a member for each tensor")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<Vec<StoredTensor>, A::Error> {
+        while let Some(Key(name)) = map.next_key()? {
+            if name == "__metadata__" {
+                map.next_value::<Metadata>()?;
+                continue;
             }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Entries<'de>, A::Error> {
-                let mut entries = Vec::new();
-                while let Some(key) = map.next_key::<Key<'de>>()? {
-                    if key.0 == "__metadata__" {
-                        map.next_value::<Metadata>()?;
-                    } else {
-                        entries.push((key.0, map.next_value()?));
-                    }
-                }
-                Ok(Entries(entries))
+            let raw: &RawValue = map.next_value()?;
+            let place = |file: &str| format!("{file}: {name}");
+            match tensor(&name, raw, self.data) {
+                Ok(tensor) => self.tensors.push(tensor),
+                Err(fault) => self.faults.push(fault.at(place(self.faults.file()))),
             }
+            if self.names.contains(&name) {
+                let fault = Diagnostic::new(Code::DuplicateTensor).at(place(self.faults.file()));
+                self.faults.push(fault.message("the header has this name twice"));
+            } else if self.names.len() == MAX_TENSORS {
+                return Err(A::Error::custom(format!("it has more than {MAX_TENSORS} tensors")));
+            }
+            self.names.insert(name);
         }
-        deserializer.deserialize_map(Members)
+        Ok(self.tensors)
     }
 }
 

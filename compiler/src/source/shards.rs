@@ -10,17 +10,14 @@ use serde::Deserialize;
 
 use super::capped::Capped;
 use super::file::{self, MappedFile};
-use super::locate;
 use super::safetensors::{self, StoredTensor};
 use super::suggest;
+use super::{json, locate};
 
 /// The file that holds all tensors.
 pub(super) const SINGLE: &str = "model.safetensors";
 /// The file that names the shards.
 pub(super) const INDEX: &str = "model.safetensors.index.json";
-
-/// The largest index: about three hundred thousand tensors.
-const MAX_INDEX: u64 = 32 << 20;
 
 /// The mapped files of a checkpoint and what they hold.
 #[derive(Debug)]
@@ -47,7 +44,7 @@ pub(super) fn open(directory: &Path) -> Result<Weights, Diagnostics> {
     if single.exists() {
         return open_single(single);
     }
-    match file::read(&directory.join(INDEX), MAX_INDEX)? {
+    match file::read(&directory.join(INDEX), json::MAX_BYTES)? {
         Some(index) => open_sharded(directory, &index),
         None => Err(locate::no_weights(directory).into()),
     }
@@ -80,7 +77,7 @@ fn open_sharded(directory: &Path, index: &[u8]) -> Result<Weights, Diagnostics> 
     let mut faults = Capped::new(INDEX);
     let mut weights = Weights { root: INDEX, files: Vec::new(), tensors: Vec::new() };
     for (name, tensors) in shards {
-        match open_shard(directory, name, &tensors) {
+        match open_shard(directory, name, &tensors, !faults.is_full()) {
             Ok((file, tensors)) => {
                 let position = weights.files.len();
                 weights.files.push(file);
@@ -92,11 +89,13 @@ fn open_sharded(directory: &Path, index: &[u8]) -> Result<Weights, Diagnostics> 
     faults.into_diagnostics().or(weights)
 }
 
-/// Opens a shard, and takes from it the tensors that the index places there.
+/// Opens a shard, and takes from it the tensors that the index places there. Only `with_hints` is it looked for under
+/// other names.
 fn open_shard(
     directory: &Path,
     name: &str,
     tensors: &[&str],
+    with_hints: bool,
 ) -> Result<(MappedFile, Vec<StoredTensor>), Diagnostics> {
     let in_directory = |name: &str| {
         let mut parts = Path::new(name).components().peekable();
@@ -111,7 +110,7 @@ fn open_shard(
     }
     let path = directory.join(name);
     if !path.exists() {
-        let present = locate::names(directory);
+        let present = if with_hints { locate::names(directory) } else { Vec::new() };
         let near = suggest::nearest(
             name,
             present.iter().map(String::as_str).filter(|n| n.ends_with(".safetensors")),

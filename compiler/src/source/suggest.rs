@@ -1,6 +1,10 @@
 //! "Did you mean": the nearest known name.
 
-/// The candidate that `name` is most likely a misspelling of: at most a third of its letters differ.
+/// Candidates that are compared: the comparison is slow, and files may hold any number of names.
+const MAX_CANDIDATES: usize = 1000;
+
+/// The candidate that `name` is most likely a misspelling of: at most a third of its letters differ. Only the first
+/// thousand candidates are looked at.
 pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     // Longer names are no misspellings of ours, and the comparison is quadratic.
     if name.len() > 200 {
@@ -9,6 +13,7 @@ pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) ->
     let limit = (name.chars().count() / 3).max(1);
     candidates
         .into_iter()
+        .take(MAX_CANDIDATES)
         .filter(|candidate| candidate.len() <= 200)
         .map(|candidate| (distance(name, candidate), candidate))
         .filter(|(distance, _)| *distance <= limit)

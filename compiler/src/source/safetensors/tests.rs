@@ -125,6 +125,17 @@ fn faults_without_number_are_counted() {
     assert!(faults.to_string().contains("480 more"), "{faults}");
 }
 
+#[test]
+fn more_tensors_than_any_checkpoint_has_are_refused() {
+    let tensor = json!({"dtype": "U8", "shape": [0], "data_offsets": [0, 0]}).to_string();
+    let header = |count: usize| {
+        let members: Vec<String> = (0..count).map(|i| format!("\"{i}\": {tensor}")).collect();
+        file(&format!("{{{}}}", members.join(",")), 0)
+    };
+    assert_eq!(parse("f", &header(MAX_TENSORS)).unwrap().len(), MAX_TENSORS);
+    assert!(faults(&header(MAX_TENSORS + 1)).contains("more than 100000 tensors"));
+}
+
 /// The crate is the judge: both accept a file or both refuse it, and both see the same tensors.
 fn agree(bytes: &[u8]) {
     match (parse("f", bytes), SafeTensors::deserialize(bytes)) {
