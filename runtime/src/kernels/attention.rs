@@ -1,0 +1,310 @@
+//! Attention of new tokens over the KV cache, as one pass with a running softmax (Milakov and Gimelshein 2018,
+//! arXiv:1805.02867).
+//!
+//! A query goes through its visible slots in blocks of 64, aligned to the cache. Its arithmetic is the same alone and
+//! beside others: scores and weighted sums are the chains of [`super::tile`], and each query keeps its own maximum,
+//! sum and limit. No query is divided between threads. What slots past a query's limit hold does not matter.
+
+use std::sync::{Mutex, PoisonError};
+
+use super::kv::{BLOCK, KvLayout};
+use super::math;
+use super::scratch::Scratch;
+use super::simd::{Kernel, LANES, Simd};
+use super::tile::{self, Operands, Packed, RowMajor};
+use super::{Context, Rows, RowsMut};
+
+/// Queries that a task takes through a block of the cache together, so that it is read from nearby.
+const TASK_QUERIES: usize = 48;
+
+/// Neighbouring rows of queries of one sequence.
+#[derive(Clone, Copy, Debug)]
+pub struct Segment<'a> {
+    /// How the cache is stored.
+    pub layout: KvLayout,
+    /// The sequence's keys and values in this layer, see [`KvLayout::layer_bytes`].
+    pub cache: &'a [u8],
+    /// The segment's first row in queries and results.
+    pub first_row: usize,
+    /// For each row, the number of cache slots that it sees: those below. None visible gives zeros.
+    pub limits: &'a [u32],
+}
+
+/// `out = softmax(scale · q · kᵀ) · v` for each head of each row of each segment: q and out
+/// `[rows, heads · head_dim]`. Query head `h` reads KV head `h / (heads / kv_heads)`. Rows in no segment stay as they
+/// are; segments share no rows.
+///
+/// # Panics
+/// If the shapes do not fit together, or a limit exceeds its cache.
+pub fn attention(
+    context: &Context,
+    query: Rows<'_>,
+    segments: &[Segment<'_>],
+    heads: usize,
+    scale: f32,
+    out: RowsMut<'_>,
+) {
+    assert!(query.len() == out.len() && query.width() == out.width(), "{query:?} → {out:?}");
+    let mut tasks = 0;
+    for segment in segments {
+        let KvLayout { kv_heads, head_dim, .. } = segment.layout;
+        assert!(kv_heads > 0 && heads % kv_heads == 0, "{kv_heads} KV heads divide {heads} heads");
+        assert!(query.width() == heads * head_dim, "{heads} heads of {head_dim} in {query:?}");
+        assert!(
+            segment.first_row <= query.len() && segment.limits.len() <= query.len() - segment.first_row,
+            "rows of a segment are inside {query:?}"
+        );
+        let capacity = segment.layout.capacity(segment.cache.len());
+        assert!(
+            segment.limits.iter().all(|&limit| limit as usize <= capacity),
+            "limits are inside the cache"
+        );
+        tasks += kv_heads * row_tiles(segment, heads);
+    }
+    context.pool().run(tasks, &|task, worker| {
+        let mut task = task;
+        for segment in segments {
+            let tiles = row_tiles(segment, heads);
+            let of_segment = segment.layout.kv_heads * tiles;
+            if task < of_segment {
+                let rows = rows_of_tile(segment, heads);
+                // Tiles at the end see most of the cache: those first.
+                let first = (tiles - 1 - task % tiles) * rows;
+                let last = segment.limits.len().min(first + rows);
+                let scratch = context.worker_scratch(worker);
+                let (kv_head, group) = (task / tiles, heads / segment.layout.kv_heads);
+                let tile = Tile { query, out: &out, segment, kv_head, group, first, last, scale, scratch };
+                // SAFETY: the context's instruction set is available; shapes and limits were checked above, and no
+                // other task has these rows of this KV head's queries.
+                unsafe { context.isa().dispatch(tile) };
+                return;
+            }
+            task -= of_segment;
+        }
+    });
+}
+
+/// Rows that a task takes: a few queries for each KV head.
+fn rows_of_tile(segment: &Segment<'_>, heads: usize) -> usize {
+    (TASK_QUERIES / (heads / segment.layout.kv_heads).max(1)).max(1)
+}
+
+fn row_tiles(segment: &Segment<'_>, heads: usize) -> usize {
+    segment.limits.len().div_ceil(rows_of_tile(segment, heads))
+}
+
+/// Some rows' queries of one KV head.
+struct Tile<'a> {
+    query: Rows<'a>,
+    out: &'a RowsMut<'a>,
+    segment: &'a Segment<'a>,
+    kv_head: usize,
+    /// Query heads of the KV head.
+    group: usize,
+    /// First row, counted in the segment.
+    first: usize,
+    /// Row after the last.
+    last: usize,
+    scale: f32,
+    scratch: &'a Mutex<Scratch>,
+}
+
+/// A running softmax.
+#[derive(Clone, Copy)]
+struct Running {
+    /// The largest score so far.
+    largest: f32,
+    /// The sum of e to the scores above it.
+    sum: f32,
+}
+
+impl Tile<'_> {
+    /// Number of queries; query `i` is head `i % group` of row `first + i / group`.
+    fn queries(&self) -> usize {
+        (self.last - self.first) * self.group
+    }
+
+    /// Slots that query `i` sees.
+    fn limit(&self, i: usize) -> usize {
+        self.segment.limits[self.first + i / self.group] as usize
+    }
+
+    /// First column of query `i`'s head.
+    fn column(&self, i: usize) -> usize {
+        (self.kv_head * self.group + i % self.group) * self.segment.layout.head_dim
+    }
+
+    /// Row of query `i` in the whole matrix.
+    fn row(&self, i: usize) -> usize {
+        self.segment.first_row + self.first + i / self.group
+    }
+}
+
+impl Kernel for Tile<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let layout = self.segment.layout;
+        let (keys, values) = (layout.keys(), layout.values());
+        let (dim, padded) = (layout.head_dim, layout.head_dim.next_multiple_of(LANES));
+        let (queries, most) = (self.queries(), S::TILE_TOKENS);
+        // The last tile may read rows past the last query; whole vectors keep every part aligned.
+        let room = queries.next_multiple_of(most).next_multiple_of(LANES);
+        let mut scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
+        let scratch = scratch.get(room * (padded + BLOCK + padded + 2));
+        let (packed, scratch) = scratch.split_at_mut(room * padded);
+        let (scores, scratch) = scratch.split_at_mut(room * BLOCK);
+        let (sums, scratch) = scratch.split_at_mut(room * padded);
+        let (largest, total) = scratch.split_at_mut(room);
+        sums.fill(0.0);
+        largest.fill(f32::NEG_INFINITY);
+        total.fill(0.0);
+        let (packed, scores, sums) = (packed.as_mut_ptr(), scores.as_mut_ptr(), sums.as_mut_ptr());
+
+        // SAFETY: every pointer stays inside its part of the scratch memory, inside a query's head, or inside the
+        // blocks of this KV head, which the limits (checked by `attention`) do not exceed.
+        unsafe {
+            for start in (0..queries).step_by(most) {
+                let rows = most.min(queries - start);
+                let query =
+                    |m: usize| self.query.pointer(self.row(start + m)).wrapping_add(self.column(start + m));
+                tile::pack(query, rows, dim, tile::tile_rows(rows, most), packed.add(start * dim));
+            }
+            let last =
+                (self.first..self.last).map(|row| self.segment.limits[row] as usize).max().unwrap_or(0);
+            let blocks = layout.blocks(self.segment.cache.len());
+            for block in 0..last.div_ceil(BLOCK) {
+                let place = (self.kv_head * blocks + block) * layout.block_bytes();
+                let key_panels = self.segment.cache[place..place + layout.block_bytes()].as_ptr();
+                let value_panels = key_panels.add(keys.panels() * keys.panel_bytes());
+                let visible = |i: usize| self.limit(i).saturating_sub(block * BLOCK).min(BLOCK);
+                for start in (0..queries).step_by(most) {
+                    let rows = most.min(queries - start);
+                    let group = start..start + rows;
+                    let seen = group.clone().map(visible).max().unwrap_or(0);
+                    if seen == 0 {
+                        continue;
+                    }
+                    let tile_rows = tile::tile_rows(rows, most);
+                    let multiply = Operands {
+                        panels: key_panels,
+                        panel_bytes: keys.panel_bytes(),
+                        cols: dim,
+                        x: packed.add(start * dim),
+                        out: scores.add(start * BLOCK),
+                        out_stride: BLOCK,
+                        rows,
+                        width: seen.next_multiple_of(LANES),
+                        bias: std::ptr::null(),
+                        resume: false,
+                    };
+                    tile::multiply::<S, Packed>(keys.dtype, tile_rows, multiply);
+                    for i in group.clone() {
+                        if visible(i) > 0 {
+                            let running = Running { largest: largest[i], sum: total[i] };
+                            let (scores, sums) = (scores.add(i * BLOCK), sums.add(i * padded));
+                            let next = softmax::<S>(scores, visible(i), self.scale, running, sums, padded);
+                            (largest[i], total[i]) = (next.largest, next.sum);
+                        }
+                    }
+                    // What all queries see they take together, the rest each alone: in both cases slot after slot.
+                    let least = group.clone().map(visible).min().unwrap_or(0);
+                    let common = if least == seen { seen } else { least & !1 };
+                    let multiply = Operands {
+                        panels: value_panels,
+                        panel_bytes: values.panel_bytes(),
+                        cols: common,
+                        x: scores.add(start * BLOCK),
+                        out: sums.add(start * padded),
+                        out_stride: padded,
+                        rows,
+                        width: padded,
+                        bias: std::ptr::null(),
+                        resume: true,
+                    };
+                    if common > 0 {
+                        tile::multiply::<S, RowMajor<BLOCK>>(values.dtype, tile_rows, multiply);
+                    }
+                    for i in group {
+                        if visible(i) > common {
+                            let alone = Operands {
+                                panels: value_panels.add(common * LANES * values.dtype.size()),
+                                cols: visible(i) - common,
+                                x: scores.add(i * BLOCK + common),
+                                out: sums.add(i * padded),
+                                rows: 1,
+                                ..multiply
+                            };
+                            tile::multiply::<S, RowMajor<BLOCK>>(values.dtype, 1, alone);
+                        }
+                    }
+                }
+            }
+            for (i, &total) in total.iter().enumerate().take(queries) {
+                let out = self.out.pointer(self.row(i)).wrapping_add(self.column(i));
+                // Who sees nothing has a sum of zero over zero.
+                let total = S::splat(if self.limit(i) == 0 { 1.0 } else { total });
+                for d in (0..dim).step_by(LANES) {
+                    let v = S::div(S::load(sums.add(i * padded + d)), total);
+                    math::store::<S>(out.add(d), dim - d, v);
+                }
+            }
+        }
+    }
+}
+
+/// Turns a query's scores of a block into weights, in place, and rescales what it has summed up so far.
+///
+/// # Safety
+/// `scores` is valid for a block and `sums` for `width` elements, a multiple of the lanes; `visible` is in 1..=64.
+#[inline(always)]
+unsafe fn softmax<S: Simd>(
+    scores: *mut f32,
+    visible: usize,
+    scale: f32,
+    running: Running,
+    sums: *mut f32,
+    width: usize,
+) -> Running {
+    const VECTORS: usize = BLOCK / LANES;
+    const INDEX: [f32; BLOCK] = {
+        let mut index = [0.0; BLOCK];
+        let mut i = 0;
+        while i < BLOCK {
+            index[i] = i as f32;
+            i += 1;
+        }
+        index
+    };
+    // SAFETY: the caller's promise; scores past the visible ones are masked before they are used.
+    unsafe {
+        let limit = S::splat(visible as f32);
+        let hidden = S::splat(f32::NEG_INFINITY);
+        let mut v = [hidden; VECTORS];
+        for (i, v) in v.iter_mut().enumerate() {
+            let scaled = S::mul(S::load(scores.add(i * LANES)), S::splat(scale));
+            *v = S::select_less(S::load(INDEX[i * LANES..].as_ptr()), limit, scaled, hidden);
+        }
+        let largest = S::largest(S::max(S::max(v[0], v[1]), S::max(v[2], v[3])));
+        let largest = if largest > running.largest { largest } else { running.largest };
+        let offset = S::splat(largest);
+        for (i, v) in v.iter_mut().enumerate() {
+            *v = math::exp::<S>(S::sub(*v, offset));
+            S::store(scores.add(i * LANES), *v);
+        }
+        let sum = S::sum(S::add(S::add(v[0], v[1]), S::add(v[2], v[3])));
+        if largest > running.largest {
+            let factor = math::exp::<S>(S::splat(running.largest - largest));
+            for i in (0..width).step_by(LANES) {
+                S::store(sums.add(i), S::mul(S::load(sums.add(i)), factor));
+            }
+            Running { largest, sum: running.sum * S::largest(factor) + sum }
+        } else {
+            Running { largest, sum: running.sum + sum }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

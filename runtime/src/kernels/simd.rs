@@ -1,0 +1,79 @@
+//! The vectors that kernels are written with: sixteen f32 lanes, whatever the registers.
+//!
+//! Sixteen is the width of a weight panel. Every kernel is one generic function over [`Simd`], so that all
+//! instruction sets add in the same order; those with fused multiply-add give the same bits. [`Isa::dispatch`] enters
+//! the instruction set once for a whole task.
+//!
+//! [`Isa::dispatch`]: super::isa::Isa::dispatch
+
+/// Number of lanes.
+pub(super) const LANES: usize = 16;
+
+/// Code that runs on any instruction set.
+pub(super) trait Kernel {
+    /// What it returns.
+    type Output;
+
+    /// Runs it. Implementations are `#[inline(always)]`, as is everything generic that they call: only then is the
+    /// code compiled for the instruction set of the function that it is inlined into.
+    ///
+    /// # Safety
+    /// The instruction set of `S` is available; and what the kernel's constructor demands.
+    unsafe fn run<S: Simd>(self) -> Self::Output;
+}
+
+/// An instruction set's vectors.
+///
+/// # Safety
+/// Every function demands that the instruction set is available, and that pointers are valid for as many elements as
+/// it reads or writes; nothing needs to be aligned.
+pub(super) trait Simd: Copy {
+    /// Sixteen f32.
+    type V: Copy;
+
+    /// Panels that a matrix tile covers at once.
+    const TILE_PANELS: usize;
+    /// Tokens that a matrix tile covers at once, as the registers allow.
+    const TILE_TOKENS: usize;
+
+    /// Runs `kernel` as a function of its own, compiled for this instruction set.
+    unsafe fn call<K: Kernel>(kernel: K) -> K::Output;
+
+    /// The same number in every lane.
+    unsafe fn splat(x: f32) -> Self::V;
+    /// Sixteen f32.
+    unsafe fn load(p: *const f32) -> Self::V;
+    /// The first `n` (at most sixteen) f32; zeros in the other lanes.
+    unsafe fn load_first(p: *const f32, n: usize) -> Self::V;
+    /// Sixteen f16.
+    unsafe fn load_f16(p: *const u16) -> Self::V;
+    /// Sixteen pairs of bf16: the first of each pair, the second of each pair.
+    unsafe fn load_bf16_pairs(p: *const u16) -> [Self::V; 2];
+    /// Writes sixteen f32.
+    unsafe fn store(p: *mut f32, v: Self::V);
+    /// Writes the first `n` (at most sixteen) lanes.
+    unsafe fn store_first(p: *mut f32, n: usize, v: Self::V);
+
+    /// `a + b`.
+    unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
+    /// `a - b`.
+    unsafe fn sub(a: Self::V, b: Self::V) -> Self::V;
+    /// `a · b`.
+    unsafe fn mul(a: Self::V, b: Self::V) -> Self::V;
+    /// `a / b`.
+    unsafe fn div(a: Self::V, b: Self::V) -> Self::V;
+    /// `a · b + c`, rounded once where the instruction set can.
+    unsafe fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// The larger of two numbers; `b` where either is NaN.
+    unsafe fn max(a: Self::V, b: Self::V) -> Self::V;
+    /// To the nearest whole number, ties to even. For |x| < 2²².
+    unsafe fn round(x: Self::V) -> Self::V;
+    /// 2ⁿ for whole n from −126 to 127.
+    unsafe fn exp2_whole(n: Self::V) -> Self::V;
+    /// `x` where `a < b`, else `y`.
+    unsafe fn select_less(a: Self::V, b: Self::V, x: Self::V, y: Self::V) -> Self::V;
+    /// The sum of all lanes: lanes eight apart first, then four, two and one.
+    unsafe fn sum(v: Self::V) -> f32;
+    /// The largest lane.
+    unsafe fn largest(v: Self::V) -> f32;
+}
