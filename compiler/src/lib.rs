@@ -1,7 +1,11 @@
 //! Checkpoints to graphs, passes, and targets.
 
+pub mod driver;
 pub mod model;
 pub mod output;
+pub mod passes;
+pub mod reference;
+pub mod report;
 pub mod source;
 pub mod target;
 pub mod weights;

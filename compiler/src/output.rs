@@ -45,6 +45,23 @@ impl Output {
         }
     }
 
+    /// Its name once it is finished.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// A file that never gets a name, in the system's folder for temporary files: gone when it is closed.
+    ///
+    /// # Errors
+    /// When there is no room for it.
+    pub fn temporary() -> Result<Self, Diagnostic> {
+        let path = std::env::temp_dir();
+        match tempfile::tempfile_in(&path) {
+            Ok(file) => Ok(Self { path, kind: Kind::Unnamed(file) }),
+            Err(e) => Err(write_fault(&path, &e)),
+        }
+    }
+
     /// The file, to write to at any position.
     pub fn file(&self) -> &File {
         match &self.kind {
@@ -107,7 +124,9 @@ fn link(file: &File, path: &Path) -> io::Result<()> {
     let link_to = |name: &Path| rustix::fs::linkat(CWD, &source, CWD, name, AtFlags::SYMLINK_FOLLOW);
     match link_to(path) {
         Err(rustix::io::Errno::EXIST) => {
-            let other = tempfile::Builder::new().prefix(".llamac-").make_in(folder(path), |name| Ok(link_to(name)?))?;
+            let other = tempfile::Builder::new()
+                .prefix(".llamac-")
+                .make_in(folder(path), |name| Ok(link_to(name)?))?;
             other.into_temp_path().persist(path).map_err(|e| e.error)
         }
         result => Ok(result?),
@@ -123,7 +142,8 @@ mod tests {
     fn an_output_replaces_only_when_it_is_whole() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("out");
-        let names = || std::fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name()).collect::<Vec<_>>();
+        let names =
+            || std::fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name()).collect::<Vec<_>>();
         for content in ["first", "second"] {
             let before = std::fs::read(&path).ok();
             drop(Output::create(&path).unwrap());

@@ -1,6 +1,26 @@
 //! Loads a compiled model and runs it: kernels, KV cache, sampling, tokenizer.
+//!
+//! A [`Model`] is an open artifact, shared by all who use it. A [`Session`] is one sequence with its cache. An
+//! [`Engine`] owns threads and scratch memory and feeds any number of sessions at a time.
 
+mod arena;
+mod artifact;
+mod check;
+mod engine;
+mod eval;
+mod execute;
 pub mod kernels;
+mod memory;
+mod model;
 pub mod pool;
 pub mod sampling;
+mod session;
 pub mod text;
+
+pub use llamac_plan::{diagnostic, eval::Output, eval::Request, eval::Tokens};
+
+pub use artifact::is_artifact;
+pub use engine::{Engine, EngineOptions, Feed, Input, Keep, Outputs};
+pub use eval::eval;
+pub use model::{Model, OpenOptions};
+pub use session::{Session, SessionOptions};

@@ -7,9 +7,15 @@ use std::f64::consts::PI;
 
 use crate::{Real, RopeScaling};
 
+/// `base^exponent` of two `f32` numbers, rounded once: the vector library of torch is correctly rounded nearly always,
+/// `libm::powf` is not.
+fn power(base: f32, exponent: f32) -> f32 {
+    libm::pow(f64::from(base), f64::from(exponent)) as f32
+}
+
 /// `base^(2i/d)` for `i` in `0..d/2`.
 fn powers(base: f32, head_dim: usize) -> impl Iterator<Item = f32> {
-    (0..head_dim / 2).map(move |i| libm::powf(base, (2 * i) as f32 / head_dim as f32))
+    (0..head_dim / 2).map(move |i| power(base, (2 * i) as f32 / head_dim as f32))
 }
 
 fn unscaled(base: f32, head_dim: usize) -> Vec<f32> {
@@ -53,7 +59,7 @@ pub fn dynamic(theta: Real, head_dim: usize, factor: Real, max_position: u64, le
     let length = length.max(i64::try_from(max_position).unwrap_or(i64::MAX)) as f32;
     let growth = factor.f32() * length / context - (factor.get() - 1.0) as f32;
     let exponent = head_dim as f64 / (head_dim as f64 - 2.0);
-    unscaled(theta.f32() * libm::powf(growth, exponent as f32), head_dim)
+    unscaled(theta.f32() * power(growth, exponent as f32), head_dim)
 }
 
 /// Where YaRN's ramp begins and ends, in dimensions (Peng et al., "YaRN").

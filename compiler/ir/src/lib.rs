@@ -22,6 +22,8 @@ mod real;
 pub mod rewrite;
 mod rope;
 mod tensor;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 mod text;
 mod types;
 mod verify;

@@ -158,6 +158,17 @@ ops! {
     Rotary, RotaryAngles, Split,
 }
 
+impl Op {
+    /// The same operation on other weights, in the order of [`Op::weights`], or why they do not fit it.
+    pub fn with_weights(&self, weights: Vec<Weight>) -> Result<Self, String> {
+        let mut attrs = Attrs::default();
+        for (key, value) in self.attrs() {
+            attrs.insert(key, &value)?;
+        }
+        Self::build(self.mnemonic(), weights, &attrs)
+    }
+}
+
 /// Takes exactly `N` weights.
 pub(crate) fn take_weights<const N: usize>(weights: Vec<Weight>) -> Result<[Weight; N], String> {
     let found = weights.len();

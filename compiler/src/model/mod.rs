@@ -9,7 +9,7 @@ mod trunk;
 use llamac_ir::{BuildError, Builder, Graph, Weight, WeightError};
 use llamac_plan::diagnostic::{Code, Diagnostic};
 
-use crate::source::{Checkpoint, Config, Head};
+use crate::source::{Checkpoint, Config};
 
 /// What the model reads in place of words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +50,9 @@ pub fn build(checkpoint: &Checkpoint, options: &ModelOptions) -> Result<Graph, D
     let mut model =
         Model { builder: Builder::new(), config: &checkpoint.config, weight: &weight, options: *options };
     let graph = model.trunk().and_then(|trunk| model.head(checkpoint.head, trunk));
-    let graph = graph.map_err(|fault| fault.to_string()).and_then(|()| model.builder.finish().map_err(|e| e.to_string()));
+    let graph = graph
+        .map_err(|fault| fault.to_string())
+        .and_then(|()| model.builder.finish().map_err(|e| e.to_string()));
     graph.map_err(|why| Diagnostic::new(Code::InvalidGraph).message(why))
 }
 

@@ -161,7 +161,12 @@ impl Model<'_> {
         self.push(Linear { weight, bias }, &[x], at)
     }
 
-    pub(super) fn push(&mut self, op: impl Into<Op>, operands: &[ValueId], at: &str) -> Result<ValueId, Fault> {
+    pub(super) fn push(
+        &mut self,
+        op: impl Into<Op>,
+        operands: &[ValueId],
+        at: &str,
+    ) -> Result<ValueId, Fault> {
         Ok(self.builder.push(op, operands, &Loc::new(at))?)
     }
 }

@@ -74,6 +74,7 @@ codes! {
     Io = 10, Failed, "a file operation failed";
     NoSpace = 11, Resource, "no space left on the device";
     OutOfMemory = 12, Resource, "not enough memory";
+    NoThreads = 13, Resource, "the system gives no more threads";
     // 01xx: configuration
     NotACheckpoint = 100, BadInput, "this is not a model that llamac can read";
     BadJson = 101, BadInput, "invalid JSON";

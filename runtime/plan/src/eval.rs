@@ -125,9 +125,10 @@ impl Request {
             (_, None) if self.batch > 1 => Err(Diagnostic::new(Code::BadInputTensor)
                 .message("a classifier without a padding token takes one sequence at a time")
                 .help("set pad_token_id in config.json")),
-            (Tokens::Ids(ids), Some(pad)) => {
-                Ok(ids.chunks(self.seq).map(|row| row.iter().rposition(|&id| id != pad).unwrap_or(0)).collect())
-            }
+            (Tokens::Ids(ids), Some(pad)) => Ok(ids
+                .chunks(self.seq)
+                .map(|row| row.iter().rposition(|&id| id != pad).unwrap_or(0))
+                .collect()),
             _ => Ok(vec![self.seq - 1; self.batch]),
         }
     }

@@ -352,7 +352,7 @@ pub enum Step {
         a: Slice,
         /// Second summand.
         b: Slice,
-        /// Result; may be the same window as `a`.
+        /// Result; may be the same window as `a` or `b`.
         out: Slice,
     },
     /// `out = a · b`.
@@ -361,7 +361,7 @@ pub enum Step {
         a: Slice,
         /// Second factor.
         b: Slice,
-        /// Result; may be the same window as `a`.
+        /// Result; may be the same window as `a` or `b`.
         out: Slice,
     },
     /// The rows that the caller asked to keep.
@@ -392,6 +392,28 @@ pub enum Step {
         /// A row for each kept row.
         x: Slice,
     },
+}
+
+impl Step {
+    /// Calls `f` with every window that the step touches.
+    pub fn for_each_slice(&self, f: &mut impl FnMut(&Slice)) {
+        let slices: &[&Slice] = match self {
+            Self::Embed { out, .. } => &[out],
+            Self::RmsNorm { x, out, .. }
+            | Self::Linear { x, out, .. }
+            | Self::Activate { x, out, .. }
+            | Self::Keep { x, out } => &[x, out],
+            Self::AddRmsNorm { a, b, sum, out, .. } => &[a, b, sum, out],
+            Self::RotaryAngles { cos, sin, .. } => &[cos, sin],
+            Self::Rotary { x, cos, sin, out, .. } => &[x, cos, sin, out],
+            Self::KvAppend { key, value, .. } => &[key, value],
+            Self::Attention { query, out, .. } => &[query, out],
+            Self::Gated { gate, up, out, .. } => &[gate, up, out],
+            Self::Add { a, b, out } | Self::Mul { a, b, out } => &[a, b, out],
+            Self::HiddenState { x, .. } | Self::OutputLinear { x, .. } | Self::Output { x } => &[x],
+        };
+        slices.iter().for_each(|slice| f(slice));
+    }
 }
 
 /// A pass that ran, for reports.

@@ -55,7 +55,8 @@ pub struct IllegalOp {
     pub reason: String,
 }
 
-fn legality_of(graph: &Graph, node: NodeId, set: &dyn OpSet) -> Option<Legality> {
+/// Whether the operation of a node is in `set`; nothing for a parameter.
+pub fn legality_of(graph: &Graph, node: NodeId, set: &dyn OpSet) -> Option<Legality> {
     let op = graph.op(node)?;
     let operands: Vec<&TensorType> = graph.operands(node).iter().map(|&value| graph.ty(value)).collect();
     Some(set.legality(op, Signature { operands: &operands, results: graph.types(node) }))

@@ -9,6 +9,6 @@ mod patch;
 mod rule;
 
 pub use driver::{Firing, Miss, Report, RewriteError, apply};
-pub use legality::{AnyOp, Decompose, IllegalOp, Legality, OpSet, Signature, illegal_ops};
+pub use legality::{AnyOp, Decompose, IllegalOp, Legality, OpSet, Signature, illegal_ops, legality_of};
 pub use patch::{Patch, PatchError, PatchValue};
 pub use rule::{DynRule, NoMatch, OpRef, Rule, RuleSet};

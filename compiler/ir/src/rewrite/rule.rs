@@ -3,7 +3,7 @@
 use std::fmt;
 use std::ops::Deref;
 
-use super::{OpSet, Patch};
+use super::{Legality, OpSet, Patch, legality_of};
 use crate::{Graph, Loc, NodeId, OpDef, TensorType, ValueId};
 
 /// Why a rule did not apply where its root matched. It names a place and no id, for ids are used again.
@@ -154,6 +154,22 @@ impl<R: Rule> DynRule for R {
     }
 }
 
+/// A rule that does not look at legal operations.
+struct WhereIllegal(Box<dyn DynRule>);
+
+impl DynRule for WhereIllegal {
+    fn name(&self) -> &'static str {
+        self.0.name()
+    }
+
+    fn at(&self, node: NodeId, graph: &Graph, target: &dyn OpSet) -> Option<Result<Patch, NoMatch>> {
+        match legality_of(graph, node, target)? {
+            Legality::Legal => None,
+            Legality::Illegal(_) => self.0.at(node, graph, target),
+        }
+    }
+}
+
 /// Rules that are applied together, tried in order at each node.
 #[derive(Default)]
 pub struct RuleSet(Vec<Box<dyn DynRule>>);
@@ -169,6 +185,12 @@ impl RuleSet {
     pub fn with(mut self, rule: impl DynRule + 'static) -> Self {
         self.0.push(Box::new(rule));
         self
+    }
+
+    /// These rules, each looking only at operations that its target cannot take.
+    #[must_use]
+    pub fn where_illegal(self) -> Self {
+        Self(self.0.into_iter().map(|rule| Box::new(WhereIllegal(rule)) as Box<dyn DynRule>).collect())
     }
 
     /// The rules, in order.

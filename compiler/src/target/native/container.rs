@@ -47,7 +47,11 @@ impl<'a> Container<'a> {
         for (name, len) in tensors {
             let aligned = end.checked_next_multiple_of(ALIGNMENT)?;
             if aligned > end {
-                entries.push(Entry { name: format!("{PAD}{}", entries.len()), start: end, len: aligned - end });
+                entries.push(Entry {
+                    name: format!("{PAD}{}", entries.len()),
+                    start: end,
+                    len: aligned - end,
+                });
             }
             entries.push(Entry { name: name.clone(), start: aligned, len: *len });
             end = aligned.checked_add(*len)?;
@@ -139,7 +143,10 @@ fn header(entries: &[Entry]) -> Vec<u8> {
     for entry in entries {
         let name = serde_json::Value::from(entry.name.as_str());
         let (start, end) = (entry.start, entry.start + entry.len);
-        json.push_str(&format!(r#",{name}:{{"dtype":"U8","shape":[{}],"data_offsets":[{start},{end}]}}"#, entry.len));
+        json.push_str(&format!(
+            r#",{name}:{{"dtype":"U8","shape":[{}],"data_offsets":[{start},{end}]}}"#,
+            entry.len
+        ));
     }
     json.push('}');
     let padded = (8 + json.len()).next_multiple_of(ALIGNMENT) - 8;
@@ -156,7 +163,8 @@ mod tests {
     /// Writes `sizes` as tensors and reads the file back with the reference reader.
     fn round_trip(sizes: &[usize]) {
         let file = tempfile::NamedTempFile::new().unwrap();
-        let tensors: Vec<(String, usize)> = sizes.iter().enumerate().map(|(i, n)| (format!("t{i}"), *n)).collect();
+        let tensors: Vec<(String, usize)> =
+            sizes.iter().enumerate().map(|(i, n)| (format!("t{i}"), *n)).collect();
         let container = Container::new(file.as_file(), &tensors).unwrap();
         container.begin().unwrap();
         for (i, (name, len)) in tensors.iter().enumerate() {

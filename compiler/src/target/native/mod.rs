@@ -1,4 +1,152 @@
-//! The native target.
+//! The native target: a plan and packed weights in one file, for the runtime.
+//!
+//! Which operations the runtime has is said once, in [`Native`]; what it does with them is the runtime's business.
 
 mod container;
+mod emit;
+mod memory;
 mod pack;
+mod weights;
+mod write;
+
+use llamac_ir::Op;
+use llamac_ir::rewrite::{Legality, OpSet, Signature};
+use llamac_plan::diagnostic::{Code, Diagnostic, Diagnostics};
+use llamac_plan::layout::WeightDtype;
+use llamac_plan::{Compute, Head, KvDtype, ModelShape, PassRecord, Plan};
+
+use self::weights::WeightTable;
+use self::write::Content;
+use crate::driver::Progress;
+use crate::output::Output;
+use crate::source::{self, Checkpoint};
+use crate::target::{Legalized, Target};
+use crate::weights::WeightReader;
+
+/// The longest context that a plan speaks of; the caches of longer ones would not fit into any machine's memory.
+const MAX_CONTEXT: u64 = 1 << 30;
+
+/// The operations that the runtime has steps for.
+#[derive(Clone, Copy, Debug)]
+pub struct Native;
+
+impl OpSet for Native {
+    fn name(&self) -> &str {
+        "native"
+    }
+
+    fn legality(&self, op: &Op, signature: Signature<'_>) -> Legality {
+        let illegal = |reason: &str| Legality::Illegal(reason.to_owned());
+        match op {
+            Op::Rope(_) => illegal("rotations take their angles from rotary_angles"),
+            Op::Rotary(rotary) if rotary.interleaved => illegal("rotations pair the halves of a head"),
+            Op::RepeatKv(_) => illegal("attention groups query heads itself"),
+            Op::Attention(attention) if !attention.causal => illegal("attention is causal"),
+            Op::Attention(_) if signature.operands.len() > 3 => {
+                illegal("masked tokens never enter the cache")
+            }
+            _ => Legality::Legal,
+        }
+    }
+}
+
+impl Target for Native {
+    fn summary(&self) -> &'static str {
+        "one file for llamac's own runtime, on any CPU"
+    }
+}
+
+/// What an artifact is made from beside the graph.
+#[derive(Clone, Copy, Debug)]
+pub struct NativeOptions {
+    /// The dtype of matrices; that of the checkpoint if not given.
+    pub weights: Option<WeightDtype>,
+    /// The cache's dtype unless a run asks for another.
+    pub kv: KvDtype,
+    /// The longest context, where it is shorter than the model's.
+    pub max_context: Option<u64>,
+}
+
+/// What [`emit`] wrote.
+#[derive(Clone, Debug)]
+pub struct Artifact {
+    /// The plan in it.
+    pub plan: Plan,
+    /// Size of the file in bytes.
+    pub bytes: u64,
+}
+
+/// Writes the legal graph of `checkpoint` to `output`, which is not yet published.
+///
+/// # Errors
+/// When the output cannot be written, or a weight not read.
+pub fn emit(
+    checkpoint: &Checkpoint,
+    legalized: &Legalized,
+    passes: Vec<PassRecord>,
+    options: &NativeOptions,
+    output: &Output,
+    progress: &dyn Progress,
+) -> Result<Artifact, Diagnostics> {
+    assert_eq!(legalized.target(), Native.name(), "a graph is emitted for the target that it is legal for");
+    let head = head(checkpoint);
+    let emitted = emit::emit(legalized.graph(), head.output(), WeightTable::new(options.weights))
+        .map_err(|why| Diagnostic::new(Code::IllegalOp).message(why))?;
+    let plan = Plan {
+        producer: concat!("llamac ", env!("CARGO_PKG_VERSION")).to_owned(),
+        head,
+        shape: shape(checkpoint, options),
+        compute: Compute::F32,
+        kv: options.kv,
+        generation: checkpoint.generation.clone(),
+        weights: emitted.weights.entries,
+        buffers: emitted.buffers,
+        arena_bytes_per_token: emitted.arena_bytes_per_token,
+        unshared_bytes_per_token: emitted.unshared_bytes_per_token,
+        steps: emitted.steps,
+        passes,
+    };
+    let tokenizer = &checkpoint.tokenizer;
+    let files: Vec<(&str, &[u8])> = [
+        ("config.json", Some(&checkpoint.config_json)),
+        ("tokenizer.json", tokenizer.tokenizer.as_ref()),
+        ("tokenizer_config.json", tokenizer.config.as_ref()),
+        ("special_tokens_map.json", tokenizer.special_tokens_map.as_ref()),
+    ]
+    .into_iter()
+    .filter_map(|(name, bytes)| Some((name, bytes?.as_slice())))
+    .collect();
+    let reader = WeightReader::new(checkpoint);
+    let content = Content { plan: &plan, recipes: &emitted.weights.recipes, reader, files: &files };
+    let bytes = write::write(&content, output, progress)?;
+    Ok(Artifact { plan, bytes })
+}
+
+fn head(checkpoint: &Checkpoint) -> Head {
+    let config = &checkpoint.config;
+    match checkpoint.head {
+        source::Head::Base => Head::Base,
+        source::Head::CausalLm => Head::CausalLm,
+        source::Head::SequenceClassification => Head::SequenceClassification {
+            labels: config.labels.clone(),
+            pad_token_id: config.pad_token_id,
+            problem_type: config.problem_type.clone(),
+        },
+    }
+}
+
+fn shape(checkpoint: &Checkpoint, options: &NativeOptions) -> ModelShape {
+    let config = &checkpoint.config;
+    let context =
+        config.max_position_embeddings.min(options.max_context.unwrap_or(u64::MAX)).min(MAX_CONTEXT);
+    ModelShape {
+        vocab_size: config.vocab_size,
+        hidden_size: config.hidden_size,
+        intermediate_size: config.intermediate_size,
+        layers: config.num_hidden_layers,
+        heads: config.num_attention_heads,
+        kv_heads: config.num_key_value_heads,
+        head_dim: config.head_dim,
+        max_context: context as usize,
+    }
+}

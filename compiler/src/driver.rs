@@ -1,0 +1,104 @@
+//! The way from a checkpoint to a target's output, in one place: build, pass, legalize, emit.
+
+use llamac_plan::diagnostic::{Code, Diagnostic, Diagnostics};
+use llamac_plan::layout::WeightDtype;
+use llamac_plan::{KvDtype, PassRecord};
+
+use crate::model::{self, Inputs, ModelOptions};
+use crate::output::Output;
+use crate::passes::{self, Outcome, PassManager, Stage};
+use crate::source::Checkpoint;
+use crate::target::native::{self, Artifact, Native, NativeOptions};
+
+/// Hears how far a long piece of work has come.
+pub trait Progress: Sync {
+    /// The work is `bytes` long.
+    fn start(&self, bytes: u64);
+
+    /// Another `bytes` are done. Called from any thread.
+    fn advance(&self, bytes: u64);
+}
+
+/// Hears nothing.
+#[derive(Clone, Copy, Debug)]
+pub struct Silent;
+
+impl Progress for Silent {
+    fn start(&self, _: u64) {}
+
+    fn advance(&self, _: u64) {}
+}
+
+/// How a checkpoint is compiled for the native target.
+#[derive(Clone, Debug)]
+pub struct CompileOptions {
+    /// The dtype of matrices; that of the checkpoint if not given.
+    pub weights: Option<WeightDtype>,
+    /// The cache's dtype unless a run asks for another.
+    pub kv: KvDtype,
+    /// The longest context, where it is shorter than the model's.
+    pub max_context: Option<u64>,
+    /// Threads that pack weights.
+    pub threads: usize,
+    /// What is asked of the passes.
+    pub passes: passes::Options,
+}
+
+impl Default for CompileOptions {
+    fn default() -> Self {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        Self {
+            weights: None,
+            kv: KvDtype::F32,
+            max_context: None,
+            threads,
+            passes: passes::Options::default(),
+        }
+    }
+}
+
+/// What a compilation gives.
+#[derive(Clone, Debug)]
+pub struct Compiled {
+    /// The graph, and what the passes did.
+    pub outcome: Outcome,
+    /// What was written; nothing if the passes were stopped before the graph was legal.
+    pub artifact: Option<Artifact>,
+}
+
+/// Takes `checkpoint` through the passes to what the native target can take.
+///
+/// # Errors
+/// When a pass of that name does not exist, a dump cannot be written, or the graph cannot be made legal.
+pub fn lower(checkpoint: &Checkpoint, passes: &passes::Options) -> Result<Outcome, Diagnostics> {
+    let manager = PassManager::new(passes.clone())?;
+    let options = ModelOptions { inputs: Inputs::Ids, mask: false, hidden_states: true, presents: false };
+    manager.run(model::build(checkpoint, &options)?, &Native)
+}
+
+/// Compiles `checkpoint` for the native target into `output`, which is left to the caller to publish.
+///
+/// # Errors
+/// As [`lower`], and when the output cannot be written or a weight not read.
+pub fn compile(
+    checkpoint: &Checkpoint,
+    options: &CompileOptions,
+    output: &Output,
+    progress: &dyn Progress,
+) -> Result<Compiled, Diagnostics> {
+    let outcome = lower(checkpoint, &options.passes)?;
+    let Stage::Legalized(legalized) = &outcome.stage else {
+        return Ok(Compiled { outcome, artifact: None });
+    };
+    let native = NativeOptions { weights: options.weights, kv: options.kv, max_context: options.max_context };
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(options.threads).build();
+    let pool = pool.map_err(|e| Diagnostic::new(Code::NoThreads).message(e.to_string()))?;
+    let records = outcome.report.passes.iter().map(|pass| PassRecord {
+        name: pass.name.to_owned(),
+        firings: pass.firings.iter().map(|&(rule, count)| (rule.to_owned(), count)).collect(),
+    });
+    let records = records.collect();
+    let artifact =
+        pool.install(|| native::emit(checkpoint, legalized, records, &native, output, progress))?;
+    Ok(Compiled { outcome, artifact: Some(artifact) })
+}

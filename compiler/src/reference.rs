@@ -1,0 +1,177 @@
+//! A forward as transformers defines it, by the reference evaluator: the unfused graph, dense, in f32.
+//!
+//! It reads weights through the packer's code and computes every operation naively, so it judges the native target.
+//! It is slow.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use llamac_ir::{Bindings, Graph, RopeScaling, Symbol, Tensor, Weight, evaluate};
+use llamac_plan::diagnostic::{Code, Diagnostic, Diagnostics};
+use llamac_plan::eval::{Output, Request, Tokens};
+
+use crate::model::{self, Inputs, ModelOptions};
+use crate::source::{Checkpoint, Head};
+use crate::weights::WeightReader;
+
+/// Runs `request` on `checkpoint`.
+///
+/// # Errors
+/// When the request does not fit the model, or a weight cannot be read.
+pub fn eval(checkpoint: &Checkpoint, request: &Request) -> Result<Vec<Output>, Diagnostics> {
+    let config = &checkpoint.config;
+    request.validate(config.vocab_size, config.hidden_size)?;
+    match checkpoint.head {
+        Head::CausalLm => {}
+        head if request.keep.is_some() => {
+            let why = format!("the head `{}` has no logits for each position", head.name());
+            return Err(Diagnostic::new(Code::BadArgument).at("--keep").message(why).into());
+        }
+        Head::SequenceClassification => {
+            request.pooled_columns(config.pad_token_id)?;
+            if request.cached > 0 {
+                return Err(Diagnostic::new(Code::BadArgument)
+                    .at("--cached")
+                    .message("the reference pools whole sequences, which single steps do not have")
+                    .into());
+            }
+        }
+        Head::Base => {}
+    }
+    let options = ModelOptions {
+        inputs: match request.tokens {
+            Tokens::Ids(_) => Inputs::Ids,
+            Tokens::Embeddings(_) => Inputs::Embeddings,
+        },
+        mask: true,
+        hidden_states: request.hidden_states,
+        presents: true,
+    };
+    let graph = model::build(checkpoint, &options)?;
+    let mut run = Run { checkpoint, request, graph, caches: BTreeMap::new(), rope_length: 0 };
+    let prefill = 0..request.seq - request.cached;
+    let steps = (prefill.end..request.seq).map(|column| column..column + 1);
+    let mut outputs: Vec<Output> = Vec::new();
+    for phase in std::iter::once(prefill.clone()).chain(steps) {
+        for (name, tensor) in
+            run.forward(phase).map_err(|why| Diagnostic::new(Code::InvalidGraph).message(why))?
+        {
+            match outputs.iter_mut().find(|output| output.name == name) {
+                Some(output) => append_columns(output, &tensor)?,
+                None => outputs.push(Output { name, shape: tensor.shape().to_vec(), data: floats(&tensor)? }),
+            }
+        }
+    }
+    if let Some(keep) = request.keep.filter(|&keep| keep > 0) {
+        outputs
+            .iter_mut()
+            .filter(|output| output.name == "logits")
+            .for_each(|output| keep_columns(output, keep));
+    }
+    Ok(outputs)
+}
+
+struct Run<'a> {
+    checkpoint: &'a Checkpoint,
+    request: &'a Request,
+    graph: Graph,
+    /// The grown caches of the last forward, by the name of the parameter that takes them.
+    caches: BTreeMap<String, Tensor>,
+    /// The length that stretched frequencies are for.
+    rope_length: u64,
+}
+
+impl Run<'_> {
+    /// Runs the columns of `phase` on the caches so far.
+    fn forward(&mut self, phase: Range<usize>) -> Result<Vec<(String, Tensor)>, String> {
+        let request = self.request;
+        let batch = request.batch;
+        let mut inputs = BTreeMap::new();
+        let per_token = |columns: Range<usize>, f: &dyn Fn(usize, usize) -> i64| {
+            let values =
+                (0..batch).flat_map(|row| columns.clone().map(move |column| f(row, column))).collect();
+            Tensor::integers(&[batch, columns.len()], values)
+        };
+        match &request.tokens {
+            Tokens::Ids(ids) => {
+                let ids =
+                    per_token(phase.clone(), &|row, column| i64::from(ids[row * request.seq + column]))?;
+                inputs.insert("input_ids".to_owned(), ids);
+            }
+            Tokens::Embeddings(rows) => {
+                let width = self.checkpoint.config.hidden_size;
+                let part = |row: usize| {
+                    let start = row * request.seq;
+                    &rows[(start + phase.start) * width..(start + phase.end) * width]
+                };
+                let data = (0..batch).flat_map(|row| part(row).iter().copied()).collect();
+                inputs
+                    .insert("inputs_embeds".to_owned(), Tensor::floats(&[batch, phase.len(), width], data)?);
+            }
+        }
+        let positions = per_token(phase.clone(), &|row, column| request.position(row, column))?;
+        inputs.insert("positions".to_owned(), positions);
+        let mask = per_token(0..phase.end, &|row, column| i64::from(request.is_real(row, column)))?;
+        inputs.insert("mask".to_owned(), mask);
+        if self.graph.param("length").is_some() {
+            let length = self.length(request.rope_length(phase.clone()));
+            inputs.insert("length".to_owned(), Tensor::integers(&[], vec![length])?);
+        }
+        for (name, _) in self.graph.params().filter(|(name, _)| name.starts_with("past.")) {
+            let config = &self.checkpoint.config;
+            let empty =
+                || Tensor::floats(&[batch, config.num_key_value_heads, 0, config.head_dim], Vec::new());
+            let cache = self.caches.remove(name).map_or_else(empty, Ok)?;
+            inputs.insert(name.to_owned(), cache);
+        }
+        let reader = WeightReader::new(self.checkpoint);
+        let weights = |weight: &Weight| reader.tensor(weight).map_err(|e| e.to_string());
+        // All columns; those that were not asked for are dropped at the end.
+        let bindings = Bindings::new().with(Symbol::Keep, phase.len() as i64);
+        let results = evaluate(&self.graph, &inputs, &bindings, &weights).map_err(|e| e.to_string())?;
+        let (caches, outputs): (Vec<_>, Vec<_>) =
+            results.into_iter().partition(|(name, _)| name.starts_with("present."));
+        self.caches =
+            caches.into_iter().map(|(name, cache)| (name.replacen("present", "past", 1), cache)).collect();
+        Ok(outputs)
+    }
+
+    /// The length that frequencies follow in a forward whose largest position is `length - 1`.
+    ///
+    /// Stretched frequencies of dynamic scaling stay as long as no longer sequence comes and the length does not fall
+    /// below `max_position_embeddings`, as in transformers' `dynamic_rope_update`.
+    fn length(&mut self, length: u64) -> i64 {
+        if let RopeScaling::Dynamic { max_position, .. } = self.checkpoint.config.rope.scaling {
+            let stretched = self.rope_length.max(max_position);
+            self.rope_length = if length < max_position { max_position } else { stretched.max(length) };
+        } else {
+            self.rope_length = length;
+        }
+        i64::try_from(self.rope_length).unwrap_or(i64::MAX)
+    }
+}
+
+fn floats(tensor: &Tensor) -> Result<Vec<f32>, Diagnostic> {
+    let data = tensor.as_f32().map_err(|why| Diagnostic::new(Code::InvalidGraph).message(why))?;
+    Ok(data.iter().copied().collect())
+}
+
+/// Puts the columns of `tensor [batch, columns, …]` behind those of `output`.
+fn append_columns(output: &mut Output, tensor: &Tensor) -> Result<(), Diagnostic> {
+    let new = floats(tensor)?;
+    let (batch, old_row) = (output.shape[0], output.shape[1..].iter().product::<usize>());
+    let new_row = new.len() / batch;
+    let rows = output.data.chunks(old_row).zip(new.chunks(new_row));
+    output.data = rows.flat_map(|(old, new)| old.iter().chain(new).copied()).collect();
+    output.shape[1] += tensor.shape()[1];
+    Ok(())
+}
+
+/// Keeps the last `keep` columns of `output [batch, columns, width]`.
+fn keep_columns(output: &mut Output, keep: usize) {
+    let row = output.shape[1] * output.shape[2];
+    let kept = keep.min(output.shape[1]);
+    let skip = row - kept * output.shape[2];
+    output.data = output.data.chunks(row).flat_map(|row| row[skip..].iter().copied()).collect();
+    output.shape[1] = kept;
+}

@@ -1,0 +1,133 @@
+//! Writes an artifact: plan, files of the checkpoint, and every weight, tile by tile, from the mapped checkpoint to
+//! the output.
+//!
+//! A weight is written by one thread, from its first tile to its last, so that its checksum is taken on the way; the
+//! weights are shared out among the threads, the largest first. Memory is a tile or two a thread, whatever the model.
+
+use std::io;
+use std::path::Path;
+
+use llamac_ir::{DType, Weight};
+use llamac_plan::artifact::{FILES, PLAN};
+use llamac_plan::diagnostic::{Code, Diagnostic, Diagnostics};
+use llamac_plan::layout::{MatrixLayout, PANEL, WeightDtype};
+use llamac_plan::{Plan, WeightLayout};
+use rayon::prelude::*;
+
+use super::container::{Container, TensorWriter};
+use super::pack::pack;
+use crate::driver::Progress;
+use crate::output::{Output, write_fault};
+use crate::weights::{WeightReader, narrow};
+
+/// Bytes of packed weights that a thread prepares at a time, at least one panel.
+const TILE: usize = 1 << 20;
+
+/// What goes into an artifact.
+pub(super) struct Content<'a> {
+    pub(super) plan: &'a Plan,
+    /// How each weight of the plan is made.
+    pub(super) recipes: &'a [Weight],
+    pub(super) reader: WeightReader<'a>,
+    /// Files of the checkpoint, by name.
+    pub(super) files: &'a [(&'a str, &'a [u8])],
+}
+
+/// Writes `content` to `output` and returns the number of bytes.
+pub(super) fn write(
+    content: &Content<'_>,
+    output: &Output,
+    progress: &dyn Progress,
+) -> Result<u64, Diagnostics> {
+    let bug = |why: String| Diagnostics::from(Diagnostic::new(Code::InvalidGraph).message(why));
+    let plan = serde_json::to_vec(content.plan).map_err(|e| bug(e.to_string()))?;
+    let mut tensors = vec![(PLAN.to_owned(), plan.len())];
+    tensors.extend(content.files.iter().map(|(name, bytes)| (format!("{FILES}{name}"), bytes.len())));
+    for entry in &content.plan.weights {
+        let bytes = entry.layout.bytes().ok_or_else(|| bug(format!("{} is too large", entry.tensor)))?;
+        tensors.push((entry.tensor.clone(), bytes));
+    }
+    let container =
+        Container::new(output.file(), &tensors).ok_or_else(|| bug("the model is too large".into()))?;
+    let path = output.path();
+    let io = |error: io::Error| Diagnostics::from(write_fault(path, &error));
+    container.begin().map_err(io)?;
+    let whole = |name: &str, bytes: &[u8]| {
+        let mut writer = container.tensor(name);
+        writer.write(bytes).map(|()| writer.finish()).map_err(io)
+    };
+    whole(PLAN, &plan)?;
+    for (name, bytes) in content.files {
+        whole(&format!("{FILES}{name}"), bytes)?;
+    }
+
+    let mut order: Vec<usize> = (0..content.recipes.len()).collect();
+    order.sort_by_key(|&i| std::cmp::Reverse(content.plan.weights[i].layout.bytes()));
+    let total: usize = tensors.iter().map(|(_, bytes)| bytes).sum();
+    progress.start(total as u64);
+    order.par_iter().with_max_len(1).try_for_each(|&i| {
+        let entry = &content.plan.weights[i];
+        let mut writer = container.tensor(&entry.tensor);
+        let job = Job { reader: content.reader, recipe: &content.recipes[i], path, progress };
+        match entry.layout {
+            WeightLayout::Matrix(layout) => job.matrix(layout, &mut writer)?,
+            WeightLayout::Vector { len } => job.vector(len, &mut writer)?,
+        }
+        writer.finish();
+        Ok::<(), Diagnostics>(())
+    })?;
+    let len = container.len();
+    container.finish().map_err(io)?;
+    Ok(len)
+}
+
+/// One weight on its way from the checkpoint to the output.
+struct Job<'a> {
+    reader: WeightReader<'a>,
+    recipe: &'a Weight,
+    path: &'a Path,
+    progress: &'a dyn Progress,
+}
+
+impl Job<'_> {
+    fn matrix(&self, layout: MatrixLayout, writer: &mut TensorWriter<'_>) -> Result<(), Diagnostics> {
+        let dtype = match layout.dtype {
+            WeightDtype::F32 => DType::F32,
+            WeightDtype::F16 => DType::F16,
+            WeightDtype::Bf16 => DType::BF16,
+        };
+        let panels = (TILE / layout.panel_bytes().max(1)).max(1);
+        let mut wide = Vec::new();
+        let mut raw = Vec::new();
+        let mut packed = Vec::new();
+        for first in (0..layout.rows).step_by(panels * PANEL) {
+            let rows = first..layout.rows.min(first + panels * PANEL);
+            raw.resize(rows.len() * layout.cols * layout.dtype.size(), 0);
+            if dtype == self.recipe.dtype() {
+                self.reader.rows_bytes(self.recipe, rows.clone(), &mut raw).map_err(Diagnostic::from)?;
+            } else {
+                wide.resize(rows.len() * layout.cols, 0.0);
+                self.reader.rows(self.recipe, rows.clone(), &mut wide).map_err(Diagnostic::from)?;
+                narrow(dtype, &wide, &mut raw);
+            }
+            packed.resize(rows.len().div_ceil(PANEL) * layout.panel_bytes(), 0);
+            pack(&layout, &raw, &mut packed);
+            self.append(&packed, writer)?;
+        }
+        Ok(())
+    }
+
+    fn vector(&self, len: usize, writer: &mut TensorWriter<'_>) -> Result<(), Diagnostics> {
+        let mut wide = vec![0.0; len];
+        self.reader.rows(self.recipe, 0..len, &mut wide).map_err(Diagnostic::from)?;
+        let mut raw = vec![0; len * 4];
+        narrow(DType::F32, &wide, &mut raw);
+        self.append(&raw, writer)
+    }
+
+    fn append(&self, bytes: &[u8], writer: &mut TensorWriter<'_>) -> Result<(), Diagnostics> {
+        writer.write(bytes).map_err(|e| write_fault(self.path, &e))?;
+        self.progress.advance(bytes.len() as u64);
+        Ok(())
+    }
+}

@@ -1,0 +1,379 @@
+//! The forward pass: tokens of any number of sessions in, rows of the head's output out.
+//!
+//! A forward takes what each session is fed, cuts it into chunks that the arena has room for, and runs the plan's
+//! steps over each. Rows of different sequences lie one after another, without padding. Every row's arithmetic is the
+//! same whatever else is in the chunk, so results do not depend on batch, chunk or threads.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use llamac_plan::diagnostic::{Code, Diagnostic, Diagnostics};
+
+use crate::arena::Arena;
+use crate::kernels::Context;
+use crate::model::Model;
+use crate::session::Session;
+
+/// How an engine is made.
+#[derive(Clone, Copy, Debug)]
+pub struct EngineOptions {
+    /// Threads that compute, the caller's included.
+    pub threads: usize,
+    /// Tokens that go through the model at a time.
+    pub chunk: usize,
+}
+
+impl Default for EngineOptions {
+    fn default() -> Self {
+        Self { threads: std::thread::available_parallelism().map_or(1, usize::from), chunk: 512 }
+    }
+}
+
+/// What a session is fed.
+#[derive(Clone, Copy, Debug)]
+pub enum Input<'a> {
+    /// Token ids.
+    Ids(&'a [u32]),
+    /// Embeddings in place of tokens, `[tokens, hidden_size]`.
+    Embeddings(&'a [f32]),
+}
+
+/// The rows of the head's output that a caller wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keep {
+    /// None: the tokens only fill the cache.
+    None,
+    /// A row for each token.
+    All,
+    /// Rows for the last tokens.
+    Last(usize),
+    /// Rows for the tokens from the first number up to, and without, the second.
+    Range(usize, usize),
+}
+
+impl Keep {
+    fn range(self, tokens: usize) -> Range<usize> {
+        match self {
+            Self::None => 0..0,
+            Self::All => 0..tokens,
+            Self::Last(n) => tokens.saturating_sub(n)..tokens,
+            Self::Range(start, end) => start..end.max(start),
+        }
+    }
+}
+
+/// One session's part of a forward.
+#[derive(Debug)]
+pub struct Feed<'a> {
+    /// The session; its cache grows by the visible tokens.
+    pub session: &'a mut Session,
+    /// The tokens.
+    pub input: Input<'a>,
+    /// A position for each token; if not given, they go on from the number of tokens fed so far.
+    pub positions: Option<&'a [i64]>,
+    /// Whether later tokens (and the token itself) see it: the attention mask. If not given, all are seen.
+    pub visible: Option<&'a [bool]>,
+    /// The rows to compute the head for.
+    pub keep: Keep,
+    /// The length that rotary frequencies which depend on it follow in this forward, instead of the session's own.
+    pub length: Option<u64>,
+}
+
+impl<'a> Feed<'a> {
+    /// The next `ids` of `session`, all visible, at the positions that follow.
+    pub fn ids(session: &'a mut Session, ids: &'a [u32], keep: Keep) -> Self {
+        Self { session, input: Input::Ids(ids), positions: None, visible: None, keep, length: None }
+    }
+
+    /// Number of tokens. Embeddings that are not whole rows are refused before this matters.
+    pub(crate) fn tokens(&self) -> usize {
+        match self.input {
+            Input::Ids(ids) => ids.len(),
+            Input::Embeddings(rows) => rows.len() / self.session.model.plan().shape.hidden_size,
+        }
+    }
+
+    pub(crate) fn is_visible(&self, token: usize) -> bool {
+        self.visible.is_none_or(|visible| visible[token])
+    }
+
+    fn visible_tokens(&self) -> usize {
+        (0..self.tokens()).filter(|&token| self.is_visible(token)).count()
+    }
+
+    pub(crate) fn position(&self, token: usize) -> i64 {
+        match self.positions {
+            Some(positions) => positions[token],
+            None => (self.session.fed + token) as i64,
+        }
+    }
+}
+
+/// Tokens of one feed in a chunk.
+#[derive(Clone, Debug)]
+pub(crate) struct Piece {
+    /// Which feed.
+    pub(crate) feed: usize,
+    /// Its first token in the chunk.
+    pub(crate) first_token: usize,
+    /// The rows of the chunk.
+    pub(crate) rows: Range<usize>,
+}
+
+/// What a chunk's rows are. Vectors are reused, so that a forward allocates nothing once it has seen its largest.
+#[derive(Debug, Default)]
+pub(crate) struct Chunk {
+    /// The parts of feeds in it.
+    pub(crate) pieces: Vec<Piece>,
+    /// Position of each row.
+    pub(crate) positions: Vec<i64>,
+    /// Cache slot of each row; `None` for tokens that nobody sees.
+    pub(crate) slots: Vec<Option<usize>>,
+    /// Slots that each row sees: those below this.
+    pub(crate) limits: Vec<u32>,
+    /// The rows whose output is wanted.
+    pub(crate) kept: Vec<usize>,
+}
+
+/// Where results go.
+#[derive(Debug, Default)]
+pub(crate) struct Results {
+    /// The head's output, a row after another.
+    pub(crate) output: Vec<f32>,
+    /// Whether hidden states are wanted.
+    pub(crate) want_hidden: bool,
+    /// Hidden states by index, a row for each token.
+    pub(crate) hidden: Vec<Vec<f32>>,
+    /// Kept rows of each feed.
+    kept: Vec<Range<usize>>,
+    /// Tokens of each feed.
+    tokens: Vec<Range<usize>>,
+}
+
+/// Runs forwards of one model on its threads.
+#[derive(Debug)]
+pub struct Engine {
+    pub(crate) model: Arc<Model>,
+    pub(crate) context: Context,
+    pub(crate) arena: Arena,
+    chunk_tokens: usize,
+    pub(crate) chunk: Chunk,
+    pub(crate) results: Results,
+    /// Capacity for the attention's view of a chunk; empty between steps.
+    pub(crate) segments: Vec<crate::kernels::Segment<'static>>,
+}
+
+/// What a forward computed; borrowed from the engine until the next one.
+#[derive(Clone, Copy, Debug)]
+pub struct Outputs<'a> {
+    results: &'a Results,
+    output_width: usize,
+    hidden_size: usize,
+}
+
+impl<'a> Outputs<'a> {
+    /// The head's output for the kept rows of feed number `feed`: `[kept, output_width]`.
+    pub fn feed(&self, feed: usize) -> &'a [f32] {
+        let rows = &self.results.kept[feed];
+        &self.results.output[rows.start * self.output_width..rows.end * self.output_width]
+    }
+
+    /// Hidden state number `index` (0: the embedding; the last: after the final norm) for each token of feed number
+    /// `feed`: `[tokens, hidden_size]`. Empty unless they were asked for.
+    pub fn hidden(&self, feed: usize, index: usize) -> &'a [f32] {
+        let rows = &self.results.tokens[feed];
+        let state = self.results.hidden.get(index).map_or(&[][..], Vec::as_slice);
+        state.get(rows.start * self.hidden_size..rows.end * self.hidden_size).unwrap_or(&[])
+    }
+}
+
+impl Engine {
+    /// An engine for `model`.
+    ///
+    /// # Errors
+    /// When there is not enough memory for a chunk's activations.
+    pub fn new(model: &Arc<Model>, options: EngineOptions) -> Result<Self, Diagnostic> {
+        let chunk_tokens = options.chunk.max(1);
+        let arena = Arena::new(model.plan(), chunk_tokens).ok_or_else(|| {
+            Diagnostic::new(Code::OutOfMemory)
+                .message(format!("the activations of {chunk_tokens} tokens do not fit into memory"))
+                .help("use a smaller chunk")
+        })?;
+        Ok(Self {
+            model: Arc::clone(model),
+            context: Context::new(options.threads),
+            arena,
+            chunk_tokens,
+            chunk: Chunk::default(),
+            results: Results {
+                hidden: vec![Vec::new(); model.plan().shape.layers + 1],
+                ..Results::default()
+            },
+            segments: Vec::new(),
+        })
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Arc<Model> {
+        &self.model
+    }
+
+    /// Feeds every session its tokens and returns the rows that each asked for.
+    ///
+    /// # Errors
+    /// When a token is outside the vocabulary, a cache has no room, or lengths do not fit together; no session has
+    /// changed then.
+    pub fn forward(&mut self, feeds: &mut [Feed<'_>]) -> Result<Outputs<'_>, Diagnostics> {
+        self.run(feeds, false)
+    }
+
+    /// As [`Engine::forward`], with the hidden states of every token.
+    ///
+    /// # Errors
+    /// As [`Engine::forward`].
+    pub fn forward_with_hidden_states(&mut self, feeds: &mut [Feed<'_>]) -> Result<Outputs<'_>, Diagnostics> {
+        self.run(feeds, true)
+    }
+
+    fn run(&mut self, feeds: &mut [Feed<'_>], want_hidden: bool) -> Result<Outputs<'_>, Diagnostics> {
+        self.validate(feeds)?;
+        self.results.begin(feeds, want_hidden, self.model.output_width())?;
+        for feed in feeds.iter_mut() {
+            if let Some(last) = (0..feed.tokens()).map(|token| feed.position(token)).max() {
+                feed.session.advance_length(last, feed.length);
+            }
+        }
+        let mut next = (0, 0);
+        while self.chunk.fill(feeds, &mut next, self.chunk_tokens) {
+            self.execute(feeds);
+        }
+        for feed in feeds.iter_mut() {
+            feed.session.fed += feed.tokens();
+        }
+        let shape = &self.model.plan().shape;
+        let (output_width, hidden_size) = (self.model.output_width(), shape.hidden_size);
+        Ok(Outputs { results: &self.results, output_width, hidden_size })
+    }
+
+    fn validate(&self, feeds: &[Feed<'_>]) -> Result<(), Diagnostics> {
+        let shape = &self.model.plan().shape;
+        let mut faults = Diagnostics::new();
+        for feed in feeds {
+            if !Arc::ptr_eq(&feed.session.model, &self.model) {
+                return Err(Diagnostic::new(Code::BadInputTensor)
+                    .message("a session can only be fed by an engine of its own model")
+                    .into());
+            }
+            let bad = |what: &str, expected: usize, found: usize| {
+                Diagnostic::new(Code::BadInputTensor)
+                    .message(what)
+                    .expected(expected.to_string())
+                    .found(found.to_string())
+            };
+            match feed.input {
+                Input::Ids(ids) => {
+                    if let Some(id) = ids.iter().find(|&&id| id as usize >= shape.vocab_size) {
+                        faults.push(
+                            Diagnostic::new(Code::BadToken)
+                                .expected(format!("an id below {}", shape.vocab_size))
+                                .found(id.to_string()),
+                        );
+                    }
+                }
+                Input::Embeddings(rows) if rows.len() % shape.hidden_size != 0 => {
+                    faults.push(bad("embeddings are not whole rows", shape.hidden_size, rows.len()));
+                    continue;
+                }
+                Input::Embeddings(_) => {}
+            }
+            let tokens = feed.tokens();
+            for (what, len) in [
+                ("there must be a position for each token", feed.positions.map(<[_]>::len)),
+                ("the mask must have an entry for each token", feed.visible.map(<[_]>::len)),
+            ] {
+                if let Some(len) = len.filter(|&len| len != tokens) {
+                    faults.push(bad(what, tokens, len));
+                }
+            }
+            if feed.keep.range(tokens).end > tokens {
+                faults.push(bad("the kept row is past the last token", tokens, feed.keep.range(tokens).end));
+            }
+            let visible =
+                if feed.visible.is_none_or(|v| v.len() == tokens) { feed.visible_tokens() } else { tokens };
+            if visible > feed.session.capacity() - feed.session.slots {
+                faults.push(
+                    Diagnostic::new(Code::ContextFull)
+                        .expected(format!("at most {} tokens", feed.session.capacity()))
+                        .found(format!("{} tokens", feed.session.slots + visible))
+                        .help("open the session with a larger capacity, or feed less"),
+                );
+            }
+        }
+        faults.or(())
+    }
+}
+
+impl Results {
+    fn begin(&mut self, feeds: &[Feed<'_>], want_hidden: bool, width: usize) -> Result<(), Diagnostic> {
+        self.output.clear();
+        self.kept.clear();
+        self.tokens.clear();
+        self.want_hidden = want_hidden;
+        self.hidden.iter_mut().for_each(Vec::clear);
+        let (mut kept, mut tokens) = (0, 0);
+        for feed in feeds {
+            let n = feed.tokens();
+            let rows = feed.keep.range(n).len();
+            self.kept.push(kept..kept + rows);
+            self.tokens.push(tokens..tokens + n);
+            kept += rows;
+            tokens += n;
+        }
+        let room = kept.checked_mul(width).map(|elements| self.output.try_reserve(elements));
+        match room {
+            Some(Ok(())) => Ok(()),
+            _ => Err(Diagnostic::new(Code::OutOfMemory)
+                .message(format!("{kept} rows of {width} outputs do not fit into memory"))
+                .help("keep fewer rows")),
+        }
+    }
+}
+
+impl Chunk {
+    /// Takes the next tokens, starting at token `next.1` of feed `next.0`; `false` when there are none left.
+    fn fill(&mut self, feeds: &mut [Feed<'_>], next: &mut (usize, usize), limit: usize) -> bool {
+        self.pieces.clear();
+        self.positions.clear();
+        self.slots.clear();
+        self.limits.clear();
+        self.kept.clear();
+        while self.positions.len() < limit && next.0 < feeds.len() {
+            let feed = &mut feeds[next.0];
+            let (first, tokens) = (next.1, feed.tokens());
+            let start = self.positions.len();
+            let last = tokens.min(first + limit - start);
+            let keep = feed.keep.range(tokens);
+            for token in first..last {
+                let row = self.positions.len();
+                self.positions.push(feed.position(token));
+                let visible = feed.is_visible(token);
+                self.slots.push(visible.then_some(feed.session.slots));
+                feed.session.slots += usize::from(visible);
+                // A cache of more than 2³² slots would need more memory than validation found room for.
+                self.limits.push(feed.session.slots as u32);
+                if keep.contains(&token) {
+                    self.kept.push(row);
+                }
+            }
+            if last > first {
+                self.pieces.push(Piece {
+                    feed: next.0,
+                    first_token: first,
+                    rows: start..self.positions.len(),
+                });
+            }
+            *next = if last == tokens { (next.0 + 1, 0) } else { (next.0, last) };
+        }
+        !self.positions.is_empty()
+    }
+}

@@ -1,0 +1,199 @@
+//! A forward as transformers defines it, by the compiled model: dense, padded batches in and out.
+//!
+//! Inside, the batch is ragged: masked tokens at the edges of a sequence are not computed (unless a classifier pools
+//! one) and read as zeros in the outputs, where transformers leaves them undefined. Masked tokens between real ones
+//! are computed as transformers does: they see what came before them, and nobody sees them.
+
+use std::ops::Range;
+
+use llamac_plan::diagnostic::{Code, Diagnostic, Diagnostics};
+use llamac_plan::eval::{Output, Request, Tokens};
+use llamac_plan::{Head, KvDtype};
+
+use crate::engine::{Engine, Feed, Input, Keep};
+use crate::session::{Session, SessionOptions};
+
+/// Runs `request` with a cache of dtype `kv`.
+///
+/// # Errors
+/// When the request does not fit the model, or memory does not suffice.
+pub fn eval(engine: &mut Engine, request: &Request, kv: KvDtype) -> Result<Vec<Output>, Diagnostics> {
+    let model = engine.model().clone();
+    let plan = model.plan();
+    request.validate(plan.shape.vocab_size, plan.shape.hidden_size)?;
+    let wanted = Wanted::new(&plan.head, request)?;
+    let fed: Vec<Range<usize>> = (0..request.batch).map(|row| fed_columns(request, row, &wanted)).collect();
+    let options = SessionOptions { capacity: request.seq, kv: Some(kv) };
+    let mut sessions =
+        (0..request.batch).map(|_| Session::new(&model, options)).collect::<Result<Vec<_>, Diagnostic>>()?;
+    let mut sink = Sink::new(&model, request, &wanted)?;
+    let prefill = 0..request.seq - request.cached;
+    for phase in
+        std::iter::once(prefill.clone()).chain((prefill.end..request.seq).map(|column| column..column + 1))
+    {
+        forward(engine, request, &wanted, &fed, phase, &mut sessions, &mut sink)?;
+    }
+    Ok(sink.outputs)
+}
+
+/// Which columns of each row the head's output is wanted for.
+enum Wanted {
+    /// The same columns of every row.
+    Columns(Range<usize>),
+    /// One column of each row.
+    Pooled(Vec<usize>),
+}
+
+impl Wanted {
+    fn new(head: &Head, request: &Request) -> Result<Self, Diagnostic> {
+        match head {
+            Head::CausalLm => {
+                let keep = request.keep.filter(|&keep| keep > 0).unwrap_or(request.seq).min(request.seq);
+                Ok(Self::Columns(request.seq - keep..request.seq))
+            }
+            _ if request.keep.is_some() => Err(Diagnostic::new(Code::BadArgument)
+                .at("--keep")
+                .message(format!("the head `{}` has no logits for each position", head.name()))),
+            Head::Base => Ok(Self::Columns(0..request.seq)),
+            Head::SequenceClassification { pad_token_id, .. } => {
+                request.pooled_columns(*pad_token_id).map(Self::Pooled)
+            }
+        }
+    }
+
+    fn columns(&self, row: usize) -> Range<usize> {
+        match self {
+            Self::Columns(columns) => columns.clone(),
+            Self::Pooled(columns) => columns[row]..columns[row] + 1,
+        }
+    }
+}
+
+/// The columns of `row` that are computed: from the first real token to the last, and the pooled one.
+fn fed_columns(request: &Request, row: usize, wanted: &Wanted) -> Range<usize> {
+    let mut real = (0..request.seq).filter(|&column| request.is_real(row, column));
+    let span = match real.next() {
+        Some(first) => first..real.next_back().unwrap_or(first) + 1,
+        None => 0..0,
+    };
+    match wanted {
+        Wanted::Columns(_) => span,
+        Wanted::Pooled(columns) if span.is_empty() => columns[row]..columns[row] + 1,
+        Wanted::Pooled(columns) => span.start.min(columns[row])..span.end.max(columns[row] + 1),
+    }
+}
+
+fn intersect(a: &Range<usize>, b: &Range<usize>) -> Range<usize> {
+    let start = a.start.max(b.start);
+    start..a.end.min(b.end).max(start)
+}
+
+/// Feeds the columns of `phase` and files what comes out.
+fn forward(
+    engine: &mut Engine,
+    request: &Request,
+    wanted: &Wanted,
+    fed: &[Range<usize>],
+    phase: Range<usize>,
+    sessions: &mut [Session],
+    sink: &mut Sink,
+) -> Result<(), Diagnostics> {
+    let seq = request.seq;
+    let hidden_size = engine.model().plan().shape.hidden_size;
+    let columns: Vec<Range<usize>> = fed.iter().map(|fed| intersect(fed, &phase)).collect();
+    let per_token = |row: usize| columns[row].clone().map(move |column| (row, column));
+    let positions: Vec<Vec<i64>> =
+        (0..request.batch).map(|row| per_token(row).map(|(r, c)| request.position(r, c)).collect()).collect();
+    let visible: Vec<Vec<bool>> =
+        (0..request.batch).map(|row| per_token(row).map(|(r, c)| request.is_real(r, c)).collect()).collect();
+    let length = Some(request.rope_length(phase));
+    let mut feeds = Vec::with_capacity(request.batch);
+    let mut rows = Vec::with_capacity(request.batch);
+    for (row, session) in sessions.iter_mut().enumerate().filter(|(row, _)| !columns[*row].is_empty()) {
+        let place = row * seq + columns[row].start..row * seq + columns[row].end;
+        let input = match &request.tokens {
+            Tokens::Ids(ids) => Input::Ids(&ids[place]),
+            Tokens::Embeddings(rows) => {
+                Input::Embeddings(&rows[place.start * hidden_size..place.end * hidden_size])
+            }
+        };
+        let kept = intersect(&columns[row], &wanted.columns(row));
+        let keep = Keep::Range(kept.start - columns[row].start, kept.end - columns[row].start);
+        let (positions, visible) = (Some(&positions[row][..]), Some(&visible[row][..]));
+        feeds.push(Feed { session, input, positions, visible, keep, length });
+        rows.push((row, kept));
+    }
+    let outputs = if request.hidden_states {
+        engine.forward_with_hidden_states(&mut feeds)?
+    } else {
+        engine.forward(&mut feeds)?
+    };
+    for (feed, (row, kept)) in rows.into_iter().enumerate() {
+        if !kept.is_empty() {
+            sink.head(row, kept.start - wanted.columns(row).start, outputs.feed(feed));
+        }
+        for index in 0..sink.hidden_states() {
+            sink.hidden(index, row, columns[row].start, outputs.hidden(feed, index));
+        }
+    }
+    Ok(())
+}
+
+/// The outputs, filled in as forwards deliver them: the head's first, then the hidden states.
+struct Sink {
+    outputs: Vec<Output>,
+}
+
+impl Sink {
+    fn new(model: &crate::Model, request: &Request, wanted: &Wanted) -> Result<Self, Diagnostic> {
+        let plan = model.plan();
+        let mut shapes = vec![(
+            plan.head.output().to_owned(),
+            match wanted {
+                Wanted::Columns(columns) => vec![request.batch, columns.len(), model.output_width()],
+                Wanted::Pooled(_) => vec![request.batch, model.output_width()],
+            },
+        )];
+        if request.hidden_states {
+            let shape = vec![request.batch, request.seq, plan.shape.hidden_size];
+            shapes.extend(
+                (0..=plan.shape.layers).map(|index| (format!("hidden_states.{index}"), shape.clone())),
+            );
+        }
+        let zeros = |(name, shape): (String, Vec<usize>)| {
+            let len = shape.iter().try_fold(1usize, |product, &n| product.checked_mul(n));
+            let mut data = Vec::new();
+            match len.map(|len| (len, data.try_reserve_exact(len))) {
+                Some((len, Ok(()))) => {
+                    data.resize(len, 0.0);
+                    Ok(Output { name, shape, data })
+                }
+                _ => Err(Diagnostic::new(Code::OutOfMemory)
+                    .at(name)
+                    .message(format!("an output of shape {shape:?} does not fit into memory"))
+                    .help("ask for fewer positions (`--keep N`)")),
+            }
+        };
+        Ok(Self { outputs: shapes.into_iter().map(zeros).collect::<Result<_, _>>()? })
+    }
+
+    fn hidden_states(&self) -> usize {
+        self.outputs.len() - 1
+    }
+
+    fn head(&mut self, row: usize, first: usize, data: &[f32]) {
+        self.put(0, row, first, data);
+    }
+
+    fn hidden(&mut self, index: usize, row: usize, first: usize, data: &[f32]) {
+        self.put(index + 1, row, first, data);
+    }
+
+    fn put(&mut self, output: usize, row: usize, first: usize, data: &[f32]) {
+        let output = &mut self.outputs[output];
+        let row_len: usize = output.shape[1..].iter().product();
+        let width = output.shape.last().copied().unwrap_or(0);
+        let start = row * row_len + first * width;
+        output.data[start..start + data.len()].copy_from_slice(data);
+    }
+}

@@ -1,0 +1,198 @@
+//! Text, or bare token ids, from a prompt: one prefill, then a token at a time.
+//!
+//! One sequence, as transformers' `generate` without beams: logits of the last position, sampling, end by a token of
+//! the eos list, by a stop string or by length. Deliberately absent: batches of prompts, and guessing ahead.
+
+mod settings;
+
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
+
+use llamac_plan::Head;
+use llamac_plan::diagnostic::{Code, Diagnostic, Diagnostics};
+
+pub use settings::{GenerateOptions, Settings};
+
+use crate::engine::{Engine, Feed, Keep};
+use crate::sampling::Sampler;
+use crate::session::{Session, SessionOptions};
+use crate::text::{Detokenizer, StopStrings, Tokenizer};
+
+/// A token that was generated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Event<'a> {
+    /// The token.
+    pub id: u32,
+    /// The text that it completes. The texts of all tokens, joined, are what the prompt is continued with; without a
+    /// tokenizer there is none.
+    pub text: &'a str,
+}
+
+/// Why a generation ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// A token of the eos list, which is the last token.
+    Eos,
+    /// The limit of tokens, or the end of the context.
+    Length,
+    /// A stop string, which is at the end of the text.
+    Stop,
+    /// The caller wanted no more.
+    Cancelled,
+}
+
+impl Reason {
+    /// The name in machine-readable output.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Eos => "eos",
+            Self::Length => "length",
+            Self::Stop => "stop",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
+/// A finished generation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Generated {
+    /// Why it ended.
+    pub reason: Reason,
+    /// Tokens of the prompt, with the one that opens a sequence if the prompt was empty.
+    pub prompt_tokens: usize,
+    /// The tokens, with the one that ended the text.
+    pub tokens: Vec<u32>,
+    /// Their text, special tokens left out; empty without a tokenizer.
+    pub text: String,
+    /// Time until the logits of the first token.
+    pub prefill: Duration,
+    /// Time from then on. All but the first token took a forward of this time.
+    pub decode: Duration,
+}
+
+/// Continues `prompt` and calls `each` with every token as soon as it is known; `Break` ends the generation.
+///
+/// Without a `tokenizer` there are ids only. An empty prompt is the token that opens a sequence.
+///
+/// # Errors
+/// When the model is not a causal language model, a setting is out of range, the prompt is outside the vocabulary or
+/// fills the context, or the model's logits are not numbers.
+pub fn generate(
+    engine: &mut Engine,
+    tokenizer: Option<&Tokenizer>,
+    prompt: &[u32],
+    options: &GenerateOptions,
+    each: impl FnMut(Event<'_>) -> ControlFlow<()>,
+) -> Result<Generated, Diagnostics> {
+    let model = engine.model().clone();
+    let plan = model.plan();
+    if plan.head != Head::CausalLm {
+        let fault = Diagnostic::new(Code::WrongHead).expected("a causal language model (head `causal-lm`)");
+        return Err(fault.found(format!("head `{}`", plan.head.name())).into());
+    }
+    let bos = plan.generation.bos_token_id;
+    let prompt = match (prompt, &bos) {
+        ([], Some(bos)) => std::slice::from_ref(bos),
+        ([], None) => {
+            let fault = Diagnostic::new(Code::BadArgument).at("prompt").expected("at least one token");
+            return Err(fault.found("none, and the model has no token that opens a sequence").into());
+        }
+        _ => prompt,
+    };
+    let settings = options.resolve(&plan.generation, prompt.len(), plan.shape.max_context)?;
+    let capacity = prompt.len() + settings.max_new_tokens;
+    let mut session = Session::new(&model, SessionOptions { capacity, kv: options.kv })?;
+    let mut sampler = Sampler::new(settings.sampling.clone(), plan.shape.vocab_size)?;
+    sampler.observe(prompt);
+    let text = Text::new(tokenizer, &options.stop_strings, prompt)?;
+    let run = Run { settings, text, each };
+
+    let start = Instant::now();
+    let mut logits = engine.forward(&mut [Feed::ids(&mut session, prompt, Keep::Last(1))])?.feed(0).to_vec();
+    let first = Instant::now();
+    let (reason, tokens, text) = run.decode(&mut sampler, &mut logits, |id, logits| {
+        let outputs = engine.forward(&mut [Feed::ids(&mut session, &[id], Keep::Last(1))])?;
+        logits.copy_from_slice(outputs.feed(0));
+        Ok(())
+    })?;
+    let (prefill, decode) = (first - start, first.elapsed());
+    Ok(Generated { reason, prompt_tokens: prompt.len(), tokens, text, prefill, decode })
+}
+
+/// The part of a generation that knows no model.
+struct Run<'t, F> {
+    settings: Settings,
+    text: Text<'t>,
+    each: F,
+}
+
+impl<F: FnMut(Event<'_>) -> ControlFlow<()>> Run<'_, F> {
+    /// Chooses tokens from `logits`, which `next` replaces by those that follow a token.
+    fn decode(
+        mut self,
+        sampler: &mut Sampler,
+        logits: &mut [f32],
+        mut next: impl FnMut(u32, &mut [f32]) -> Result<(), Diagnostics>,
+    ) -> Result<(Reason, Vec<u32>, String), Diagnostics> {
+        let mut tokens = Vec::with_capacity(self.settings.max_new_tokens.min(4096));
+        let mut text = String::new();
+        loop {
+            let id = sampler.next(logits)?;
+            tokens.push(id);
+            let stops = self.text.stops(id)?;
+            let mut end = match () {
+                () if self.settings.eos_token_ids.contains(&id) => Some(Reason::Eos),
+                () if stops => Some(Reason::Stop),
+                () if tokens.len() >= self.settings.max_new_tokens => Some(Reason::Length),
+                () => None,
+            };
+            let start = text.len();
+            self.text.push(id, end.is_some(), &mut text)?;
+            if (self.each)(Event { id, text: &text[start..] }).is_break() && end.is_none() {
+                self.text.flush(&mut text)?;
+                end = Some(Reason::Cancelled);
+            }
+            if let Some(reason) = end {
+                return Ok((reason, tokens, text));
+            }
+            next(id, logits)?;
+        }
+    }
+}
+
+/// What a tokenizer adds to a generation.
+struct Text<'t>(Option<(Detokenizer<'t>, StopStrings<'t>)>);
+
+impl<'t> Text<'t> {
+    fn new(tokenizer: Option<&'t Tokenizer>, stop: &[String], prompt: &[u32]) -> Result<Self, Diagnostic> {
+        let Some(tokenizer) = tokenizer else {
+            if stop.is_empty() {
+                return Ok(Self(None));
+            }
+            return Err(Diagnostic::new(Code::NoTokenizer).message("stop strings need one"));
+        };
+        let mut strings = StopStrings::new(tokenizer, stop)?;
+        strings.prompt(prompt)?;
+        Ok(Self(Some((Detokenizer::after(tokenizer, true, prompt)?, strings))))
+    }
+
+    /// Whether a stop string ends in `id`.
+    fn stops(&mut self, id: u32) -> Result<bool, Diagnostic> {
+        self.0.as_mut().map_or(Ok(false), |(_, stop)| stop.push(id))
+    }
+
+    /// Appends what `id` completes; everything if it is the `last`.
+    fn push(&mut self, id: u32, last: bool, text: &mut String) -> Result<(), Diagnostic> {
+        if let Some((stream, _)) = &mut self.0 {
+            text.push_str(stream.push(id)?);
+        }
+        if last { self.flush(text) } else { Ok(()) }
+    }
+
+    fn flush(&mut self, text: &mut String) -> Result<(), Diagnostic> {
+        if let Some((stream, _)) = &mut self.0 {
+            text.push_str(stream.flush()?);
+        }
+        Ok(())
+    }
+}

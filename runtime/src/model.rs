@@ -1,0 +1,134 @@
+//! A compiled model, open and checked: what sessions and engines share.
+
+use std::fs::File;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+
+use llamac_plan::diagnostic::{Code, Diagnostic, Diagnostics};
+use llamac_plan::{Frequencies, Plan, Step, WeightId, WeightLayout};
+
+use crate::artifact::Artifact;
+use crate::check;
+use crate::kernels::Matrix;
+use crate::text::Tokenizer;
+
+/// How a model is opened.
+#[derive(Clone, Copy, Debug)]
+pub struct OpenOptions {
+    /// Compare every checksum, which reads the whole file once. Without it the header and the plan are still checked.
+    pub verify: bool,
+    /// Threads for that.
+    pub threads: usize,
+}
+
+impl Default for OpenOptions {
+    fn default() -> Self {
+        Self { verify: true, threads: std::thread::available_parallelism().map_or(1, usize::from) }
+    }
+}
+
+/// A compiled model: a mapped file and the plan in it. Cheap to share; all state of a run lives elsewhere.
+#[derive(Debug)]
+pub struct Model {
+    artifact: Artifact,
+    plan: Plan,
+    /// The place of each weight of the plan in the file, of the size that its layout needs.
+    weights: Vec<Range<usize>>,
+}
+
+impl Model {
+    /// Opens the artifact at `path`.
+    ///
+    /// # Errors
+    /// When the file is not an artifact of this version, is damaged, or its plan makes no sense.
+    pub fn open(path: &Path, options: OpenOptions) -> Result<Arc<Self>, Diagnostics> {
+        let file = File::open(path)
+            .map_err(|e| Diagnostic::new(Code::Io).at(path.display().to_string()).message(e.to_string()))?;
+        Self::from_file(&file, path, options)
+    }
+
+    /// Opens the artifact in `file`, which messages call `path`; it need not have a name.
+    ///
+    /// # Errors
+    /// As [`Model::open`].
+    pub fn from_file(file: &File, path: &Path, options: OpenOptions) -> Result<Arc<Self>, Diagnostics> {
+        let artifact = Artifact::open(file, path, options.verify, options.threads)?;
+        let plan = artifact.plan()?;
+        check::check(&plan).map_err(|why| artifact.damaged(format!("its plan makes no sense: {why}")))?;
+        let mut weights = Vec::with_capacity(plan.weights.len());
+        let mut faults = Diagnostics::new();
+        for entry in &plan.weights {
+            match artifact.range(&entry.tensor) {
+                Ok(range) if Some(range.len()) == entry.layout.bytes() && range.start % 4 == 0 => {
+                    weights.push(range)
+                }
+                Ok(range) => faults.push(artifact.damaged(format!(
+                    "tensor `{}` has {} bytes, misaligned or too few",
+                    entry.tensor,
+                    range.len()
+                ))),
+                Err(fault) => faults.push(fault),
+            }
+        }
+        faults.or(Arc::new(Self { artifact, plan, weights }))
+    }
+
+    /// The plan.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// The file that was opened.
+    pub fn path(&self) -> &Path {
+        self.artifact.path()
+    }
+
+    /// A file of the checkpoint that travels in the artifact, such as `config.json`.
+    pub fn file(&self, name: &str) -> Option<&[u8]> {
+        self.artifact.file(name)
+    }
+
+    /// The tokenizer that travels in the artifact.
+    ///
+    /// # Errors
+    /// When there is none, or it cannot be read.
+    pub fn tokenizer(&self) -> Result<Tokenizer, Diagnostics> {
+        let place = format!("{}: tokenizer.json", self.path().display());
+        match self.file("tokenizer.json") {
+            Some(bytes) => Tokenizer::from_bytes(bytes, &place),
+            None => Err(Diagnostic::new(Code::NoTokenizer)
+                .at(place)
+                .help("give token ids (`--ids`), or compile a checkpoint that holds a tokenizer.json")
+                .into()),
+        }
+    }
+
+    /// Elements of a row of the head's output: hidden size, vocabulary or number of labels.
+    pub fn output_width(&self) -> usize {
+        check::output_width(&self.plan)
+    }
+
+    /// A packed matrix of the plan.
+    pub(crate) fn matrix(&self, id: WeightId) -> Matrix<'_> {
+        match self.plan.weights[id.0].layout {
+            WeightLayout::Matrix(layout) => {
+                Matrix::new(layout, self.artifact.bytes(self.weights[id.0].clone()))
+            }
+            WeightLayout::Vector { .. } => unreachable!("the plan's check found a matrix here"),
+        }
+    }
+
+    /// A vector of the plan.
+    pub(crate) fn vector(&self, id: WeightId) -> &[f32] {
+        bytemuck::cast_slice(self.artifact.bytes(self.weights[id.0].clone()))
+    }
+
+    /// The rule of the rotary frequencies; `None` if no step uses any.
+    pub(crate) fn frequencies(&self) -> Option<&Frequencies> {
+        self.plan.steps.iter().find_map(|step| match step {
+            Step::RotaryAngles { frequencies, .. } => Some(frequencies),
+            _ => None,
+        })
+    }
+}

@@ -1,0 +1,200 @@
+//! One sequence: its KV cache, its position and the length that its rotary frequencies follow.
+
+use std::sync::Arc;
+
+use llamac_plan::diagnostic::{Code, Diagnostic};
+use llamac_plan::{Frequencies, KvDtype};
+
+use crate::kernels::KvLayout;
+use crate::memory::Memory;
+use crate::model::Model;
+
+/// How a session is opened.
+#[derive(Clone, Copy, Debug)]
+pub struct SessionOptions {
+    /// Tokens that the cache has room for. Memory is taken as it is used.
+    pub capacity: usize,
+    /// How the cache stores keys and values; the model's default if not given.
+    pub kv: Option<KvDtype>,
+}
+
+/// A sequence that is being read or written.
+#[derive(Debug)]
+pub struct Session {
+    pub(crate) model: Arc<Model>,
+    pub(crate) layout: KvLayout,
+    cache: Memory,
+    capacity: usize,
+    /// Cache slots in use: the visible tokens so far.
+    pub(crate) slots: usize,
+    /// Tokens so far, visible or not.
+    pub(crate) fed: usize,
+    rope: RopeState,
+}
+
+/// What rotary frequencies that depend on the length remember.
+#[derive(Debug)]
+struct RopeState {
+    /// The length that was declared, in positions.
+    declared: u64,
+    /// Dynamic NTK: the length that the current frequencies are for.
+    current: u64,
+    /// Dynamic NTK: the current frequencies.
+    inv_freq: Vec<f32>,
+}
+
+impl Session {
+    /// An empty session.
+    ///
+    /// # Errors
+    /// When there is not enough memory for the cache.
+    pub fn new(model: &Arc<Model>, options: SessionOptions) -> Result<Self, Diagnostic> {
+        let plan = model.plan();
+        let layout = KvLayout {
+            dtype: options.kv.unwrap_or(plan.kv),
+            kv_heads: plan.shape.kv_heads,
+            head_dim: plan.shape.head_dim,
+        };
+        let slots = u32::try_from(options.capacity).ok().map(|_| options.capacity);
+        let bytes = slots
+            .and_then(|slots| layout.layer_bytes(slots))
+            .and_then(|bytes| bytes.checked_mul(plan.shape.layers));
+        let cache = bytes.and_then(Memory::zeroed).ok_or_else(|| {
+            Diagnostic::new(Code::OutOfMemory)
+                .message(format!("the cache of {} tokens does not fit into memory", options.capacity))
+                .help("ask for a shorter context, or for a narrower cache (`--kv bf16`)")
+        })?;
+        let rope = match model.frequencies() {
+            Some(&Frequencies::Dynamic { theta, factor, max_position }) => {
+                let mut inv_freq = vec![0.0; layout.head_dim / 2];
+                dynamic_frequencies(theta, factor, max_position, max_position, &mut inv_freq);
+                RopeState { declared: 0, current: max_position, inv_freq }
+            }
+            _ => RopeState { declared: 0, current: 0, inv_freq: Vec::new() },
+        };
+        Ok(Self {
+            model: Arc::clone(model),
+            layout,
+            cache,
+            capacity: options.capacity,
+            slots: 0,
+            fed: 0,
+            rope,
+        })
+    }
+
+    /// Tokens fed so far.
+    pub fn len(&self) -> usize {
+        self.fed
+    }
+
+    /// Whether nothing was fed yet.
+    pub fn is_empty(&self) -> bool {
+        self.fed == 0
+    }
+
+    /// Tokens that the cache has room for.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// Says that the sequence will have at least `positions` positions.
+    ///
+    /// Only models whose rotary frequencies depend on the length (dynamic, longrope) take notice. Declared before the
+    /// first chunk of a prompt, it makes the result independent of how the prompt is cut.
+    pub fn declare_length(&mut self, positions: u64) {
+        self.rope.declared = self.rope.declared.max(positions);
+    }
+
+    /// Follows the sequence's length before a forward whose largest position is `last`, or that has another say.
+    pub(crate) fn advance_length(&mut self, last: i64, length: Option<u64>) {
+        let Some(frequencies) = self.model.frequencies() else { return };
+        let own = u64::try_from(last.saturating_add(1)).unwrap_or(0).max(self.rope.declared);
+        let length = length.unwrap_or(own);
+        let rope = &mut self.rope;
+        match *frequencies {
+            Frequencies::Static { .. } => {}
+            Frequencies::LongRope { .. } => rope.current = length,
+            Frequencies::Dynamic { theta, factor, max_position } => {
+                // The frequencies grow with the longest length seen and return to the start only below the maximum.
+                let next = match length {
+                    _ if length > rope.current => length,
+                    _ if length < max_position => max_position,
+                    _ => rope.current,
+                };
+                if next != rope.current {
+                    rope.current = next;
+                    dynamic_frequencies(theta, factor, max_position, next, &mut rope.inv_freq);
+                }
+            }
+        }
+    }
+
+    /// The frequencies of the current length.
+    pub(crate) fn inv_freq<'a>(&'a self, model: &'a Model, frequencies: &Frequencies) -> &'a [f32] {
+        match frequencies {
+            Frequencies::Static { inv_freq } => model.vector(*inv_freq),
+            Frequencies::LongRope { short, long, threshold } => {
+                model.vector(if self.rope.current > *threshold { *long } else { *short })
+            }
+            Frequencies::Dynamic { .. } => &self.rope.inv_freq,
+        }
+    }
+
+    /// A layer's part of the cache.
+    pub(crate) fn layer(&self, layer: usize) -> &[u8] {
+        let (start, len) = self.layer_place(layer);
+        // SAFETY: the place is inside the cache; writers hold `&mut self` (see `layer_mut`).
+        unsafe { std::slice::from_raw_parts(self.cache.pointer().add(start), len) }
+    }
+
+    /// A layer's part of the cache, to append to.
+    pub(crate) fn layer_mut(&mut self, layer: usize) -> &mut [u8] {
+        let (start, len) = self.layer_place(layer);
+        // SAFETY: the place is inside the cache, and `&mut self` is exclusive.
+        unsafe { std::slice::from_raw_parts_mut(self.cache.pointer().add(start), len) }
+    }
+
+    fn layer_place(&self, layer: usize) -> (usize, usize) {
+        let len = self.layout.layer_bytes(self.capacity).unwrap_or(0);
+        assert!((layer + 1) * len <= self.cache.len(), "the cache has a part for each layer");
+        (layer * len, len)
+    }
+}
+
+/// Frequencies of dynamic NTK scaling for sequences of `length` positions, in the precision of transformers: the base
+/// is a single-precision tensor as soon as it depends on the length.
+fn dynamic_frequencies(theta: f64, factor: f64, max_position: u64, length: u64, out: &mut [f32]) {
+    let dim = (2 * out.len()) as f64;
+    let length = length.max(max_position) as f32;
+    let stretch = (factor as f32 * length) / max_position as f32 - (factor - 1.0) as f32;
+    let base = theta as f32 * libm::powf(stretch, (dim / (dim - 2.0)) as f32);
+    for (i, f) in out.iter_mut().enumerate() {
+        *f = 1.0 / libm::powf(base, (2 * i) as f32 / dim as f32);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dynamic_frequencies_are_those_of_transformers() {
+        // transformers 5.23: theta 10000, head size 16, factor 2, max_position_embeddings 16, length 32.
+        let expected = [
+            1.0,
+            0.270_296_13,
+            0.073_059_998,
+            0.019_747_833,
+            0.005_337_763,
+            0.001_442_776_6,
+            0.000_389_976_95,
+            0.000_105_409_26,
+        ];
+        let mut found = [0.0; 8];
+        dynamic_frequencies(10000.0, 2.0, 16, 32, &mut found);
+        for (found, expected) in found.iter().zip(expected) {
+            assert!((found - expected).abs() <= 1e-6 * expected, "{found} {expected}");
+        }
+    }
+}
