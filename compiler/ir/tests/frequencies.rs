@@ -12,16 +12,15 @@ fn ulps(a: f32, b: f32) -> u32 {
     a.to_bits().abs_diff(b.to_bits())
 }
 
-/// Powers of `libm` and of torch's vector library may round differently; nothing else may.
-fn assert_close(found: &[f32], expected: &[f32]) {
+fn assert_close(found: &[f32], expected: &[f32], tolerance: u32) {
     assert_eq!(found.len(), expected.len());
     for (i, (&found, &expected)) in found.iter().zip(expected).enumerate() {
-        assert!(ulps(found, expected) == 0, "frequency {i}: {found:e}, expected {expected:e}");
+        assert!(ulps(found, expected) <= tolerance, "frequency {i}: {found:e}, expected {expected:e}");
     }
 }
 
 fn assert_rule(theta: f64, scaling: &RopeScaling, expected: &[f32]) {
-    assert_close(&inverse(real(theta), 2 * expected.len(), scaling, false), expected);
+    assert_close(&inverse(real(theta), 2 * expected.len(), scaling, false), expected, 0);
 }
 
 #[rustfmt::skip]
@@ -48,22 +47,25 @@ fn linear() {
     ]);
 }
 
+/// torch rounds the power of a single number (the stretched base) differently in its last bit.
+const ROUNDED_BASE: u32 = 1;
+
 #[test]
 fn dynamic_stretches_beyond_the_context_only() {
     let stretched = |length| dynamic(real(1e4), 16, real(2.0), 16, length);
     for length in [1, 8, 16] {
-        assert_close(&stretched(length), &DEFAULT);
+        assert_close(&stretched(length), &DEFAULT, 0);
     }
     #[rustfmt::skip]
     assert_close(&stretched(17), &[
         1.0, 0.3109514117, 0.09669076651, 0.03006612696, 0.009349104017, 0.002907116897, 0.0009039720753,
         0.0002810913429,
-    ]);
+    ], ROUNDED_BASE);
     #[rustfmt::skip]
     assert_close(&stretched(32), &[
         1.0, 0.2702961266, 0.07305999845, 0.01974783279, 0.005337763112, 0.001442776644, 0.0003899769508,
         0.0001054092645,
-    ]);
+    ], ROUNDED_BASE);
     let rule = RopeScaling::Dynamic { factor: real(2.0), max_position: 16 };
     assert_rule(1e4, &rule, &DEFAULT);
 }
@@ -134,7 +136,7 @@ fn longrope() {
     assert_close(&inverse(real(1e4), 16, &rule, true), &[
         0.5, 0.1264911145, 0.03333333507, 0.009035078809, 0.002499999944, 0.0007027284009, 0.0001999999949,
         5.749595584e-05,
-    ]);
+    ], 0);
 }
 
 #[test]
