@@ -9,6 +9,7 @@ mod check;
 mod engine;
 mod eval;
 mod execute;
+pub mod generate;
 pub mod kernels;
 mod memory;
 mod model;
@@ -17,6 +18,7 @@ pub mod sampling;
 mod session;
 pub mod text;
 
+pub use llamac_plan as plan;
 pub use llamac_plan::{diagnostic, eval::Output, eval::Request, eval::Tokens};
 
 pub use artifact::is_artifact;

@@ -196,3 +196,89 @@ impl<'t> Text<'t> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use llamac_plan::GenerationDefaults;
+
+    use super::*;
+    use crate::text::testing::llama;
+
+    /// Runs a model that says `script`, whatever it is told; returns what came of it and what the caller was told.
+    fn say(
+        tokenizer: Option<&Tokenizer>,
+        options: &GenerateOptions,
+        script: &[u32],
+        patience: usize,
+    ) -> ((Reason, Vec<u32>, String), Vec<(u32, String)>) {
+        let n = tokenizer.map_or(16, Tokenizer::vocab_size);
+        let defaults = GenerationDefaults { eos_token_ids: vec![2, 7], ..GenerationDefaults::default() };
+        let settings = options.resolve(&defaults, 1, 100).expect("valid options");
+        let mut sampler = Sampler::new(settings.sampling.clone(), n).expect("valid settings");
+        let text = Text::new(tokenizer, &options.stop_strings, &[1]).expect("a text");
+        let mut told = Vec::new();
+        let each = |event: Event<'_>| {
+            told.push((event.id, event.text.to_owned()));
+            if told.len() < patience { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        };
+        let logits = |id: u32| (0..n as u32).map(|i| f32::from(i == id)).collect::<Vec<_>>();
+        let mut rest = script[1..].iter();
+        let outcome = Run { settings, text, each }
+            .decode(&mut sampler, &mut logits(script[0]), |_, out| {
+                out.copy_from_slice(&logits(*rest.next().expect("a longer script")));
+                Ok(())
+            })
+            .expect("tokens");
+        (outcome, told)
+    }
+
+    fn stop(strings: &[&str]) -> GenerateOptions {
+        GenerateOptions {
+            stop_strings: strings.iter().map(|s| (*s).into()).collect(),
+            ..GenerateOptions::default()
+        }
+    }
+
+    #[test]
+    fn ends_by_eos_or_length_without_a_tokenizer() {
+        let options = GenerateOptions { max_new_tokens: Some(3), ..GenerateOptions::default() };
+        let ((reason, tokens, text), told) = say(None, &options, &[4, 5, 6], 9);
+        assert_eq!((reason, tokens, text.as_str()), (Reason::Length, vec![4, 5, 6], ""));
+        assert_eq!(told, [(4, String::new()), (5, String::new()), (6, String::new())]);
+        // The ending token counts as the limit is reached, too.
+        for script in [&[4, 7][..], &[4, 5, 2]] {
+            let ((reason, tokens, _), _) = say(None, &options, script, 9);
+            assert_eq!((reason, tokens), (Reason::Eos, script.to_vec()));
+        }
+        let ((reason, tokens, _), _) = say(None, &GenerateOptions::default(), &[4; 20], 99);
+        assert_eq!((reason, tokens.len()), (Reason::Length, 20));
+    }
+
+    #[test]
+    fn ends_by_a_stop_string_with_the_whole_text() {
+        let t = llama();
+        let id = |p: &str| t.token_to_id(p).expect(p);
+        let script = [id("▁a"), id("▁Banana"), id("a")];
+        let ((reason, tokens, text), told) = say(Some(&t), &stop(&["a B"]), &script, 9);
+        assert_eq!((reason, tokens, text.as_str()), (Reason::Stop, script[..2].to_vec(), "a Banana"));
+        assert_eq!(told.iter().map(|t| t.1.as_str()).collect::<Vec<_>>(), ["a", " Banana"]);
+    }
+
+    #[test]
+    fn withheld_text_comes_with_the_last_token() {
+        let t = llama();
+        let id = |p: &str| t.token_to_id(p).expect(p);
+        let script = [id("a"), id("<0xC3>"), id("<0xA9>"), 2];
+        let ((reason, _, text), told) = say(Some(&t), &stop(&[]), &script, 9);
+        assert_eq!((reason, text.as_str()), (Reason::Eos, "aé"));
+        assert_eq!(told.iter().map(|t| t.1.as_str()).collect::<Vec<_>>(), ["a", "", "", "é"]);
+        let ((reason, tokens, text), _) = say(Some(&t), &stop(&[]), &script, 2);
+        assert_eq!((reason, tokens.len(), text.as_str()), (Reason::Cancelled, 2, "a\u{FFFD}"));
+    }
+
+    #[test]
+    fn stop_strings_need_a_tokenizer() {
+        let fault = Text::new(None, &["x".into()], &[1]).err().expect("a fault");
+        assert_eq!(fault.code, Code::NoTokenizer);
+    }
+}

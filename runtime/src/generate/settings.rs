@@ -71,7 +71,8 @@ impl GenerateOptions {
         let limit = faults.absorb(self.limit(defaults, prompt_tokens as u64).map_err(Diagnostics::from));
         let room = context.saturating_sub(prompt_tokens);
         if room == 0 {
-            let fault = Diagnostic::new(Code::ContextFull).expected(format!("a prompt of less than {context} tokens"));
+            let fault = Diagnostic::new(Code::ContextFull)
+                .expected(format!("a prompt of less than {context} tokens"));
             let fault = fault.found(format!("{prompt_tokens} tokens"));
             faults.push(fault.help("shorten the prompt; the model's context has to hold the answer, too"));
         }
@@ -108,7 +109,9 @@ impl GenerateOptions {
             Some(new) => Ok(new),
         };
         let of_new = |new: u64| match new {
-            0 => Err(Diagnostic::new(Code::BadArgument).at("max_new_tokens").expected("at least 1").found("0")),
+            0 => {
+                Err(Diagnostic::new(Code::BadArgument).at("max_new_tokens").expected("at least 1").found("0"))
+            }
             new => Ok(new),
         };
         match (self.max_new_tokens, self.max_length, defaults.max_new_tokens, defaults.max_length) {
@@ -124,7 +127,8 @@ mod tests {
     use super::*;
 
     fn new_tokens(options: GenerateOptions, defaults: &GenerationDefaults) -> Result<usize, Vec<Code>> {
-        let settings = options.resolve(defaults, 10, 100).map_err(|f| f.iter().map(|f| f.code).collect::<Vec<_>>())?;
+        let settings =
+            options.resolve(defaults, 10, 100).map_err(|f| f.iter().map(|f| f.code).collect::<Vec<_>>())?;
         Ok(settings.max_new_tokens)
     }
 
@@ -135,7 +139,8 @@ mod tests {
     #[test]
     fn limits_come_from_the_caller_then_the_model_then_the_default() {
         let none = GenerationDefaults::default();
-        let model = |max_new_tokens, max_length| GenerationDefaults { max_new_tokens, max_length, ..none.clone() };
+        let model =
+            |max_new_tokens, max_length| GenerationDefaults { max_new_tokens, max_length, ..none.clone() };
         assert_eq!(new_tokens(length(None, None), &none), Ok(20));
         assert_eq!(new_tokens(length(Some(7), Some(50)), &none), Ok(7));
         assert_eq!(new_tokens(length(None, Some(50)), &model(Some(3), Some(90))), Ok(40));

@@ -79,6 +79,9 @@ impl Keeper {
     fn top_p(&mut self, p: f32) {
         let edge = (1.0 - f64::from(p)) as f32;
         let total: f64 = self.candidates.iter().map(|&(_, q)| f64::from(q)).sum();
+        // Of n tokens, those below edge / n cannot add up to more: they are dropped without being sorted.
+        let sure = 0.999 * edge / self.candidates.len() as f32;
+        self.candidates.retain(|&(_, q)| q > sure);
         let n = self.candidates.len();
         let (mut sorted, mut kept, mut before) = (0, 0, 0.0);
         'widen: while sorted < n {

@@ -19,4 +19,4 @@ pub use stop::StopStrings;
 pub use tokenizer::Tokenizer;
 
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;

@@ -48,7 +48,7 @@ pub(super) fn llama_json() -> Value {
 }
 
 /// See [`llama_json`].
-pub(super) fn llama() -> Tokenizer {
+pub(crate) fn llama() -> Tokenizer {
     Tokenizer::from_bytes(llama_json().to_string().as_bytes(), "tokenizer.json").expect("a valid tokenizer")
 }
 
