@@ -47,7 +47,15 @@ pub fn eval(checkpoint: &Checkpoint, request: &Request) -> Result<Vec<Output>, D
         hidden_states: request.hidden_states,
         presents: true,
     };
-    let graph = model::build(checkpoint, &options)?;
+    eval_graph(checkpoint, &model::build(checkpoint, &options)?, request)
+}
+
+/// Runs a valid `request` on `graph`, which has the parameters and results of a [`model`] of `checkpoint` with mask,
+/// caches, and hidden states where the request wants them; whatever was done to it since.
+///
+/// # Errors
+/// When the graph lacks one of them, or a weight cannot be read.
+pub fn eval_graph(checkpoint: &Checkpoint, graph: &Graph, request: &Request) -> Result<Vec<Output>, Diagnostics> {
     let mut run = Run { checkpoint, request, graph, caches: BTreeMap::new(), rope_length: 0 };
     let prefill = 0..request.seq - request.cached;
     let steps = (prefill.end..request.seq).map(|column| column..column + 1);
@@ -74,7 +82,7 @@ pub fn eval(checkpoint: &Checkpoint, request: &Request) -> Result<Vec<Output>, D
 struct Run<'a> {
     checkpoint: &'a Checkpoint,
     request: &'a Request,
-    graph: Graph,
+    graph: &'a Graph,
     /// The grown caches of the last forward, by the name of the parameter that takes them.
     caches: BTreeMap<String, Tensor>,
     /// The length that stretched frequencies are for.

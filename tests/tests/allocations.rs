@@ -1,0 +1,57 @@
+//! Decoding allocates nothing once an engine has seen its largest forward.
+//!
+//! Without the test harness, whose own thread allocates when it likes.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use llamac_compiler::driver::CompileOptions;
+use llamac_runtime::{EngineOptions, Feed, Keep, Session, SessionOptions};
+use llamac_tests::golden::{self, Fixture};
+use llamac_tests::{engine, open};
+
+struct Counting;
+
+static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
+
+// SAFETY: everything is handed on to the system's allocator.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: the caller's promise is the system's.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: as above.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+fn main() {
+    for (name, threads) in
+        [("gqa-f32", 1), ("gqa3-bf16", 2), ("rope-dynamic-new", 2), ("rope-longrope-new", 2)]
+    {
+        let fixture = Fixture::read(&golden::fixtures().join("tiny").join(name));
+        let options = EngineOptions { threads, chunk: 16 };
+        let mut engine = engine(&open(&fixture), &CompileOptions::default(), options);
+        let options = SessionOptions { capacity: 200, kv: None };
+        let mut session = Session::new(engine.model(), options).expect("there is memory");
+        let mut step = |token: u32| {
+            let outputs = [token];
+            let mut feeds = [Feed::ids(&mut session, &outputs, Keep::Last(1))];
+            engine.forward(&mut feeds).map(|outputs| outputs.feed(0)[0]).unwrap_or_else(|e| panic!("{e}"))
+        };
+        step(1);
+        step(2);
+        let before = ALLOCATIONS.load(Ordering::Relaxed);
+        let sum: f32 = (0..150).map(|i| step(i % 60)).sum();
+        let after = ALLOCATIONS.load(Ordering::Relaxed);
+        assert!(sum.is_finite());
+        assert_eq!(after - before, 0, "{name} on {threads} threads");
+    }
+    println!("a decoded token allocates nothing");
+}
