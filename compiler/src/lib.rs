@@ -9,3 +9,6 @@ pub mod report;
 pub mod source;
 pub mod target;
 pub mod weights;
+
+pub use llamac_ir as ir;
+pub use llamac_plan::diagnostic;
