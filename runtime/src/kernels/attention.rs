@@ -45,7 +45,7 @@ pub fn attention(
     out: RowsMut<'_>,
 ) {
     assert!(query.len() == out.len() && query.width() == out.width(), "{query:?} → {out:?}");
-    let mut tasks = 0;
+    let (mut tasks, mut scratch) = (0, 0);
     for segment in segments {
         let KvLayout { kv_heads, head_dim, .. } = segment.layout;
         assert!(kv_heads > 0 && heads % kv_heads == 0, "{kv_heads} KV heads divide {heads} heads");
@@ -60,6 +60,12 @@ pub fn attention(
             "limits are inside the cache"
         );
         tasks += kv_heads * row_tiles(segment, heads);
+        let queries = rows_of_tile(segment, heads).min(segment.limits.len()) * (heads / kv_heads);
+        scratch = scratch.max(room(queries, context.tile_tokens()) * scratch_width(head_dim));
+    }
+    // Every thread's memory grows here, not when the thread happens to get its first task of this size.
+    for worker in 0..context.threads() {
+        context.worker_scratch(worker).lock().unwrap_or_else(PoisonError::into_inner).get(scratch);
     }
     context.pool().run(tasks, &|task, worker| {
         let mut task = task;
@@ -91,6 +97,17 @@ fn rows_of_tile(segment: &Segment<'_>, heads: usize) -> usize {
 
 fn row_tiles(segment: &Segment<'_>, heads: usize) -> usize {
     segment.limits.len().div_ceil(rows_of_tile(segment, heads))
+}
+
+/// Places for `queries` queries in tiles of `most`: the last tile may read rows past the last query, and whole vectors
+/// keep every part aligned.
+fn room(queries: usize, most: usize) -> usize {
+    queries.next_multiple_of(most).next_multiple_of(LANES)
+}
+
+/// Elements that a place takes: the query, its scores of a block, its weighted sum, its running softmax.
+fn scratch_width(head_dim: usize) -> usize {
+    2 * head_dim.next_multiple_of(LANES) + BLOCK + 2
 }
 
 /// Some rows' queries of one KV head.
@@ -149,10 +166,9 @@ impl Kernel for Tile<'_> {
         let (keys, values) = (layout.keys(), layout.values());
         let (dim, padded) = (layout.head_dim, layout.head_dim.next_multiple_of(LANES));
         let (queries, most) = (self.queries(), S::TILE_TOKENS);
-        // The last tile may read rows past the last query; whole vectors keep every part aligned.
-        let room = queries.next_multiple_of(most).next_multiple_of(LANES);
+        let room = room(queries, most);
         let mut scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
-        let scratch = scratch.get(room * (padded + BLOCK + padded + 2));
+        let scratch = scratch.get(room * scratch_width(dim));
         let (packed, scratch) = scratch.split_at_mut(room * padded);
         let (scores, scratch) = scratch.split_at_mut(room * BLOCK);
         let (sums, scratch) = scratch.split_at_mut(room * padded);

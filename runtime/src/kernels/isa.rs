@@ -1,16 +1,40 @@
 //! The choice of an instruction set, made once.
 
+#[cfg(target_arch = "aarch64")]
+use super::neon::Neon;
 use super::scalar::Scalar;
 use super::simd::{Kernel, Simd};
+#[cfg(target_arch = "x86_64")]
+use super::{avx2::Avx2, avx512::Avx512};
 
 /// An instruction set that kernels are compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Isa {
+    /// AVX-512F.
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+    /// AVX2 with FMA and F16C.
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    /// NEON.
+    #[cfg(target_arch = "aarch64")]
+    Neon,
     /// Plain Rust, for any processor.
     Scalar,
 }
 
 impl Isa {
+    /// All that this build has kernels for, the fastest first.
+    const ALL: &[Self] = &[
+        #[cfg(target_arch = "x86_64")]
+        Self::Avx512,
+        #[cfg(target_arch = "x86_64")]
+        Self::Avx2,
+        #[cfg(target_arch = "aarch64")]
+        Self::Neon,
+        Self::Scalar,
+    ];
+
     /// The fastest that this processor has.
     pub fn detect() -> Self {
         Self::available().next().unwrap_or(Self::Scalar)
@@ -18,12 +42,18 @@ impl Isa {
 
     /// Those that this processor has, the fastest first.
     pub fn available() -> impl Iterator<Item = Self> {
-        [Self::Scalar].into_iter().filter(|isa| isa.is_available())
+        Self::ALL.iter().copied().filter(|isa| isa.is_available())
     }
 
     /// Whether this processor has it.
     pub fn is_available(self) -> bool {
         match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => Avx512::is_available(),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => Avx2::is_available(),
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon => true,
             Self::Scalar => true,
         }
     }
@@ -31,6 +61,12 @@ impl Isa {
     /// The name in reports.
     pub fn name(self) -> &'static str {
         match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => "avx512",
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => "avx2",
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon => "neon",
             Self::Scalar => "scalar",
         }
     }
@@ -38,6 +74,12 @@ impl Isa {
     /// Tokens of a full matrix tile.
     pub(super) fn tile_tokens(self) -> usize {
         match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => Avx512::TILE_TOKENS,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => Avx2::TILE_TOKENS,
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon => Neon::TILE_TOKENS,
             Self::Scalar => Scalar::TILE_TOKENS,
         }
     }
@@ -51,6 +93,12 @@ impl Isa {
         // SAFETY: the caller's promise.
         unsafe {
             match self {
+                #[cfg(target_arch = "x86_64")]
+                Self::Avx512 => Avx512::call(kernel),
+                #[cfg(target_arch = "x86_64")]
+                Self::Avx2 => Avx2::call(kernel),
+                #[cfg(target_arch = "aarch64")]
+                Self::Neon => Neon::call(kernel),
                 Self::Scalar => Scalar::call(kernel),
             }
         }

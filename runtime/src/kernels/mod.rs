@@ -9,11 +9,17 @@
 //! buffers live where (the arena), and the order of steps (the executor).
 
 mod attention;
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 mod elementwise;
 mod isa;
 mod kv;
 mod linear;
 mod math;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod norm;
 mod rotary;
 mod scalar;

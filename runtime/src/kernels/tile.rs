@@ -221,11 +221,11 @@ unsafe fn multiply_dtype<S: Simd, W: Element, X: Source>(tile: usize, operands: 
         match tile {
             1 => multiply_rows::<S, W, X, 1>(operands),
             2 => multiply_rows::<S, W, X, 2>(operands),
-            3 => multiply_rows::<S, W, X, 3>(operands),
-            4 => multiply_rows::<S, W, X, 4>(operands),
-            6 => multiply_rows::<S, W, X, 6>(operands),
-            8 => multiply_rows::<S, W, X, 8>(operands),
-            12 => multiply_rows::<S, W, X, 12>(operands),
+            3 if const { S::TILE_TOKENS >= 3 } => multiply_rows::<S, W, X, 3>(operands),
+            4 if const { S::TILE_TOKENS >= 4 } => multiply_rows::<S, W, X, 4>(operands),
+            6 if const { S::TILE_TOKENS >= 6 } => multiply_rows::<S, W, X, 6>(operands),
+            8 if const { S::TILE_TOKENS >= 8 } => multiply_rows::<S, W, X, 8>(operands),
+            12 if const { S::TILE_TOKENS >= 12 } => multiply_rows::<S, W, X, 12>(operands),
             _ => unreachable!("tiles have one of the sizes of `tile_rows`"),
         }
     }
@@ -235,12 +235,14 @@ unsafe fn multiply_dtype<S: Simd, W: Element, X: Source>(tile: usize, operands: 
 unsafe fn multiply_rows<S: Simd, W: Element, X: Source, const M: usize>(mut operands: Operands) {
     // SAFETY: the caller's promise; each step moves by whole panels inside `width`.
     unsafe {
-        while S::TILE_PANELS == 2 && operands.width > PANEL {
-            S::call(Tile::<W, X, 2, M>(operands, std::marker::PhantomData));
-            if operands.width <= 2 * PANEL {
-                return;
+        if const { S::TILE_PANELS == 2 } {
+            while operands.width > PANEL {
+                S::call(Tile::<W, X, 2, M>(operands, std::marker::PhantomData));
+                if operands.width <= 2 * PANEL {
+                    return;
+                }
+                operands = operands.skip(2);
             }
-            operands = operands.skip(2);
         }
         loop {
             S::call(Tile::<W, X, 1, M>(operands, std::marker::PhantomData));
