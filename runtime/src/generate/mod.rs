@@ -8,12 +8,13 @@ mod settings;
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
-use llamac_plan::Head;
 use llamac_plan::diagnostic::{Code, Diagnostic, Diagnostics};
+use llamac_plan::{Frequencies, Head};
 
 pub use settings::{GenerateOptions, Settings};
 
 use crate::engine::{Engine, Feed, Keep};
+use crate::model::Model;
 use crate::sampling::Sampler;
 use crate::session::{Session, SessionOptions};
 use crate::text::{Detokenizer, StopStrings, Tokenizer};
@@ -99,8 +100,8 @@ pub fn generate(
         }
         _ => prompt,
     };
-    let settings = options.resolve(&plan.generation, prompt.len(), plan.shape.max_context)?;
-    let capacity = prompt.len() + settings.max_new_tokens;
+    let settings = options.resolve(&plan.generation, prompt.len(), context(&model))?;
+    let capacity = prompt.len().saturating_add(settings.max_new_tokens);
     let mut session = Session::new(&model, SessionOptions { capacity, kv: options.kv })?;
     let mut sampler = Sampler::new(settings.sampling.clone(), plan.shape.vocab_size)?;
     sampler.observe(prompt);
@@ -117,6 +118,16 @@ pub fn generate(
     })?;
     let (prefill, decode) = (first - start, first.elapsed());
     Ok(Generated { reason, prompt_tokens: prompt.len(), tokens, text, prefill, decode })
+}
+
+/// Tokens that a sequence may have: the model's positions. Dynamic frequencies stretch to any length; there it is only
+/// what the artifact was limited to.
+fn context(model: &Model) -> usize {
+    let limit = model.plan().shape.max_context;
+    match model.frequencies() {
+        Some(&Frequencies::Dynamic { max_position, .. }) if limit as u64 >= max_position => usize::MAX,
+        _ => limit,
+    }
 }
 
 /// The part of a generation that knows no model.
@@ -204,13 +215,15 @@ mod tests {
     use super::*;
     use crate::text::testing::llama;
 
+    type Outcome = (Reason, Vec<u32>, String);
+
     /// Runs a model that says `script`, whatever it is told; returns what came of it and what the caller was told.
     fn say(
         tokenizer: Option<&Tokenizer>,
         options: &GenerateOptions,
         script: &[u32],
         patience: usize,
-    ) -> ((Reason, Vec<u32>, String), Vec<(u32, String)>) {
+    ) -> (Outcome, Vec<(u32, String)>) {
         let n = tokenizer.map_or(16, Tokenizer::vocab_size);
         let defaults = GenerationDefaults { eos_token_ids: vec![2, 7], ..GenerationDefaults::default() };
         let settings = options.resolve(&defaults, 1, 100).expect("valid options");
