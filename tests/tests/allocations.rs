@@ -4,6 +4,7 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use llamac_compiler::driver::CompileOptions;
 use llamac_runtime::{EngineOptions, Feed, Keep, Session, SessionOptions};
@@ -46,6 +47,8 @@ fn main() {
             engine.forward(&mut feeds).map(|outputs| outputs.feed(0)[0]).unwrap_or_else(|e| panic!("{e}"))
         };
         step(1);
+        // Threads allocate when they start and end: those of the compilation have had time to end, the engine's to start.
+        std::thread::sleep(Duration::from_millis(500));
         step(2);
         let before = ALLOCATIONS.load(Ordering::Relaxed);
         let sum: f32 = (0..150).map(|i| step(i % 60)).sum();
