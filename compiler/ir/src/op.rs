@@ -145,7 +145,7 @@ macro_rules! ops {
                     _ => return Err(format!("`{mnemonic}` is not an operation")),
                 };
                 match attrs.keys().find(|key| op.attrs().iter().all(|(known, _)| known != key)) {
-                    Some(key) => Err(format!("{mnemonic} has no attribute `{key}`")),
+                    Some(key) => Err(format!("there is no attribute `{key}`")),
                     None => Ok(op),
                 }
             }

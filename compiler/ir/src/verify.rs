@@ -220,3 +220,140 @@ impl<'a> Verifier<'a> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use insta::assert_snapshot;
+
+    use super::*;
+    use crate::{Bounds, DType};
+
+    fn graph() -> Graph {
+        Graph::parse(
+            "graph(%x: f32[batch, 8], %y: f32[batch, 8], @w: f32[8, 8]) {
+              %0 = linear %x, @w : f32[batch, 8] loc(first)
+              %1 = add %0, %y : f32[batch, 8]
+              return out=%1, inner=%0
+            }",
+        )
+        .unwrap()
+    }
+
+    /// The faults after `break_it`, which gets the two instructions.
+    fn faults(break_it: impl FnOnce(&mut Graph, [NodeId; 2])) -> String {
+        let mut graph = graph();
+        let order = graph.order();
+        break_it(&mut graph, [order[0], order[1]]);
+        graph.verify().unwrap_err().to_string()
+    }
+
+    #[test]
+    fn every_fault_is_reported_beside_its_instruction() {
+        assert_snapshot!(faults(|g, [linear, add]| {
+            g.nodes[linear.0].types[0] = TensorType::activation(8);
+            g.nodes[add.0].operands.pop();
+            g.results.push(("out".to_owned(), ValueId { node: add, result: 3 }));
+            g.bounds[Symbol::Batch as usize] = Bounds { min: 4, max: Some(2) };
+        }), @"
+        the graph is not valid:
+          %0 = linear %x, @w : f32[batch, seq, 8] loc(first)
+            error: results are [f32[batch, 8]], not [f32[batch, seq, 8]]
+          %1 = add %0 : f32[batch, 8]
+            error: takes 2 operands, found 1
+          %1 = add %0 : f32[batch, 8]
+            error: the use-list has an operand 1 that does not exist
+          error: two results are called `out`
+          error: the value of result `out` does not exist
+          error: batch cannot be within 4..=2
+          %0 = linear %x, @w : f32[batch, seq, 8] loc(first)
+            error: no parameter has a dimension that is seq
+        ");
+    }
+
+    #[test]
+    fn the_use_list_mirrors_the_operands() {
+        assert_snapshot!(faults(|g, [linear, add]| {
+            let y = g.param("y").unwrap();
+            g.nodes[add.0].operands[0] = y;
+            let edge = g.nodes.find_edge(y.node.0, add.0).unwrap();
+            g.nodes.add_edge(y.node.0, linear.0, crate::graph::Use { operand: 7 });
+            g.nodes.remove_edge(edge);
+        }), @"
+        the graph is not valid:
+          %0 = add %y, %y : f32[batch, 8]
+            error: the use-list does not mirror operand 0
+          %0 = add %y, %y : f32[batch, 8]
+            error: the use-list does not mirror operand 1
+          %1 = linear %x, @w : f32[batch, 8] loc(first)
+            error: the use-list has an operand 7 that does not exist
+        ");
+    }
+
+    #[test]
+    fn cycles_and_missing_operands() {
+        assert_snapshot!(faults(|g, [linear, add]| g.relink(linear, 0, ValueId::first(add))), @"
+        the graph is not valid:
+          %0 = linear %1, @w : f32[batch, 8] loc(first)
+            error: 2 instructions depend on each other in a cycle
+        ");
+        assert_snapshot!(faults(|g, [linear, _]| {
+            g.nodes.remove_node(linear.0);
+        }), @"
+        the graph is not valid:
+          %0 = add %dead2.0, %y : f32[batch, 8]
+            error: operand 0 does not exist
+          %0 = add %dead2.0, %y : f32[batch, 8]
+            error: the use-list does not mirror operand 0
+          error: the value of result `inner` does not exist
+        ");
+    }
+
+    #[test]
+    fn names_and_parameters() {
+        assert_snapshot!(faults(|g, _| {
+            let again = g.params[0];
+            g.params.push(again);
+            g.params.remove(1);
+            g.results.clear();
+        }), @"
+        the graph is not valid:
+          error: two parameters are called `x`
+          %y: f32[batch, 8]
+            error: this parameter is not in the list of parameters
+          error: the graph has no result
+        ");
+        assert_snapshot!(faults(|g, _| {
+            g.nodes[g.params[0].node.0].kind = Kind::Param("7".to_owned());
+            g.results[0].0 = "a b".to_owned();
+        }), @"
+        the graph is not valid:
+          error: `7` is not a parameter name
+          error: `a b` is not a result name
+        ");
+    }
+
+    #[test]
+    fn one_tensor_has_one_type_and_inputs_give_symbols() {
+        assert_snapshot!(faults(|g, [_, add]| {
+            let weight = Weight::source("w", DType::BF16, &[8, 8]).unwrap();
+            let other = crate::ops::Linear { weight, bias: None }.into();
+            let types = [g.types(add)[0].clone()].into_iter().collect();
+            let node = g.insert(Kind::Op(other), &[ValueId::first(add)], types, crate::Loc::none());
+            g.results[0].1 = ValueId::first(node);
+            g.nodes[g.params[1].node.0].types[0].shape[0] = Symbol::Past.into();
+            g.nodes[g.params[0].node.0].types[0].shape[0] = crate::Dim::from(Symbol::Seq) * 2i64.into();
+        }), @"
+        the graph is not valid:
+          %0 = linear %x, @w : f32[batch, 8] loc(first)
+            error: results are [f32[2*seq, 8]], not [f32[batch, 8]]
+          %1 = add %0, %y : f32[batch, 8]
+            error: b must be f32[batch, 8], found f32[past, 8]
+          %2 = linear %1, @w : f32[batch, 8]
+            error: @w is bf16[8, 8] here and f32[8, 8] elsewhere
+          %x: f32[2*seq, 8]
+            error: no parameter has a dimension that is seq
+          %0 = linear %x, @w : f32[batch, 8] loc(first)
+            error: no parameter has a dimension that is batch
+        ");
+    }
+}

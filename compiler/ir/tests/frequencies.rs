@@ -1,5 +1,7 @@
 //! Inverse frequencies of every scaling rule against those of transformers 5.23 (f32, CPU).
 
+#![allow(clippy::excessive_precision, reason = "numbers are written as the reference prints them")]
+
 use llamac_ir::frequencies::{cos_sin, dynamic, inverse};
 use llamac_ir::{Real, RopeScaling};
 

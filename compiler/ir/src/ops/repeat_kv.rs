@@ -40,7 +40,7 @@ impl OpDef for RepeatKv {
     fn eval(&self, args: &[&Tensor], _: &EvalContext<'_>) -> Result<Vec<Tensor>, String> {
         let x = args[0].as_f32()?;
         let mut shape = x.shape().to_vec();
-        shape[1] *= self.groups;
+        shape[1] = shape[1].checked_mul(self.groups).ok_or("too many heads")?;
         let repeated = ArrayD::from_shape_fn(shape, |at| x[[at[0], at[1] / self.groups, at[2], at[3]]]);
         Ok(vec![repeated.into()])
     }

@@ -110,12 +110,13 @@ impl<'g, T> OpRef<'g, T> {
     /// Fails unless exactly one operand of one node uses the first result, and no result of the graph is it.
     pub fn only_use(&self) -> Result<(), NoMatch> {
         let value = self.value();
-        let uses = self.graph.uses(value).len();
-        if uses == 1 && !self.graph.is_result(value) {
-            return Ok(());
+        if self.graph.is_result(value) {
+            return Err(self.miss("the value is a result of the graph too"));
         }
-        let result = if self.graph.is_result(value) { " and is a result" } else { "" };
-        Err(self.miss(format!("the value has {uses} uses{result}, expected one")))
+        match self.graph.uses(value).len() {
+            1 => Ok(()),
+            uses => Err(self.miss(format!("the value has {uses} uses, expected one"))),
+        }
     }
 
     /// A miss at this node.

@@ -108,6 +108,9 @@ impl Parser<'_> {
         let (args, weights) = self.operands()?;
         let attrs =
             if self.cursor.eat("{") { Attrs::parse(&mut self.cursor, "}")? } else { Attrs::default() };
+        if ![":", "loc(", "%", "return"].iter().any(|next| self.cursor.at(next)) {
+            return Err(self.cursor.error("`,`, attributes, `:` or the next instruction"));
+        }
         let op = Op::build(mnemonic, weights, &attrs).map_err(|message| {
             at_op.error(if Op::MNEMONICS.contains(&mnemonic) {
                 format!("{mnemonic}: {message}")
@@ -132,11 +135,10 @@ impl Parser<'_> {
             }
         }
         if results.len() != names.len() {
-            return Err(start.error(format!(
-                "{mnemonic} has {} results, not {}",
-                results.len(),
-                names.len()
-            )));
+            let (names, results) = (names.len(), results.len());
+            return Err(
+                start.error(format!("{names} names for the results of {mnemonic}, which are {results}"))
+            );
         }
         for (name, value) in names.into_iter().zip(results) {
             if self.values.insert(name.clone(), value).is_some() {

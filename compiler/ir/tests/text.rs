@@ -1,0 +1,73 @@
+//! The text form: what is accepted, and what is said about the rest.
+
+use insta::assert_snapshot;
+use llamac_ir::Graph;
+
+/// The error of a graph over `%x`, `%p` and `@w` with these instructions.
+fn error(body: &str) -> String {
+    let header = "graph(%x: f32[batch, seq, 8], %p: i64[batch, seq], @w: f32[8, 8]) {\n";
+    Graph::parse(&format!("{header}{body}\n}}")).unwrap_err().to_string()
+}
+
+#[test]
+fn names_comments_bounds_and_missing_types_are_accepted() {
+    let text = "
+      // A comment.
+      graph<seq: 1..=16, batch: 1..>(%x: f32[batch, seq, 4 + 2*2], @\"a b\": bf16[8, 8],) {
+        %y = linear %x, @\"a b\" loc(\"odd, name\", plain) // no type
+        return out=%y, x=%x
+      }";
+    assert_snapshot!(Graph::parse(text).unwrap().text_with_locs(), @r#"
+    graph<batch: 1.., seq: 1..=16>(
+      %x: f32[batch, seq, 8],
+      @"a b": bf16[8, 8],
+    ) {
+      %0 = linear %x, @"a b" : f32[batch, seq, 8] loc("odd, name", plain)
+      return out=%0, x=%x
+    }
+    "#);
+}
+
+#[test]
+fn errors_have_a_place_and_say_what_was_expected() {
+    assert_snapshot!(error("%0 = linear %x @w : f32[batch, seq, 8] return out=%0"), @"line 2, column 16: expected `,`, attributes, `:` or the next instruction, found `@w : f32[batch, seq, 8]`");
+    assert_snapshot!(error("%0 = linear %y, @w return out=%0"), @"line 2, column 13: %y is not defined");
+    assert_snapshot!(error("%0 = linear %x, @v return out=%0"), @"line 2, column 17: @v is not declared");
+    assert_snapshot!(error("%0 = lineal %x, @w return out=%0"), @"line 2, column 6: `lineal` is not an operation");
+    assert_snapshot!(error("%0 = linear %x, @w, @w return out=%0"), @"line 2, column 6: linear: the bias must hold floats of shape [8], found f32[8, 8]");
+    assert_snapshot!(error("%0 = linear %p, @w return out=%0"), @"line 2, column 6: linear: x must be f32, found i64[batch, seq]");
+    assert_snapshot!(error("%0 = linear %x, @w {eps=1.0} return out=%0"), @"line 2, column 6: linear: there is no attribute `eps`");
+    assert_snapshot!(error("%0 = act %x return out=%0"), @"line 2, column 6: act: attribute `function` is missing");
+    assert_snapshot!(error("%0 = act %x {function=sigmoid} return out=%0"), @"line 2, column 6: act: attribute `function`: `sigmoid` is not a valid value");
+    assert_snapshot!(error("%0 = act %x {function=silu, function=silu} return out=%0"), @"line 2, column 29: attribute `function` is given twice");
+    assert_snapshot!(error("%0 = act %x {function=silu : f32[batch, seq, 8] return out=%0"), @"line 3, column 2: expected `,`, attributes, `:` or the next instruction, found the end of the text");
+    assert_snapshot!(error("%0 = act %x {function=silu} : f32[batch, seq, 9] return out=%0"), @"line 2, column 31: act results in [f32[batch, seq, 8]], not in [f32[batch, seq, 9]]");
+    assert_snapshot!(error("%0, %1 = act %x {function=silu} return out=%0"), @"line 2, column 1: 2 names for the results of act, which are 1");
+    assert_snapshot!(error("%x = act %x {function=silu} return out=%x"), @"line 2, column 1: %x is defined twice");
+    assert_snapshot!(error("return out=%x, out=%x"), @"line 2, column 16: the name `out` is used twice");
+    assert_snapshot!(error("return 1=%x"), @"line 2, column 8: `1` is not a name: it must begin with a letter and hold letters, digits, `_`, `.` and `-`");
+    assert_snapshot!(error("return out=%x } more"), @"line 2, column 17: expected the end of the text, found `more`");
+    assert_snapshot!(error("%0 = add %x"), @"line 3, column 1: expected `,`, attributes, `:` or the next instruction, found `}`");
+}
+
+#[test]
+fn headers_are_checked() {
+    let error = |text: &str| Graph::parse(text).unwrap_err().to_string();
+    assert_snapshot!(error(""), @"line 1, column 1: expected `graph`, found the end of the text");
+    assert_snapshot!(error("graph(%x: f64[batch]) { return out=%x }"), @"line 1, column 11: `f64` is not an element type: f32, f16, bf16 or i64");
+    assert_snapshot!(error("graph(%x: f32[rows]) { return out=%x }"), @"line 1, column 15: `rows` is not a symbol: sizes are numbers, batch, seq, past and keep");
+    assert_snapshot!(error("graph(%x: f32[99999999999999999999]) { return out=%x }"), @"line 1, column 15: 99999999999999999999 is too large a number");
+    assert_snapshot!(error("graph(@w: f32[seq]) { return out=%x }"), @"line 1, column 7: @w: sizes of weights are numbers");
+    assert_snapshot!(error("graph(@w: f32[4], @w: f32[4]) { return out=%x }"), @"line 1, column 19: @w is declared twice");
+    assert_snapshot!(error("graph(%x: f32[4], %x: f32[4]) { return out=%x }"), @"line 1, column 19: the name `x` is used twice");
+    assert_snapshot!(error("graph<seq: 4..=2>(%x: f32[seq]) { return out=%x }"), @"
+    the graph is not valid:
+      error: seq cannot be within 4..=2
+    ");
+    assert_snapshot!(error("graph<rows: 1..>(%x: f32[seq]) { return out=%x }"), @"line 1, column 7: `rows` is not a symbol");
+    assert_snapshot!(error("graph(%x: f32[seq + 1]) { return out=%x }"), @"
+    the graph is not valid:
+      %x: f32[seq + 1]
+        error: no parameter has a dimension that is seq
+    ");
+}
