@@ -45,6 +45,10 @@ pub struct Greedy {
     pub tokens: Vec<Vec<u32>>,
     /// Tokens asked for.
     pub max_new_tokens: usize,
+    /// What the only prompt says, where the model has a tokenizer.
+    pub prompt_text: Option<String>,
+    /// Prompt and new tokens as text, special tokens left out.
+    pub text: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -67,11 +71,12 @@ pub fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures")
 }
 
-/// All tiny checkpoints, sorted by name.
-pub fn tiny() -> Vec<Fixture> {
+/// Every checkpoint with recorded outputs: the tiny random ones, sorted by name, and the trained ones.
+pub fn all() -> Vec<Fixture> {
     let entries = std::fs::read_dir(fixtures().join("tiny")).expect("the fixtures are there");
     let mut folders: Vec<PathBuf> = entries.map(|entry| entry.expect("it can be read").path()).collect();
     folders.sort();
+    folders.extend(["stories"].map(|name| fixtures().join(name)));
     folders.into_iter().map(|folder| Fixture::read(&folder)).collect()
 }
 

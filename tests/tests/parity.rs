@@ -34,7 +34,7 @@ fn native(fixture: &Fixture, checkpoint: &Checkpoint, options: EngineOptions) ->
 #[test]
 fn the_reference_evaluator_agrees_with_transformers() {
     let mut problems = Vec::new();
-    for fixture in golden::tiny() {
+    for fixture in golden::all() {
         let checkpoint = open(&fixture);
         problems.extend(compare(&fixture, |request| reference::eval(&checkpoint, request)));
     }
@@ -44,7 +44,7 @@ fn the_reference_evaluator_agrees_with_transformers() {
 #[test]
 fn the_compiled_model_agrees_with_transformers() {
     let mut problems = Vec::new();
-    for fixture in golden::tiny() {
+    for fixture in golden::all() {
         let options = EngineOptions { threads: 2, chunk: 48 };
         problems.extend(native(&fixture, &open(&fixture), options));
     }
