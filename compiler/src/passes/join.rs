@@ -27,7 +27,12 @@ pub(super) fn join(patch: &mut Patch, parts: &[OpRef<'_, Linear>]) -> Result<Pat
     let bias = match biases.len() {
         0 => None,
         n if n == parts.len() => Some(concat("biases", biases).map_err(miss)?),
-        n => return Err(miss(format!("{n} of {} projections have a bias, expected all or none", parts.len()))),
+        n => {
+            return Err(miss(format!(
+                "{n} of {} projections have a bias, expected all or none",
+                parts.len()
+            )));
+        }
     };
     patch.add(first.graph(), &loc, Linear { weight, bias }, &[first.operand(0).into()])
 }

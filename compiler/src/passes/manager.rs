@@ -95,11 +95,7 @@ impl PassManager {
     }
 }
 
-fn apply(
-    pass: &Pass,
-    stage: Stage,
-    target: &dyn Target,
-) -> Result<(Stage, rewrite::Report), Diagnostics> {
+fn apply(pass: &Pass, stage: Stage, target: &dyn Target) -> Result<(Stage, rewrite::Report), Diagnostics> {
     let (stage, report) = match (pass.work, stage) {
         (Work::Legalize, Stage::Stopped(graph)) => {
             let (legalized, report) = legalize(graph, target)?;

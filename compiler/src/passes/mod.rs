@@ -20,6 +20,8 @@ mod options;
 mod phase;
 mod report;
 mod simplify_weight;
+#[cfg(test)]
+pub(crate) mod testing;
 
 use std::fmt;
 

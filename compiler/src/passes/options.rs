@@ -75,7 +75,8 @@ fn find(name: &str) -> Option<&'static Pass> {
 }
 
 fn unknown(option: &str, name: &str, input: bool) -> Diagnostic {
-    let known: Vec<&str> = input.then_some(INPUT).into_iter().chain(ALL.iter().map(|pass| pass.name)).collect();
+    let known: Vec<&str> =
+        input.then_some(INPUT).into_iter().chain(ALL.iter().map(|pass| pass.name)).collect();
     let fault = Diagnostic::new(Code::BadArgument)
         .at(format!("{option} {name}"))
         .message("there is no pass of this name");

@@ -28,7 +28,9 @@ impl Phase {
     pub fn allows(self, op: &Op) -> bool {
         let from = match op {
             Op::RepeatKv(_) => Self::Legalize,
-            Op::AddRmsNorm(_) | Op::Gated(_) | Op::Rotary(_) | Op::RotaryAngles(_) | Op::Split(_) => Self::Fuse,
+            Op::AddRmsNorm(_) | Op::Gated(_) | Op::Rotary(_) | Op::RotaryAngles(_) | Op::Split(_) => {
+                Self::Fuse
+            }
             _ => Self::Canonicalize,
         };
         self >= from

@@ -98,3 +98,73 @@ fn transpose(base: &Weight) -> Option<Weight> {
         _ => base.transpose().ok(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use llamac_ir::testing::random_weight;
+    use llamac_ir::{DType, Real};
+
+    use super::*;
+
+    fn source(name: &str, rows: usize) -> Weight {
+        Weight::source(name, DType::F32, &[rows, 4]).unwrap()
+    }
+
+    /// The simple recipe as text; its values are those of `weight`.
+    fn simple(weight: &Weight) -> String {
+        let simple = simplify(weight);
+        assert_eq!(random_weight(&simple, 1), random_weight(weight, 1), "{weight} → {simple}");
+        assert_eq!(simplify(&simple), simple, "once is enough");
+        simple.to_string()
+    }
+
+    #[test]
+    fn concatenations_are_flat() {
+        let (q, k) = (source("q", 8), source("k", 4));
+        let nested = Weight::concat([q.clone(), Weight::concat([k.clone(), q.clone()]).unwrap()]).unwrap();
+        assert_eq!(simple(&nested), "concat(@q, @k, @q)");
+        assert_eq!(simple(&Weight::new(WeightExpr::Concat { parts: vec![q.clone()] }).unwrap()), "@q");
+        let halves = Weight::concat([q.slice(0, 4).unwrap(), q.slice(4, 4).unwrap()]).unwrap();
+        assert_eq!(simple(&halves), "@q");
+        let apart = Weight::concat([q.slice(0, 4).unwrap(), q.slice(5, 3).unwrap()]).unwrap();
+        assert_eq!(simple(&apart), "concat(slice(@q, start=0, rows=4), slice(@q, start=5, rows=3))");
+    }
+
+    #[test]
+    fn slices_reach_what_they_take() {
+        let (q, k) = (source("q", 8), source("k", 4));
+        let both = Weight::concat([q.clone(), k]).unwrap();
+        assert_eq!(simple(&both.slice(0, 12).unwrap()), "concat(@q, @k)");
+        assert_eq!(simple(&both.slice(8, 4).unwrap()), "@k");
+        assert_eq!(simple(&both.slice(9, 2).unwrap()), "slice(@k, start=1, rows=2)");
+        assert_eq!(
+            simple(&both.slice(6, 4).unwrap()),
+            "concat(slice(@q, start=6, rows=2), slice(@k, start=0, rows=2))"
+        );
+        assert_eq!(simple(&q.slice(2, 5).unwrap().slice(1, 3).unwrap()), "slice(@q, start=3, rows=3)");
+        assert_eq!(simple(&both.slice(8, 0).unwrap()), "slice(concat(@q, @k), start=8, rows=0)");
+    }
+
+    #[test]
+    fn orders_undo_each_other() {
+        let q = source("q", 8);
+        let order = |heads, head_dim| Permutation::InterleavedToHalf { heads, head_dim };
+        let there = q.permute(order(2, 4)).unwrap();
+        assert_eq!(simple(&there), "interleaved_to_half(@q, heads=2, head_dim=4)");
+        assert_eq!(simple(&there.permute(order(2, 4).inverse()).unwrap()), "@q");
+        assert_eq!(
+            simple(&there.permute(order(1, 8).inverse()).unwrap()),
+            "half_to_interleaved(interleaved_to_half(@q, heads=2, head_dim=4), heads=1, head_dim=8)"
+        );
+        assert_eq!(simple(&q.permute(order(4, 2)).unwrap()), "@q");
+        assert_eq!(simple(&q.transpose().unwrap().transpose().unwrap()), "@q");
+    }
+
+    #[test]
+    fn what_computes_stays_and_its_parts_become_simple() {
+        let (q, a, b) = (source("q", 8), source("a", 2), Weight::source("b", DType::F32, &[8, 2]).unwrap());
+        let whole = q.slice(0, 8).unwrap();
+        let sum = whole.add_low_rank(&a, &b.slice(0, 8).unwrap(), Real::new(0.5)).unwrap();
+        assert_eq!(simple(&sum), "add_low_rank(@q, @a, @b, scale=0.5)");
+    }
+}

@@ -21,7 +21,9 @@ pub(super) fn lines(graph: &Graph) -> Vec<String> {
         let name = names.node(node);
         lines.push(format!("{name}({}){attrs} : {}", operands.join(", "), types.join(", ")));
     }
-    lines.extend(graph.results().map(|(name, value)| format!("return {name} = {}", names.value(graph, value))));
+    lines.extend(
+        graph.results().map(|(name, value)| format!("return {name} = {}", names.value(graph, value))),
+    );
     lines
 }
 
@@ -48,7 +50,9 @@ impl Names {
     fn value(&self, graph: &Graph, value: ValueId) -> String {
         match graph.param_name(value.node) {
             Some(name) => name.to_owned(),
-            None if graph.types(value.node).len() > 1 => format!("{}.{}", self.node(value.node), value.result),
+            None if graph.types(value.node).len() > 1 => {
+                format!("{}.{}", self.node(value.node), value.result)
+            }
             None => self.node(value.node).to_owned(),
         }
     }

@@ -4,5 +4,6 @@
 
 mod diff;
 mod listing;
+mod numbers;
 
 pub use diff::diff;

@@ -1,0 +1,5 @@
+//! The passes on whole models: what they make of them, and how they are run.
+
+mod fixtures;
+mod graphs;
+mod manager;
