@@ -1,0 +1,89 @@
+//! What a caller of `generate` may rely on besides the tokens: seeds, ends, and refusals.
+
+use std::ops::ControlFlow;
+
+use llamac_compiler::driver::CompileOptions;
+use llamac_runtime::diagnostic::Code;
+use llamac_runtime::generate::{GenerateOptions, Generated, Reason, generate};
+use llamac_runtime::{Engine, EngineOptions};
+use llamac_tests::golden::{self, Fixture};
+use llamac_tests::{engine, open};
+
+fn fixture(name: &str) -> Fixture {
+    Fixture::read(&golden::fixtures().join("tiny").join(name))
+}
+
+fn run(fixture: &Fixture, threads: usize, chunk: usize) -> Engine {
+    engine(&open(fixture), &CompileOptions::default(), EngineOptions { threads, chunk })
+}
+
+fn tokens(engine: &mut Engine, prompt: &[u32], options: &GenerateOptions) -> Generated {
+    let mut seen = Vec::new();
+    let generated = generate(engine, None, prompt, options, |event| {
+        seen.push(event.id);
+        ControlFlow::Continue(())
+    });
+    let generated = generated.unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(seen, generated.tokens);
+    generated
+}
+
+fn new_tokens(n: u64) -> GenerateOptions {
+    GenerateOptions { max_new_tokens: Some(n), ..GenerateOptions::default() }
+}
+
+#[test]
+fn a_seed_gives_the_same_tokens_whatever_the_threads_and_chunks() {
+    let fixture = fixture("gqa-f32");
+    let options = |seed| GenerateOptions { do_sample: Some(true), seed: Some(seed), ..new_tokens(24) };
+    let prompt = [1, 5, 9, 2, 7];
+    let first = tokens(&mut run(&fixture, 1, 512), &prompt, &options(3)).tokens;
+    assert_eq!(tokens(&mut run(&fixture, 2, 2), &prompt, &options(3)).tokens, first);
+    assert_ne!(tokens(&mut run(&fixture, 2, 2), &prompt, &options(4)).tokens, first);
+    let greedy = tokens(&mut run(&fixture, 1, 512), &prompt, &new_tokens(24)).tokens;
+    let top_1 = GenerateOptions { top_k: Some(1), ..options(3) };
+    assert_eq!(tokens(&mut run(&fixture, 1, 512), &prompt, &top_1).tokens, greedy);
+}
+
+#[test]
+fn a_generation_ends_where_it_should() {
+    let mut engine = run(&fixture("gqa-f32"), 1, 16);
+    let prompt = [1, 5, 9, 2, 7];
+    let free =
+        tokens(&mut engine, &prompt, &GenerateOptions { eos_token_ids: Some(vec![]), ..new_tokens(8) });
+    let options = GenerateOptions { eos_token_ids: Some(vec![free.tokens[3]]), ..new_tokens(8) };
+    let ended = tokens(&mut engine, &prompt, &options);
+    let first = free.tokens.iter().position(|&id| id == free.tokens[3]).unwrap_or(3);
+    assert_eq!((ended.reason, &ended.tokens[..]), (Reason::Eos, &free.tokens[..=first]));
+
+    let room = engine.model().plan().shape.max_context;
+    let long = vec![3; room - 2];
+    let options = GenerateOptions { eos_token_ids: Some(vec![]), ..new_tokens(9) };
+    let full = tokens(&mut engine, &long, &options);
+    assert_eq!((full.reason, full.tokens.len()), (Reason::Length, 2));
+
+    let mut calls = 0;
+    let cancelled = generate(&mut engine, None, &prompt, &options, |_| {
+        calls += 1;
+        if calls == 2 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    let cancelled = cancelled.unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!((cancelled.reason, &cancelled.tokens[..]), (Reason::Cancelled, &free.tokens[..2]));
+}
+
+#[test]
+fn what_cannot_be_generated_is_refused() {
+    let mut engine = run(&fixture("gqa-f32"), 1, 16);
+    let room = engine.model().plan().shape.max_context;
+    let code = |engine: &mut Engine, prompt: &[u32], options: &GenerateOptions| {
+        let faults = generate(engine, None, prompt, options, |_| ControlFlow::Continue(()));
+        faults.expect_err("a fault").iter().map(|f| f.code).collect::<Vec<_>>()
+    };
+    assert_eq!(code(&mut engine, &vec![1; room], &new_tokens(1)), [Code::ContextFull]);
+    assert_eq!(code(&mut engine, &[1, u32::MAX], &new_tokens(1)), [Code::BadToken]);
+    assert_eq!(code(&mut engine, &[1], &new_tokens(0)), [Code::BadArgument]);
+    let stop = GenerateOptions { stop_strings: vec!["x".into()], ..new_tokens(1) };
+    assert_eq!(code(&mut engine, &[1], &stop), [Code::NoTokenizer]);
+    let mut base = run(&fixture("base-bare"), 1, 16);
+    assert_eq!(code(&mut base, &[1], &new_tokens(1)), [Code::WrongHead]);
+}
