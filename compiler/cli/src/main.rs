@@ -1,2 +1,65 @@
-//! The `llamac` command.
-fn main() {}
+//! The `llamac` command: arguments, progress and messages. What it does is done by the compiler and the runtime.
+//!
+//! Standard output carries what was asked for; everything else goes to standard error. A command returns a
+//! [`failure::Failure`]; only this file turns one into an exit status.
+
+mod args;
+mod bug;
+mod command;
+mod console;
+mod emit;
+mod failure;
+mod human;
+mod ids;
+mod input;
+mod model;
+mod progress;
+mod request;
+mod tensors;
+mod unavailable;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use args::Cli;
+use console::Console;
+use failure::Failure;
+
+fn main() -> ExitCode {
+    bug::record_panics();
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    match std::panic::catch_unwind(|| dispatch(&arguments)) {
+        Ok(status) => ExitCode::from(status),
+        Err(_) => ExitCode::from(bug::report()),
+    }
+}
+
+/// Runs the command of `arguments` and returns its exit status.
+fn dispatch(arguments: &[OsString]) -> u8 {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => return refuse(&error, arguments),
+    };
+    let console = Console::new(cli.quiet, cli.verbose);
+    match cli.command.run(&console) {
+        Ok(()) | Err(Failure::ReaderGone) => 0,
+        Err(Failure::Faults(faults)) => {
+            console.faults(&faults);
+            faults.exit_status()
+        }
+    }
+}
+
+/// A command line that clap did not take: help, a version, an option that is not available yet, or a mistake.
+fn refuse(error: &clap::Error, arguments: &[OsString]) -> u8 {
+    if let Some(fault) = unavailable::explain(error, arguments) {
+        let faults = fault.into();
+        Console::new(false, 0).faults(&faults);
+        return faults.exit_status();
+    }
+    // A reader that has gone away needs no help text.
+    let _ = error.print();
+    u8::try_from(error.exit_code()).unwrap_or(2)
+}

@@ -1,0 +1,113 @@
+//! The arguments that commands share, and the list of commands.
+//!
+//! Values and options that are planned and not available are not declared here, so that the help tells what there is;
+//! [`crate::unavailable`] explains them.
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, Parser, ValueEnum};
+use llamac_compiler::source::Head;
+use llamac_runtime::plan::KvDtype;
+
+use crate::command::Command;
+
+/// Compiles LLaMA checkpoints and runs them.
+#[derive(Debug, Parser)]
+#[command(name = "llamac", version, disable_help_subcommand = true, arg_required_else_help = true)]
+pub struct Cli {
+    /// Print errors and results only
+    #[arg(short, long, global = true, conflicts_with = "verbose", display_order = 900)]
+    pub quiet: bool,
+    /// Say what is being done; twice for details
+    #[arg(short, long, global = true, action = ArgAction::Count, display_order = 901)]
+    pub verbose: u8,
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The model to use.
+#[derive(Clone, Debug, clap::Args)]
+pub struct ModelArg {
+    /// A Hugging Face directory, or a compiled model
+    #[arg(value_name = "MODEL")]
+    pub path: PathBuf,
+}
+
+/// How computing is done.
+#[derive(Clone, Debug, clap::Args)]
+pub struct ComputeArgs {
+    /// Precision of activations and arithmetic
+    #[arg(long, value_enum, default_value_t = Compute::Auto, hide_default_value = true)]
+    pub compute: Compute,
+    #[command(flatten)]
+    pub threads: ThreadsArg,
+}
+
+/// How many threads work.
+#[derive(Clone, Debug, clap::Args)]
+pub struct ThreadsArg {
+    /// Threads to use [default: all cores]
+    #[arg(long = "threads", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
+}
+
+impl ThreadsArg {
+    /// The number of threads.
+    pub fn count(&self) -> usize {
+        let available = || std::thread::available_parallelism().map_or(1, usize::from);
+        self.threads.map_or_else(available, usize::from)
+    }
+}
+
+/// Precision of activations and arithmetic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Compute {
+    /// What suits the weights; f32 for all that there are
+    Auto,
+    /// Single precision throughout
+    F32,
+}
+
+/// How the cache stores keys and values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Kv {
+    F32,
+    F16,
+    Bf16,
+}
+
+impl From<Kv> for KvDtype {
+    fn from(kv: Kv) -> Self {
+        match kv {
+            Kv::F32 => Self::F32,
+            Kv::F16 => Self::F16,
+            Kv::Bf16 => Self::Bf16,
+        }
+    }
+}
+
+/// The head to compile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum HeadArg {
+    /// The one that the checkpoint holds
+    Auto,
+    /// None: hidden states
+    Base,
+    /// Next-token logits
+    CausalLm,
+    /// Class scores of a text
+    SequenceClassification,
+}
+
+impl HeadArg {
+    /// The head; nothing for the checkpoint's own.
+    pub fn head(self) -> Option<Head> {
+        match self {
+            Self::Auto => None,
+            Self::Base => Some(Head::Base),
+            Self::CausalLm => Some(Head::CausalLm),
+            Self::SequenceClassification => Some(Head::SequenceClassification),
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! `llamac compile`: from a checkpoint to one file, and every stop on the way.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use clap::ValueEnum;
+use llamac_compiler::diagnostic::{Code, Diagnostic};
+use llamac_compiler::driver::{self, CompileOptions};
+use llamac_compiler::output::Output;
+use llamac_compiler::passes::{self, Outcome};
+use llamac_compiler::target::native::Artifact;
+use llamac_runtime::is_artifact;
+use llamac_runtime::plan::layout::WeightDtype;
+
+use crate::args::{Compute, HeadArg, Kv, ThreadsArg};
+use crate::console::{Console, Stdout};
+use crate::emit::{self, Emit, Form};
+use crate::failure::Failure;
+use crate::human;
+use crate::model;
+use crate::progress::Bar;
+
+/// Compile a checkpoint into one file that `run` and `eval` take
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// A Hugging Face directory
+    #[arg(value_name = "CKPT")]
+    checkpoint: PathBuf,
+    /// The compiled model; without it only what --emit, --print-after, --dump-ir or --remarks ask for is made
+    #[arg(short, long, value_name = "OUT", conflicts_with = "stop_after",
+        required_unless_present_any = ["emit", "print_after", "stop_after", "dump_ir", "remarks"])]
+    output: Option<PathBuf>,
+    /// What to compile for
+    #[arg(long, value_enum, default_value_t = Target::Native)]
+    target: Target,
+    /// The head to compile
+    #[arg(long, value_enum, default_value_t = HeadArg::Auto)]
+    head: HeadArg,
+    /// How weights are stored
+    #[arg(long, value_enum, default_value_t = Weights::AsIs)]
+    weights: Weights,
+    /// Precision of activations and arithmetic
+    #[arg(long, value_enum, default_value_t = Compute::Auto)]
+    compute: Compute,
+    /// How the cache stores keys and values, unless a run says otherwise
+    #[arg(long, value_enum, default_value_t = Kv::F32)]
+    kv: Kv,
+    /// The longest context, if shorter than the model's own
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    max_context: Option<u64>,
+    /// Write the graph: ir, dot or svg, each with =PATH or to standard output
+    #[arg(long, value_name = "KIND[=PATH]", value_delimiter = ',', value_parser = emit::parse)]
+    emit: Vec<Emit>,
+    /// Write the graph after each pass, and what the pass changed, into a folder
+    #[arg(long, value_name = "DIR")]
+    dump_ir: Option<PathBuf>,
+    /// Print the graph after a pass
+    #[arg(long, value_name = "PASS", value_delimiter = ',')]
+    print_after: Vec<String>,
+    /// Stop after a pass and print the graph
+    #[arg(long, value_name = "PASS")]
+    stop_after: Option<String>,
+    /// Switch passes on (+NAME) or off (-NAME)
+    #[arg(long, value_name = "+A,-B", value_delimiter = ',', allow_hyphen_values = true, value_parser = toggle)]
+    passes: Vec<(String, bool)>,
+    /// Tell which fusions fired, and which did not and why
+    #[arg(long)]
+    remarks: bool,
+    #[command(flatten)]
+    threads: ThreadsArg,
+}
+
+/// What to compile for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Target {
+    /// One file for llamac's own runtime
+    Native,
+}
+
+/// How weights are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Weights {
+    /// As the checkpoint stores them
+    AsIs,
+    F32,
+    F16,
+    Bf16,
+}
+
+impl Weights {
+    fn dtype(self) -> Option<WeightDtype> {
+        match self {
+            Self::AsIs => None,
+            Self::F32 => Some(WeightDtype::F32),
+            Self::F16 => Some(WeightDtype::F16),
+            Self::Bf16 => Some(WeightDtype::Bf16),
+        }
+    }
+}
+
+/// `+name` or `-name`.
+fn toggle(text: &str) -> Result<(String, bool), String> {
+    match (text.strip_prefix('+'), text.strip_prefix('-')) {
+        (Some(name), _) if !name.is_empty() => Ok((name.to_owned(), true)),
+        (_, Some(name)) if !name.is_empty() => Ok((name.to_owned(), false)),
+        _ => Err("write +NAME to switch a pass on, -NAME to switch it off".to_owned()),
+    }
+}
+
+impl Args {
+    /// Compiles, or goes as far as the options ask for.
+    pub fn run(&self, console: &Console) -> Result<(), Failure> {
+        let start = Instant::now();
+        let checkpoint = model::checkpoint(&self.checkpoint, self.head.head(), console)?;
+        // Started first, so that a folder that is not there is known before the work is done.
+        let output = self.output.as_deref().map(|path| self.create(path)).transpose()?;
+        let options = self.options();
+        let (Some(output), Some(path)) = (output, &self.output) else {
+            return self.show(&driver::lower(&checkpoint, &options.passes)?, console);
+        };
+        let compiled = driver::compile(&checkpoint, &options, &output, &Bar::new(console, "packing"))?;
+        self.show(&compiled.outcome, console)?;
+        if let Some(artifact) = compiled.artifact {
+            output.publish()?;
+            console.note(summary(path, &artifact, start.elapsed().as_secs_f64()));
+        }
+        Ok(())
+    }
+
+    fn passes(&self) -> passes::Options {
+        passes::Options {
+            switches: self.passes.clone(),
+            print_after: self.print_after.clone(),
+            stop_after: self.stop_after.clone(),
+            dump_dir: self.dump_ir.clone(),
+        }
+    }
+
+    fn options(&self) -> CompileOptions {
+        let (Compute::Auto | Compute::F32) = self.compute;
+        let Target::Native = self.target;
+        CompileOptions {
+            weights: self.weights.dtype(),
+            kv: self.kv.into(),
+            max_context: self.max_context,
+            threads: self.threads.count(),
+            passes: self.passes(),
+        }
+    }
+
+    /// Starts the output, in a place where it replaces nothing but a compiled model.
+    fn create(&self, path: &Path) -> Result<Output, Diagnostic> {
+        let folder = std::path::absolute(path).ok().and_then(|path| path.parent()?.canonicalize().ok());
+        let inside = folder.is_some() && folder == self.checkpoint.canonicalize().ok();
+        if inside && path.is_file() && !is_artifact(path) {
+            let fault = Diagnostic::new(Code::BadArgument).at(path.display().to_string());
+            let fault = fault.message("this file belongs to the checkpoint; compiling would replace it");
+            return Err(fault.help("give the compiled model a name of its own (`-o model.llamac`)"));
+        }
+        Output::create(path)
+    }
+
+    /// Prints and writes what was asked for of the way.
+    fn show(&self, lowered: &Outcome, console: &Console) -> Result<(), Failure> {
+        let mut out = Stdout::lock();
+        for (name, text) in &lowered.prints {
+            if lowered.prints.len() > 1 {
+                writeln!(out, "// after {name}")?;
+            }
+            write!(out, "{text}")?;
+        }
+        let graph = lowered.stage.graph();
+        if self.stop_after.is_some() && self.emit.is_empty() {
+            write!(out, "{}", Form::Ir.of(graph))?;
+        }
+        for Emit { form, path } in &self.emit {
+            match path {
+                Some(path) => emit::write(path, &form.of(graph))?,
+                None => write!(out, "{}", form.of(graph))?,
+            }
+        }
+        if self.remarks {
+            lowered.report.remarks().iter().for_each(|remark| console.note(format_args!("remark: {remark}")));
+        }
+        out.flush()
+    }
+}
+
+/// `model.llamac: 2.1 MiB in 0.3 s; FuseQkv 4, FuseGateUp 4`.
+fn summary(path: &Path, artifact: &Artifact, seconds: f64) -> String {
+    let mut text =
+        format!("{}: {} in {}", path.display(), human::bytes(artifact.bytes), human::seconds(seconds));
+    let fired = artifact.plan.passes.iter().flat_map(|pass| &pass.firings).filter(|(_, times)| *times > 0);
+    for (i, (rule, times)) in fired.enumerate() {
+        text.push_str(if i == 0 { "; " } else { ", " });
+        text.push_str(&format!("{rule} {times}"));
+    }
+    text
+}

@@ -1,0 +1,118 @@
+//! `llamac eval`: one forward, as transformers' `forward` defines it.
+
+use std::path::PathBuf;
+
+use clap::ValueEnum;
+use llamac_compiler::diagnostic::{Code, Diagnostic, Diagnostics};
+use llamac_compiler::output::Output;
+use llamac_compiler::reference;
+use llamac_runtime::plan::KvDtype;
+use llamac_runtime::{self as runtime, Engine, EngineOptions, Request};
+
+use crate::args::{ComputeArgs, Kv, ModelArg};
+use crate::console::Console;
+use crate::failure::Failure;
+use crate::model::{self, Source};
+use crate::request::{self, Inputs};
+use crate::tensors;
+
+/// Run the model once over tensors of a file, as transformers' `forward`
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    model: ModelArg,
+    /// The inputs: input_ids [B,S] or inputs_embeds [B,S,H]; attention_mask and position_ids [B,S] if wanted
+    #[arg(long, value_name = "FILE")]
+    inputs: PathBuf,
+    /// Where the outputs go
+    #[arg(long, value_name = "FILE")]
+    outputs: PathBuf,
+    /// What computes
+    #[arg(long, value_enum, default_value_t = Backend::Native)]
+    backend: Backend,
+    /// Also write hidden_states.0, hidden_states.1, …
+    #[arg(long)]
+    hidden_states: bool,
+    /// Write the logits of the last N positions only
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    keep: Option<u32>,
+    /// Run the last N positions one at a time through the KV cache
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    cached: u32,
+    /// How the cache stores keys and values
+    #[arg(long, value_enum, default_value_t = Kv::F32)]
+    kv: Kv,
+    #[command(flatten)]
+    compute: ComputeArgs,
+}
+
+/// What computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Backend {
+    /// The compiled model
+    Native,
+    /// The graph, node by node, in the simplest way: the judge of the others
+    Reference,
+}
+
+impl Args {
+    /// Computes and writes the outputs.
+    pub fn run(&self, console: &Console) -> Result<(), Failure> {
+        let mut faults = Diagnostics::new();
+        let inputs = faults.absorb(request::read(&self.inputs));
+        // Started first, so that hours of computing do not end at a folder that is not there.
+        let file = faults.absorb(Output::create(&self.outputs).map_err(Diagnostics::from));
+        let source = faults.absorb(model::source(&self.model.path, self.compute.threads.count(), console));
+        let (Some(inputs), Some(file), Some(source)) = (inputs, file, source) else {
+            return Err(faults.into());
+        };
+        for name in &inputs.ignored {
+            console.warn(format_args!("{}: `{name}` is no input of a forward", self.inputs.display()));
+        }
+        let outputs = match self.backend {
+            Backend::Native => self.native(source, inputs, console)?,
+            Backend::Reference => self.reference(&source, inputs)?,
+        };
+        tensors::write(&file, &self.outputs, &outputs)?;
+        file.publish()?;
+        Ok(())
+    }
+
+    fn native(
+        &self,
+        source: Source,
+        inputs: Inputs,
+        console: &Console,
+    ) -> Result<Vec<runtime::Output>, Failure> {
+        let threads = self.compute.threads.count();
+        let model = model::compiled(source, &self.model.path, threads, console)?;
+        let request = self.request(inputs, model.plan().shape.hidden_size)?;
+        let mut engine = Engine::new(&model, EngineOptions { threads, ..EngineOptions::default() })?;
+        Ok(runtime::eval(&mut engine, &request, KvDtype::from(self.kv))?)
+    }
+
+    fn reference(&self, source: &Source, inputs: Inputs) -> Result<Vec<runtime::Output>, Failure> {
+        let Source::Checkpoint(checkpoint) = source else {
+            let fault = Diagnostic::new(Code::BadArgument).at("--backend reference");
+            let fault =
+                fault.expected("a checkpoint's directory").found("a compiled model, which has no graph");
+            return Err(fault.help("give the directory that it was compiled from").into());
+        };
+        let request = self.request(inputs, checkpoint.config.hidden_size)?;
+        Ok(reference::eval(checkpoint, &request)?)
+    }
+
+    /// The forward with the options of the command line, for a model of width `hidden_size`.
+    fn request(&self, inputs: Inputs, hidden_size: usize) -> Result<Request, Diagnostic> {
+        let Inputs { request, width, .. } = inputs;
+        if let Some(width) = width.filter(|&width| width != hidden_size) {
+            let place = format!("{}: inputs_embeds", self.inputs.display());
+            let fault = Diagnostic::new(Code::BadInputTensor).at(place);
+            return Err(fault
+                .expected(format!("[batch, seq, {hidden_size}]"))
+                .found(format!("a last dimension of {width}")));
+        }
+        let keep = self.keep.map(|keep| keep as usize);
+        Ok(Request { keep, hidden_states: self.hidden_states, cached: self.cached as usize, ..request })
+    }
+}

@@ -1,0 +1,214 @@
+//! `llamac inspect`: what a model is, from the plan that would run it.
+
+use llamac_compiler::diagnostic::{Code, Diagnostic};
+use llamac_compiler::{driver, passes};
+use llamac_runtime::plan::{
+    Compute, GenerationDefaults, Head, ModelShape, PassRecord, Plan, WeightEntry, WeightLayout,
+};
+use serde::Serialize;
+
+use crate::args::{ModelArg, ThreadsArg};
+use crate::console::{Console, Stdout};
+use crate::emit::Form;
+use crate::failure::Failure;
+use crate::human::{bytes, count, table};
+use crate::model::{self, Source};
+
+/// Show what a model is: head, sizes, passes applied, memory
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    model: ModelArg,
+    /// Print the graph after all passes, as IR text (of a checkpoint)
+    #[arg(long, conflicts_with = "json")]
+    graph: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    threads: ThreadsArg,
+}
+
+/// What `--json` prints, and the table shows.
+#[derive(Debug, Serialize)]
+struct Facts<'a> {
+    /// `checkpoint` or `artifact`.
+    kind: &'static str,
+    head: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    labels: Option<&'a [String]>,
+    shape: &'a ModelShape,
+    parameters: u64,
+    weights: Vec<Weights>,
+    compute: Compute,
+    kv: &'static str,
+    tokenizer: bool,
+    producer: &'a str,
+    memory: Memory,
+    passes: &'a [PassRecord],
+    generation: &'a GenerationDefaults,
+}
+
+/// The weights of one dtype.
+#[derive(Debug, Serialize)]
+struct Weights {
+    dtype: &'static str,
+    tensors: usize,
+    elements: u64,
+    bytes: u64,
+}
+
+/// What a run needs beside the weights, in bytes.
+#[derive(Debug, Serialize)]
+struct Memory {
+    weights: u64,
+    arena_per_token: u64,
+    unshared_per_token: u64,
+    kv_per_token: u64,
+}
+
+impl Args {
+    /// Prints what the model is.
+    pub fn run(&self, console: &Console) -> Result<(), Failure> {
+        let threads = self.threads.count();
+        let source = model::source(&self.model.path, threads, console)?;
+        let mut out = Stdout::lock();
+        if self.graph {
+            let Source::Checkpoint(checkpoint) = &source else {
+                let fault = Diagnostic::new(Code::BadArgument).at("--graph");
+                let fault =
+                    fault.expected("a checkpoint's directory").found("a compiled model, which has no graph");
+                return Err(fault.help("give the directory that it was compiled from").into());
+            };
+            let lowered = driver::lower(checkpoint, &passes::Options::default())?;
+            write!(out, "{}", Form::Ir.of(lowered.stage.graph()))?;
+            return out.flush();
+        }
+        let kind = if matches!(source, Source::Checkpoint(_)) { "checkpoint" } else { "artifact" };
+        let model = model::compiled(source, &self.model.path, threads, console)?;
+        let facts = Facts::new(kind, model.plan(), model.file("tokenizer.json").is_some());
+        match self.json {
+            true => {
+                let json = serde_json::to_string(&facts).expect("numbers and strings are JSON");
+                writeln!(out, "{json}")?;
+            }
+            false => write!(out, "{}", facts.text())?,
+        }
+        out.flush()
+    }
+}
+
+impl<'a> Facts<'a> {
+    fn new(kind: &'static str, plan: &'a Plan, tokenizer: bool) -> Self {
+        let labels = match &plan.head {
+            Head::SequenceClassification { labels, .. } => Some(labels.as_slice()),
+            Head::Base | Head::CausalLm => None,
+        };
+        let shape = &plan.shape;
+        let kv_per_token = 2 * shape.layers * shape.kv_heads * shape.head_dim * plan.kv.size();
+        let weights = weights(&plan.weights);
+        Self {
+            kind,
+            head: plan.head.name(),
+            labels,
+            shape,
+            parameters: parameters(&plan.weights),
+            memory: Memory {
+                weights: weights.iter().map(|group| group.bytes).sum(),
+                arena_per_token: plan.arena_bytes_per_token as u64,
+                unshared_per_token: plan.unshared_bytes_per_token as u64,
+                kv_per_token: kv_per_token as u64,
+            },
+            weights,
+            compute: plan.compute,
+            kv: plan.kv.name(),
+            tokenizer,
+            producer: &plan.producer,
+            passes: &plan.passes,
+            generation: &plan.generation,
+        }
+    }
+
+    fn text(&self) -> String {
+        let shape = self.shape;
+        let Compute::F32 = self.compute;
+        let compute = "f32";
+        let mut rows = vec![
+            ["head".to_owned(), self.head.to_owned()],
+            ["parameters".to_owned(), count(self.parameters)],
+            ["vocabulary".to_owned(), shape.vocab_size.to_string()],
+            ["layers".to_owned(), format!("{} of width {}", shape.layers, shape.hidden_size)],
+            [
+                "attention".to_owned(),
+                format!(
+                    "{} heads of {}, {} for keys and values",
+                    shape.heads, shape.head_dim, shape.kv_heads
+                ),
+            ],
+            ["feed-forward".to_owned(), format!("width {}", shape.intermediate_size)],
+            ["context".to_owned(), format!("{} tokens", shape.max_context)],
+            ["tokenizer".to_owned(), if self.tokenizer { "yes" } else { "none" }.to_owned()],
+            ["compute".to_owned(), compute.to_owned()],
+        ];
+        if let Some(labels) = self.labels {
+            rows.insert(1, ["labels".to_owned(), labels.join(", ")]);
+        }
+        for group in &self.weights {
+            let (tensors, size) = (group.tensors, bytes(group.bytes));
+            rows.push([format!("{} weights", group.dtype), format!("{size} in {tensors} tensors")]);
+        }
+        let memory = &self.memory;
+        let (arena, unshared) = (bytes(memory.arena_per_token), bytes(memory.unshared_per_token));
+        rows.push([
+            "activations".to_owned(),
+            format!("{arena} a token of a chunk ({unshared} without reuse)"),
+        ]);
+        rows.push(["KV cache".to_owned(), format!("{} a token, {}", bytes(memory.kv_per_token), self.kv)]);
+        for pass in self.passes {
+            rows.push([format!("pass {}", pass.name), firings(pass)]);
+        }
+        table(&rows)
+    }
+}
+
+/// How often the rules of a pass changed the graph: `FuseQkv 4`.
+fn firings(pass: &PassRecord) -> String {
+    let fired = pass.firings.iter().filter(|(_, times)| *times > 0);
+    let fired: Vec<String> = fired.map(|(rule, times)| format!("{rule} {times}")).collect();
+    if fired.is_empty() { "nothing to do".to_owned() } else { fired.join(", ") }
+}
+
+/// The weights by dtype.
+fn weights(entries: &[WeightEntry]) -> Vec<Weights> {
+    let mut groups: Vec<Weights> = Vec::new();
+    for entry in entries {
+        let dtype = match entry.layout {
+            WeightLayout::Matrix(layout) => layout.dtype.name(),
+            WeightLayout::Vector { .. } => "f32",
+        };
+        let elements = elements(entry.layout);
+        let size = entry.layout.bytes().unwrap_or(0) as u64;
+        match groups.iter_mut().find(|group| group.dtype == dtype) {
+            Some(group) => {
+                group.tensors += 1;
+                group.elements += elements;
+                group.bytes += size;
+            }
+            None => groups.push(Weights { dtype, tensors: 1, elements, bytes: size }),
+        }
+    }
+    groups
+}
+
+/// Elements of the checkpoint's tensors; rotary frequencies are computed and do not count.
+fn parameters(entries: &[WeightEntry]) -> u64 {
+    let learned = entries.iter().filter(|entry| !entry.recipe.starts_with("inv_freq("));
+    learned.map(|entry| elements(entry.layout)).sum()
+}
+
+fn elements(layout: WeightLayout) -> u64 {
+    match layout {
+        WeightLayout::Matrix(layout) => layout.rows as u64 * layout.cols as u64,
+        WeightLayout::Vector { len } => len as u64,
+    }
+}

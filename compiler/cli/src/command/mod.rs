@@ -1,0 +1,38 @@
+//! The commands, one file each: its arguments and what it does.
+
+mod compile;
+mod eval;
+mod inspect;
+mod print;
+mod run;
+mod tokenize;
+
+use clap::Subcommand;
+
+use crate::console::Console;
+use crate::failure::Failure;
+
+/// What llamac can do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    Compile(compile::Args),
+    Eval(eval::Args),
+    Run(run::Args),
+    Inspect(inspect::Args),
+    Tokenize(tokenize::Args),
+    Print(print::Args),
+}
+
+impl Command {
+    /// Does it.
+    pub fn run(&self, console: &Console) -> Result<(), Failure> {
+        match self {
+            Self::Compile(args) => args.run(console),
+            Self::Eval(args) => args.run(console),
+            Self::Run(args) => args.run(console),
+            Self::Inspect(args) => args.run(console),
+            Self::Tokenize(args) => args.run(console),
+            Self::Print(args) => args.run(),
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! From a path to a model: a compiled one is opened, a checkpoint is compiled into a file without a name.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use llamac_compiler::diagnostic::{Code, Diagnostic, Diagnostics};
+use llamac_compiler::driver::{self, CompileOptions};
+use llamac_compiler::output::Output;
+use llamac_compiler::source::{Checkpoint, Head, TokenizerFiles};
+use llamac_runtime::text::Tokenizer;
+use llamac_runtime::{Model, OpenOptions};
+
+use crate::console::Console;
+use crate::progress::Bar;
+
+/// What a path holds.
+#[derive(Debug)]
+pub enum Source {
+    /// A checkpoint, which is not compiled.
+    Checkpoint(Box<Checkpoint>),
+    /// A compiled model.
+    Artifact(Arc<Model>),
+}
+
+/// Opens the checkpoint at `path` for `head`, or for its own, and says what is odd about it.
+///
+/// # Errors
+/// All that is wrong with it.
+pub fn checkpoint(path: &Path, head: Option<Head>, console: &Console) -> Result<Checkpoint, Diagnostics> {
+    let checkpoint = Checkpoint::open(path, head)?;
+    for warning in &checkpoint.warnings {
+        console.warn(warning);
+    }
+    Ok(checkpoint)
+}
+
+/// Opens the checkpoint or compiled model at `path`.
+///
+/// # Errors
+/// All that is wrong with it.
+pub fn source(path: &Path, threads: usize, console: &Console) -> Result<Source, Diagnostics> {
+    if !path.is_file() {
+        return Ok(Source::Checkpoint(Box::new(checkpoint(path, None, console)?)));
+    }
+    match Model::open(path, OpenOptions { threads, ..OpenOptions::default() }) {
+        Ok(model) => Ok(Source::Artifact(model)),
+        // Another kind of file: what reads checkpoints knows most of them.
+        Err(faults) if faults.iter().any(|fault| fault.code == Code::NotAnArtifact) => {
+            match Checkpoint::open(path, None) {
+                Err(hint) if path.extension().is_none_or(|extension| extension != "llamac") => Err(hint),
+                _ => Err(faults),
+            }
+        }
+        Err(faults) => Err(faults),
+    }
+}
+
+/// Compiles `source`, which is at `path`, if it is not compiled.
+///
+/// # Errors
+/// When compiling fails, as for a full disk.
+pub fn compiled(
+    source: Source,
+    path: &Path,
+    threads: usize,
+    console: &Console,
+) -> Result<Arc<Model>, Diagnostics> {
+    let checkpoint = match source {
+        Source::Artifact(model) => return Ok(model),
+        Source::Checkpoint(checkpoint) => checkpoint,
+    };
+    let output = Output::temporary()?;
+    let options = CompileOptions { threads, ..CompileOptions::default() };
+    driver::compile(&checkpoint, &options, &output, &Bar::new(console, "compiling"))?;
+    // The bytes were written by this process to a file that no other has opened: there is nothing to verify.
+    Model::from_file(output.file(), path, OpenOptions { verify: false, threads })
+}
+
+/// The tokenizer of the model at `path`, which may be a folder that holds nothing else.
+///
+/// # Errors
+/// When there is none, or it cannot be read.
+pub fn tokenizer(path: &Path) -> Result<Tokenizer, Diagnostics> {
+    if path.is_file() {
+        return Model::open(path, OpenOptions::default())?.tokenizer();
+    }
+    let files = TokenizerFiles::read(path)?;
+    let place = |name: &str| path.join(name).display().to_string();
+    let Some(json) = files.tokenizer else { return Err(no_tokenizer(path).into()) };
+    let tokenizer = Tokenizer::from_bytes(&json, &place("tokenizer.json"))?;
+    match files.config {
+        Some(config) => tokenizer.with_config(&config, &place("tokenizer_config.json")),
+        None => Ok(tokenizer),
+    }
+}
+
+fn no_tokenizer(path: &Path) -> Diagnostic {
+    if !path.exists() {
+        let fault = Diagnostic::new(Code::NotACheckpoint).at(path.display().to_string());
+        return fault.found("no such file or directory");
+    }
+    let fault =
+        Diagnostic::new(Code::NoTokenizer).at(path.display().to_string()).expected("a tokenizer.json in it");
+    match path.join("tokenizer.model").exists() {
+        true => fault.found("tokenizer.model, which cannot be read yet").help(
+            "load it with AutoTokenizer.from_pretrained() of transformers and save it with save_pretrained()",
+        ),
+        false => fault,
+    }
+}

@@ -1,0 +1,119 @@
+//! Progress of work that takes more than a second: a bar on a terminal, plain lines elsewhere.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use llamac_compiler::driver::Progress;
+
+use crate::console::Console;
+use crate::human;
+
+/// Work that is done within this is not worth a line.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// The least time between two plain lines.
+const PAUSE: Duration = Duration::from_secs(5);
+
+/// Bytes done of a total, shown to the user.
+#[derive(Debug)]
+pub struct Bar {
+    console: Console,
+    /// What is being done: `packing`.
+    verb: &'static str,
+    start: Instant,
+    done: AtomicU64,
+    total: AtomicU64,
+    /// Whoever finds it locked need not wait: somebody is drawing.
+    shown: Mutex<Shown>,
+}
+
+#[derive(Debug)]
+struct Shown {
+    bar: Option<ProgressBar>,
+    /// When the last plain line was printed.
+    line: Option<Instant>,
+}
+
+impl Bar {
+    /// Nothing done yet.
+    pub fn new(console: &Console, verb: &'static str) -> Self {
+        Self {
+            console: *console,
+            verb,
+            start: Instant::now(),
+            done: AtomicU64::new(0),
+            total: AtomicU64::new(0),
+            shown: Mutex::new(Shown { bar: None, line: None }),
+        }
+    }
+
+    fn draw(&self, shown: &mut Shown, done: u64) {
+        let total = self.total.load(Ordering::Relaxed);
+        if self.console.draws() {
+            let bar = shown.bar.get_or_insert_with(|| self.bar(total));
+            bar.set_position(done);
+        } else if shown.line.is_none_or(|line| line.elapsed() >= PAUSE) {
+            shown.line = Some(Instant::now());
+            self.console.note(line(self.verb, done, total, self.start.elapsed().as_secs_f64()));
+        }
+    }
+
+    fn bar(&self, total: u64) -> ProgressBar {
+        let template =
+            "{msg} [{bar:30}] {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec}, {eta} left";
+        let style = ProgressStyle::with_template(template).map(|style| style.progress_chars("=> "));
+        let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
+        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+        bar.with_elapsed(self.start.elapsed()).with_message(self.verb)
+    }
+}
+
+impl Progress for Bar {
+    fn start(&self, total: u64) {
+        self.total.store(total, Ordering::Relaxed);
+    }
+
+    fn advance(&self, bytes: u64) {
+        let done = self.done.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        if self.start.elapsed() >= PATIENCE
+            && !self.console.is_quiet()
+            && let Ok(mut shown) = self.shown.try_lock()
+        {
+            self.draw(&mut shown, done);
+        }
+    }
+}
+
+impl Drop for Bar {
+    fn drop(&mut self) {
+        if let Ok(shown) = self.shown.get_mut()
+            && let Some(bar) = shown.bar.take()
+        {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// `packing: 120.0 MiB of 2.0 GiB, 60.0 MiB/s, 32 s left`.
+fn line(verb: &str, done: u64, total: u64, seconds: f64) -> String {
+    let rate = done as f64 / seconds.max(1e-3);
+    let left = total.saturating_sub(done) as f64 / rate.max(1.0);
+    let [done, total, rate] = [done, total, rate as u64].map(human::bytes);
+    format!("{verb}: {done} of {total}, {rate}/s, {} left", human::seconds(left))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_tell_rate_and_rest() {
+        assert_eq!(
+            line("packing", 1 << 20, 3 << 20, 2.0),
+            "packing: 1.0 MiB of 3.0 MiB, 512.0 KiB/s, 4.0 s left"
+        );
+        assert_eq!(line("packing", 0, 0, 0.0), "packing: 0 B of 0 B, 0 B/s, 0 ms left");
+    }
+}

@@ -1,0 +1,160 @@
+//! What the command will have and has not yet: refused with a sentence instead of "unexpected argument".
+//!
+//! The options are not declared to clap, so that its help shows what there is. Its error says what it did not know, and
+//! the tables below say whether that is a mistake or a wish.
+
+use std::ffi::OsString;
+
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use llamac_compiler::diagnostic::{Code, Diagnostic};
+
+/// Commands, with what they are for.
+const COMMANDS: &[(&str, &str)] = &[
+    ("bench", "measuring speed against the machine's limits"),
+    ("classify", "class scores of texts"),
+    ("completions", "completions for shells"),
+    ("convert", "Meta's original weights to the Hugging Face layout"),
+    ("embed", "pooled hidden states of texts"),
+    ("estimate", "memory and arithmetic before anything is compiled"),
+    ("explain", "the story behind an error code"),
+    ("perplexity", "perplexity of a text, and divergence from another model"),
+    ("serve", "a server"),
+    ("verify", "checking an artifact, or comparing two models"),
+];
+
+/// Options: the commands that will have them (none: all), with what they are for and a way out.
+const OPTIONS: &[(&str, &[&str], &str, &str)] = &[
+    ("--chat", &["run"], "chat templates", "write the template out in the prompt (`-p`)"),
+    ("--external-data", &["compile"], "ONNX output", ""),
+    ("--layers", &["compile"], "compiling some of the layers", ""),
+    ("--layout", &["compile"], "ONNX output", ""),
+    ("--lookup", &["run"], "guessing tokens from the prompt", "leave it out: the text is the same"),
+    (
+        "--lora",
+        &["compile"],
+        "merging adapters",
+        "merge it with merge_and_unload() of peft and save the result",
+    ),
+    ("--message-format", &[], "messages in JSON", ""),
+    (
+        "--no-check",
+        &["eval", "run"],
+        "opening a model without checking it",
+        "leave it out: the model is checked",
+    ),
+    ("--soft-prompt", &["compile"], "soft prompts", ""),
+    ("--verify", &["compile"], "comparing while compiling", "compare `eval` with `eval --backend reference`"),
+];
+
+/// Values of options, with what they are for and a way out. A value that is a list, or has parts, is here if a part is.
+const VALUES: &[(&str, &[&str], &str, &str)] = &[
+    ("--backend", &["onnx"], "running ONNX models", "use --backend native"),
+    ("--compute", &["bf16", "int8"], "narrower arithmetic", "use --compute f32"),
+    ("--emit", &["report"], "reports", "use --remarks, or `llamac inspect`"),
+    (
+        "--head",
+        &["question-answering", "token-classification"],
+        "this head",
+        "use --head base for the hidden states under it",
+    ),
+    ("--kv", &["int8"], "an int8 cache", "use --kv bf16"),
+    ("--target", &["onnx", "onnx-ort", "onnx-std"], "ONNX output", "use --target native"),
+    ("--weights", &["q4", "q8"], "quantized weights", "use --weights bf16"),
+];
+
+/// The fault behind `error`, if it is about something that is not available yet.
+pub fn explain(error: &clap::Error, arguments: &[OsString]) -> Option<Diagnostic> {
+    let context = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => Some(text.as_str()),
+        _ => None,
+    };
+    match error.kind() {
+        ErrorKind::InvalidSubcommand => {
+            let name = context(ContextKind::InvalidSubcommand)?;
+            let (name, what) = COMMANDS.iter().find(|(command, _)| *command == name)?;
+            Some(fault(&format!("llamac {name}"), what, ""))
+        }
+        ErrorKind::UnknownArgument => {
+            let name = option(context(ContextKind::InvalidArg)?);
+            let command =
+                arguments.iter().skip(1).filter_map(|a| a.to_str()).find(|a| !a.starts_with('-'))?;
+            let (name, _, what, help) = OPTIONS.iter().find(|(known, commands, ..)| {
+                *known == name && (commands.is_empty() || commands.contains(&command))
+            })?;
+            Some(fault(name, what, help))
+        }
+        ErrorKind::InvalidValue | ErrorKind::ValueValidation => {
+            let name = option(context(ContextKind::InvalidArg)?);
+            let value = context(ContextKind::InvalidValue)?;
+            let parts: Vec<&str> = value.split([',', '=']).collect();
+            let (name, _, what, help) = VALUES.iter().find(|(known, values, ..)| {
+                *known == name && parts.iter().any(|part| values.contains(part))
+            })?;
+            Some(fault(&format!("{name} {value}"), what, help))
+        }
+        _ => None,
+    }
+}
+
+/// The name in `--name <VALUE>` or `--name=value`.
+fn option(text: &str) -> &str {
+    text.split([' ', '=']).next().unwrap_or_default()
+}
+
+fn fault(at: &str, what: &str, help: &str) -> Diagnostic {
+    let fault = Diagnostic::new(Code::NotBuiltYet).at(at).message(format!("not in this version: {what}"));
+    if help.is_empty() { fault } else { fault.help(help) }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::args::Cli;
+
+    fn explained(line: &str) -> Option<Diagnostic> {
+        let arguments: Vec<OsString> = line.split_whitespace().map(OsString::from).collect();
+        let error = Cli::try_parse_from(&arguments).expect_err(line);
+        explain(&error, &arguments)
+    }
+
+    #[test]
+    fn wishes_are_told_from_mistakes() {
+        for line in [
+            "llamac serve",
+            "llamac bench model -p 512",
+            "llamac -q verify a b",
+            "llamac compile dir -o out --lora x",
+            "llamac compile dir -o out --lora=x=0.5",
+            "llamac --message-format json compile dir -o out",
+            "llamac run model -p x --no-check",
+            "llamac run model -p x --lookup 3",
+            "llamac run model -p x --compute int8",
+            "llamac run model -p x --kv=int8",
+            "llamac compile dir -o out --target onnx-ort",
+            "llamac compile dir -o out --weights q4,lm_head=q8",
+            "llamac compile dir -o out --weights as-is,lm_head=q8",
+            "llamac compile dir -o out --head question-answering",
+            "llamac compile dir -o out --emit ir,report",
+            "llamac eval dir --inputs a --outputs b --backend onnx",
+        ] {
+            let fault = explained(line).unwrap_or_else(|| panic!("{line}"));
+            assert_eq!(fault.code, Code::NotBuiltYet, "{line}");
+            assert!(
+                fault.message.as_ref().is_some_and(|message| message.starts_with("not in this version: "))
+            );
+        }
+        for line in [
+            "llamac sevre",
+            "llamac run model -p x --lora x",
+            "llamac compile dir -o out --lara x",
+            "llamac compile dir -o out --weights q5",
+            "llamac run model -p x --kv f64",
+            "llamac",
+            "llamac --version",
+        ] {
+            assert_eq!(explained(line), None, "{line}");
+        }
+    }
+}
