@@ -94,13 +94,17 @@ impl Model {
     /// # Errors
     /// When there is none, or it cannot be read.
     pub fn tokenizer(&self) -> Result<Tokenizer, Diagnostics> {
-        let place = format!("{}: tokenizer.json", self.path().display());
-        match self.file("tokenizer.json") {
-            Some(bytes) => Tokenizer::from_bytes(bytes, &place),
-            None => Err(Diagnostic::new(Code::NoTokenizer)
-                .at(place)
+        let place = |name: &str| format!("{}: {name}", self.path().display());
+        let Some(json) = self.file("tokenizer.json") else {
+            return Err(Diagnostic::new(Code::NoTokenizer)
+                .at(place("tokenizer.json"))
                 .help("give token ids (`--ids`), or compile a checkpoint that holds a tokenizer.json")
-                .into()),
+                .into());
+        };
+        let tokenizer = Tokenizer::from_bytes(json, &place("tokenizer.json"))?;
+        match self.file("tokenizer_config.json") {
+            Some(config) => tokenizer.with_config(config, &place("tokenizer_config.json")),
+            None => Ok(tokenizer),
         }
     }
 
