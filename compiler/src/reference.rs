@@ -136,7 +136,7 @@ impl Run<'_> {
         let weights = |weight: &Weight| reader.tensor(weight).map_err(|e| e.to_string());
         // All columns; those that were not asked for are dropped at the end.
         let bindings = Bindings::new().with(Symbol::Keep, phase.len() as i64);
-        let results = evaluate(&self.graph, &inputs, &bindings, &weights).map_err(|e| e.to_string())?;
+        let results = evaluate(self.graph, &inputs, &bindings, &weights).map_err(|e| e.to_string())?;
         let (caches, outputs): (Vec<_>, Vec<_>) =
             results.into_iter().partition(|(name, _)| name.starts_with("present."));
         self.caches =

@@ -3,7 +3,13 @@
 //! Deliberately not here: the text form that reads back, which is the graph's own (`llamac_ir::Graph`).
 
 mod diff;
+mod dot;
+mod layout;
 mod listing;
 mod numbers;
+mod picture;
+mod svg;
 
 pub use diff::diff;
+pub use dot::dot;
+pub use svg::svg;

@@ -23,7 +23,7 @@ pub fn names() -> Vec<String> {
 /// The graph of the checkpoint `name`.
 pub fn graph(name: &str, options: &ModelOptions) -> Graph {
     let checkpoint =
-        Checkpoint::open(&folder().join(name), None).unwrap_or_else(|faults| panic!("{name}: {faults}"));
+        Checkpoint::open(folder().join(name), None).unwrap_or_else(|faults| panic!("{name}: {faults}"));
     model::build(&checkpoint, options).unwrap_or_else(|fault| panic!("{name}: {fault}"))
 }
 

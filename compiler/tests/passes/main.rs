@@ -3,3 +3,4 @@
 mod fixtures;
 mod graphs;
 mod manager;
+mod pictures;

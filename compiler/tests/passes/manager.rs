@@ -97,11 +97,11 @@ fn prints_read_back() {
 #[test]
 fn dumps_are_numbered_and_tell_what_changed() {
     let folder = tempfile::tempdir().unwrap();
-    let dump_dir = Some(folder.path().join("dump"));
-    let manager = PassManager::new(Options { dump_dir: dump_dir.clone(), ..Options::default() }).unwrap();
+    let dump_dir = folder.path().join("dump");
+    let options = Options { dump_dir: Some(dump_dir.clone()), ..Options::default() };
+    let manager = PassManager::new(options).unwrap();
     // Three layers, of which the second and the third change alike.
     let outcome = manager.run(graph("sharded-f32", &PLAIN), &Native).unwrap();
-    let dump_dir = dump_dir.unwrap();
     let mut files: Vec<String> = fs::read_dir(&dump_dir)
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())

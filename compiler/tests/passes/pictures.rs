@@ -1,0 +1,54 @@
+//! Graphs as pictures.
+
+use insta::assert_snapshot;
+use llamac_compiler::model::ModelOptions;
+use llamac_compiler::passes::{Options, PassManager};
+use llamac_compiler::report;
+use llamac_compiler::target::native::Native;
+use llamac_ir::Graph;
+
+use crate::fixtures::{FULL, PLAIN, graph};
+
+fn fused(model: Graph) -> Graph {
+    let outcome = PassManager::new(Options::default()).unwrap().run(model, &Native).unwrap();
+    outcome.stage.graph().clone()
+}
+
+#[test]
+fn graphviz_clusters_layers() {
+    assert_snapshot!(report::dot(&fused(graph("gqa-f32", &PLAIN))));
+}
+
+/// The titles of the layers in a picture.
+fn titles(svg: &str) -> Vec<&str> {
+    let frames = svg.split("<text class=\"f\"").skip(1);
+    frames.map(|frame| frame.split(['>', '<']).nth(1).unwrap()).collect()
+}
+
+#[test]
+fn layers_that_are_alike_are_drawn_once() {
+    let model = graph("sharded-f32", &PLAIN);
+    let svg = report::svg(&model);
+    assert_eq!(titles(&svg), ["model.layers.0 to 2, × 3"]);
+    assert_eq!(svg.matches(">attention</text>").count(), 1);
+    // The first norm stands alone after fusion, so the first layer differs from the others.
+    let svg = report::svg(&fused(model));
+    assert_eq!(titles(&svg), ["model.layers.0", "model.layers.1 to 2, × 2"]);
+    assert_eq!(svg.matches(">attention</text>").count(), 2);
+    // A hidden state that only some layers give out makes them differ.
+    let svg = report::svg(&graph("sharded-f32", &FULL));
+    assert_eq!(titles(&svg), ["model.layers.0 to 1, × 2", "model.layers.2"]);
+}
+
+#[test]
+fn pictures_are_well_formed() {
+    let svg = report::svg(&fused(graph("gqa-f32", &ModelOptions { mask: false, ..FULL })));
+    for tag in ["svg", "g", "text", "title", "style", "defs", "marker"] {
+        let opened = svg.matches(&format!("<{tag}>")).count() + svg.matches(&format!("<{tag} ")).count();
+        assert_eq!(opened, svg.matches(&format!("</{tag}>")).count(), "{tag}");
+    }
+    assert!(!svg.contains("NaN") && !svg.contains("inf"));
+    for name in ["input_ids", "past.1.key", "logits", "hidden_states.1", "present.0.value"] {
+        assert!(svg.contains(&format!(">{name}</text>")), "{name}");
+    }
+}
