@@ -103,3 +103,7 @@ pub const ALL: &[Pass] = &[
         work: Work::Legalize,
     },
 ];
+
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/adding-a-pass.md")]
+struct AddingAPass;
