@@ -1,9 +1,10 @@
 //! The verifier: every rule that a graph keeps, and every fault beside its instruction.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 
-use petgraph::algo::tarjan_scc;
+use petgraph::Direction;
+use petgraph::algo::toposort;
 use petgraph::visit::EdgeRef;
 
 use crate::graph::Kind;
@@ -103,38 +104,30 @@ impl<'a> Verifier<'a> {
     /// The use-list mirrors the operands.
     fn edges(&mut self) {
         let g = self.graph;
-        let mut edges: HashMap<(NodeId, usize), Vec<NodeId>> = HashMap::new();
-        for edge in
-            g.nodes.edge_indices().filter_map(|e| g.nodes.edge_endpoints(e).zip(g.nodes.edge_weight(e)))
-        {
-            let ((producer, consumer), used) = edge;
-            edges.entry((NodeId(consumer), used.operand)).or_default().push(NodeId(producer));
-        }
         for id in self.all_nodes() {
-            for (operand, value) in g.operands(id).iter().enumerate() {
-                if edges.remove(&(id, operand)) != Some(vec![value.node]) {
-                    self.fault(Some(id), format!("the use-list does not mirror operand {operand}"));
+            let operands = g.operands(id);
+            let mut mirrored = vec![0usize; operands.len()];
+            for edge in g.nodes.edges_directed(id.0, Direction::Incoming) {
+                let operand = edge.weight().operand;
+                match operands.get(operand) {
+                    Some(value) if value.node.0 == edge.source() => mirrored[operand] += 1,
+                    _ => self.fault(
+                        Some(id),
+                        format!("the use-list has an operand {operand} that the instruction does not have"),
+                    ),
                 }
             }
-        }
-        let mut left: Vec<_> = edges.into_keys().collect();
-        left.sort_unstable();
-        for (id, operand) in left {
-            self.fault(Some(id), format!("the use-list has an operand {operand} that does not exist"));
+            for operand in
+                mirrored.iter().enumerate().filter(|(_, uses)| **uses != 1).map(|(operand, _)| operand)
+            {
+                self.fault(Some(id), format!("the use-list does not mirror operand {operand}"));
+            }
         }
     }
 
     fn cycles(&mut self) {
-        let g = &self.graph.nodes;
-        for component in tarjan_scc(g) {
-            let itself = |&n| g.edges(n).any(|edge| edge.target() == n);
-            if component.len() > 1 || component.iter().any(itself) {
-                let first = component.iter().copied().map(NodeId).min();
-                self.fault(
-                    first,
-                    format!("{} instructions depend on each other in a cycle", component.len()),
-                );
-            }
+        if let Err(cycle) = toposort(&self.graph.nodes, None) {
+            self.fault(Some(NodeId(cycle.node_id())), "the instruction depends on its own result");
         }
     }
 
@@ -181,7 +174,7 @@ impl<'a> Verifier<'a> {
     /// One tensor of the checkpoint has one type everywhere.
     fn sources(&mut self) {
         let g = self.graph;
-        let mut seen: BTreeMap<&str, &Weight> = BTreeMap::new();
+        let mut seen: HashMap<&str, &Weight> = HashMap::new();
         for id in self.all_nodes() {
             for weight in g.op(id).into_iter().flat_map(|op| op.weights()) {
                 weight.for_each_source(&mut |source, name| {
@@ -210,10 +203,15 @@ impl<'a> Verifier<'a> {
             .flat_map(|ty| ty.shape.iter().filter_map(|dim| dim.as_symbol()))
             .chain([Symbol::Keep])
             .collect();
-        let mut reported = BTreeSet::new();
+        let mut missing: Vec<Symbol> =
+            Symbol::ALL.into_iter().filter(|symbol| !given.contains(symbol)).collect();
         for id in self.all_nodes() {
+            if missing.is_empty() {
+                return;
+            }
             for symbol in g.types(id).iter().flat_map(|ty| &ty.shape).flat_map(|dim| dim.symbols()) {
-                if !given.contains(&symbol) && reported.insert(symbol) {
+                if let Some(at) = missing.iter().position(|&other| other == symbol) {
+                    missing.remove(at);
                     self.fault(Some(id), format!("no parameter has a dimension that is {}", symbol.name()));
                 }
             }
@@ -261,7 +259,7 @@ mod tests {
           %1 = add %0 : f32[batch, 8]
             error: takes 2 operands, found 1
           %1 = add %0 : f32[batch, 8]
-            error: the use-list has an operand 1 that does not exist
+            error: the use-list has an operand 1 that the instruction does not have
           error: two results are called `out`
           error: the value of result `out` does not exist
           error: batch cannot be within 4..=2
@@ -280,12 +278,14 @@ mod tests {
             g.nodes.remove_edge(edge);
         }), @"
         the graph is not valid:
+          %1 = linear %x, @w : f32[batch, 8] loc(first)
+            error: the use-list has an operand 7 that the instruction does not have
+          %0 = add %y, %y : f32[batch, 8]
+            error: the use-list has an operand 0 that the instruction does not have
           %0 = add %y, %y : f32[batch, 8]
             error: the use-list does not mirror operand 0
           %0 = add %y, %y : f32[batch, 8]
             error: the use-list does not mirror operand 1
-          %1 = linear %x, @w : f32[batch, 8] loc(first)
-            error: the use-list has an operand 7 that does not exist
         ");
     }
 
@@ -294,7 +294,7 @@ mod tests {
         assert_snapshot!(faults(|g, [linear, add]| g.relink(linear, 0, ValueId::first(add))), @"
         the graph is not valid:
           %0 = linear %1, @w : f32[batch, 8] loc(first)
-            error: 2 instructions depend on each other in a cycle
+            error: the instruction depends on its own result
         ");
         assert_snapshot!(faults(|g, [linear, _]| {
             g.nodes.remove_node(linear.0);

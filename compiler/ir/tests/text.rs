@@ -71,3 +71,16 @@ fn headers_are_checked() {
         error: no parameter has a dimension that is seq
     ");
 }
+
+/// Nothing recurses along a graph: deep ones would overflow the stack.
+#[test]
+fn deep_graphs_are_read_and_printed() {
+    let mut text = "graph(%x: f32[batch, 8]) {\n%v0 = act %x {function=relu}\n".to_owned();
+    for n in 1..30_000 {
+        text += &format!("%v{n} = act %v{} {{function=relu}}\n", n - 1);
+    }
+    let graph = Graph::parse(&format!("{text} return out=%v29999 }}")).unwrap();
+    assert_eq!(graph.op_count(), 30_000);
+    let printed = graph.to_string();
+    assert_eq!(Graph::parse(&printed).unwrap().to_string(), printed);
+}

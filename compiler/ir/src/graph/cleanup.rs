@@ -1,8 +1,8 @@
 //! Clean-ups that need no knowledge of operations: dead nodes and common subexpressions.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
-use petgraph::stable_graph::NodeIndex;
+use petgraph::visit::NodeIndexable;
 
 use super::{Graph, NodeId, ValueId};
 use crate::{Loc, Op};
@@ -10,10 +10,12 @@ use crate::{Loc, Op};
 impl Graph {
     /// Removes operations that no result needs, and returns them. Parameters stay.
     pub fn remove_dead(&mut self) -> Vec<NodeId> {
-        let live: HashSet<NodeId> = self.order().into_iter().collect();
-        let all: Vec<NodeIndex> = self.nodes.node_indices().collect();
-        let dead = all.into_iter().map(NodeId).filter(|n| self.op(*n).is_some() && !live.contains(n));
-        let dead: Vec<NodeId> = dead.collect();
+        let mut live = vec![false; self.nodes.node_bound()];
+        for node in self.order() {
+            live[node.0.index()] = true;
+        }
+        let all = self.nodes.node_indices().map(NodeId);
+        let dead: Vec<NodeId> = all.filter(|n| self.op(*n).is_some() && !live[n.0.index()]).collect();
         for node in &dead {
             self.nodes.remove_node(node.0);
         }

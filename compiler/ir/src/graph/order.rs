@@ -1,6 +1,6 @@
 //! The order in which nodes are printed, evaluated and visited by rules.
 
-use std::collections::HashSet;
+use petgraph::visit::NodeIndexable;
 
 use super::{Graph, NodeId};
 
@@ -9,11 +9,19 @@ impl Graph {
     /// the order depends on the structure alone.
     pub fn order(&self) -> Vec<NodeId> {
         let mut order = Vec::new();
-        let mut visited = HashSet::with_capacity(self.nodes.node_count());
+        let mut visited = vec![false; self.nodes.node_bound()];
+        let mut is_new = |node: NodeId| {
+            let index = node.0.index();
+            if index >= visited.len() {
+                // A node that does not exist: the verifier looks at such graphs.
+                return false;
+            }
+            !std::mem::replace(&mut visited[index], true)
+        };
         // A node and how many of its operands have been visited; explicit, for graphs are deep.
         let mut stack: Vec<(NodeId, usize)> = Vec::new();
         for (_, result) in &self.results {
-            if visited.insert(result.node) {
+            if is_new(result.node) {
                 stack.push((result.node, 0));
             }
             while let Some((node, next)) = stack.last_mut() {
@@ -21,7 +29,7 @@ impl Graph {
                 match operand {
                     Some(value) => {
                         *next += 1;
-                        if visited.insert(value.node) {
+                        if is_new(value.node) {
                             stack.push((value.node, 0));
                         }
                     }

@@ -2,6 +2,9 @@
 
 use std::collections::{HashMap, HashSet};
 
+use petgraph::stable_graph::NodeIndex;
+use petgraph::visit::NodeIndexable;
+
 use super::{Legality, NoMatch, OpSet, Signature};
 use crate::graph::Kind;
 use crate::{Graph, Loc, NodeId, Op, TensorType, Types, ValueId};
@@ -194,48 +197,51 @@ impl Patch {
 
     /// A cycle must pass through a use that moves: search backwards from the replacements.
     fn check_acyclic(&self, graph: &Graph, replaced: &HashMap<ValueId, PatchValue>) -> Result<(), String> {
-        #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-        enum At {
-            Old(NodeId),
-            New(usize),
-        }
-        let node_of = |value: PatchValue| match value {
-            PatchValue::Old(value) => At::Old(value.node),
-            PatchValue::New { index, .. } => At::New(index),
+        // Nodes of the graph by their indices, then those of the patch.
+        let bound = graph.nodes.node_bound();
+        let producer = |value: PatchValue| match value {
+            PatchValue::Old(value) => value.node.0.index(),
+            PatchValue::New { index, .. } => bound + index,
         };
-        let operand = |at: At, i: usize| match at {
-            At::New(index) => self.new[index].args.get(i).copied(),
-            At::Old(node) => {
-                let value = graph.operands(node).get(i)?;
-                Some(replaced.get(value).copied().unwrap_or(PatchValue::Old(*value)))
+        let operand = |at: usize, i: usize| -> Option<usize> {
+            if at >= bound {
+                return self.new[at - bound].args.get(i).map(|&arg| producer(arg));
             }
+            let value = graph.operands(NodeId(NodeIndex::new(at))).get(i)?;
+            Some(producer(replaced.get(value).copied().unwrap_or(PatchValue::Old(*value))))
         };
-        // Present: visited; true: on the path that is being searched.
-        let mut state: HashMap<At, bool> = HashMap::new();
-        for start in replaced.values().map(|&new| node_of(new)) {
-            if state.contains_key(&start) {
+        let mut state = vec![State::New; bound + self.new.len()];
+        for start in replaced.values().map(|&new| producer(new)) {
+            if state[start] != State::New {
                 continue;
             }
-            state.insert(start, true);
-            let mut stack = vec![(start, 0)];
-            while let Some((at, next)) = stack.last_mut() {
-                let Some(value) = operand(*at, *next) else {
-                    state.insert(*at, false);
-                    stack.pop();
+            state[start] = State::OnPath;
+            let mut path = vec![(start, 0)];
+            while let Some((at, next)) = path.last_mut() {
+                let Some(before) = operand(*at, *next) else {
+                    state[*at] = State::Done;
+                    path.pop();
                     continue;
                 };
                 *next += 1;
-                let producer = node_of(value);
-                match state.get(&producer) {
-                    Some(true) => return Err("a value would depend on itself".to_owned()),
-                    Some(false) => {}
-                    None => {
-                        state.insert(producer, true);
-                        stack.push((producer, 0));
+                match state[before] {
+                    State::OnPath => return Err("a value would depend on itself".to_owned()),
+                    State::Done => {}
+                    State::New => {
+                        state[before] = State::OnPath;
+                        path.push((before, 0));
                     }
                 }
             }
         }
         Ok(())
     }
+}
+
+/// How far the search for cycles is with a node.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    New,
+    OnPath,
+    Done,
 }

@@ -64,7 +64,7 @@ fn scaling(seed: u8) -> RopeScaling {
 fn operation(kind: u8, [x, y]: [ValueId; 2], width: usize, seed: u8, p: &Params) -> (Op, Vec<ValueId>) {
     let function = Activation::ALL[usize::from(seed) % 5];
     let eps = Real::new(10f64.powi(-i32::from(seed % 8)));
-    let interleaved = seed % 2 == 0;
+    let interleaved = seed.is_multiple_of(2);
     let attention =
         Attention { heads: width / 4, kv_heads: 1, head_dim: 4, scale: Real::new(0.5), causal: interleaved };
     match kind % 13 {
@@ -100,7 +100,7 @@ struct Params {
 /// A valid graph; operations that do not fit their operands are left out.
 pub fn graph(choices: &[Choice]) -> Graph {
     let mut builder = Builder::new();
-    if choices.len() % 2 == 0 {
+    if choices.len().is_multiple_of(2) {
         builder.bounds(Symbol::Seq, Bounds { min: 1, max: Some(3) });
     }
     let ids = builder.param("input_ids", TensorType::per_token()).unwrap();
@@ -118,7 +118,7 @@ pub fn graph(choices: &[Choice]) -> Graph {
         let [x, y] = [first, second].map(|at| values[usize::from(at) % values.len()]);
         let width = builder.ty(x).width().unwrap() as usize;
         let (op, args) = operation(kind, [x, y], width, seed, &params);
-        let loc = if seed % 4 == 0 { Loc::none() } else { Loc::new(&format!("layers.{n}.x y")) };
+        let loc = if seed.is_multiple_of(4) { Loc::none() } else { Loc::new(&format!("layers.{n}.x y")) };
         let Ok(results) = builder.push_all(op, &args, &loc) else { continue };
         for value in results {
             // Only activations are operands of what follows.
