@@ -6,12 +6,17 @@ use std::path::{Path, PathBuf};
 use llamac_compiler::diagnostic::Diagnostic;
 use llamac_compiler::ir::Graph;
 use llamac_compiler::output::{self, Output};
+use llamac_compiler::report;
 
 /// A form of the graph.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
     /// The text of the intermediate representation.
     Ir,
+    /// Graphviz.
+    Dot,
+    /// A picture.
+    Svg,
 }
 
 impl Form {
@@ -19,6 +24,8 @@ impl Form {
     pub fn of(self, graph: &Graph) -> String {
         match self {
             Self::Ir => graph.to_string(),
+            Self::Dot => report::dot(graph),
+            Self::Svg => report::svg(graph),
         }
     }
 }
@@ -44,7 +51,9 @@ pub fn parse(text: &str) -> Result<Emit, String> {
     };
     let form = match form {
         "ir" => Form::Ir,
-        _ => return Err("expected ir, with =PATH or without".to_owned()),
+        "dot" => Form::Dot,
+        "svg" => Form::Svg,
+        _ => return Err("expected ir, dot or svg, each with =PATH or without".to_owned()),
     };
     Ok(Emit { form, path })
 }
@@ -66,7 +75,7 @@ mod tests {
     #[test]
     fn forms_have_paths_or_none() {
         assert_eq!(parse("ir"), Ok(Emit { form: Form::Ir, path: None }));
-        assert_eq!(parse("ir=a=b"), Ok(Emit { form: Form::Ir, path: Some("a=b".into()) }));
+        assert_eq!(parse("svg=a=b"), Ok(Emit { form: Form::Svg, path: Some("a=b".into()) }));
         for bad in ["", "png", "dot=", "IR"] {
             assert!(parse(bad).is_err(), "{bad}");
         }

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
 use llamac_compiler::diagnostic::{Code, Diagnostic, Diagnostics};
 use llamac_compiler::driver::{self, CompileOptions};
@@ -9,8 +10,10 @@ use llamac_compiler::output::Output;
 use llamac_compiler::source::{Checkpoint, Head, TokenizerFiles};
 use llamac_runtime::text::Tokenizer;
 use llamac_runtime::{Model, OpenOptions};
+use tracing::{debug, info};
 
 use crate::console::Console;
+use crate::human;
 use crate::progress::Bar;
 
 /// What a path holds.
@@ -31,6 +34,11 @@ pub fn checkpoint(path: &Path, head: Option<Head>, console: &Console) -> Result<
     for warning in &checkpoint.warnings {
         console.warn(warning);
     }
+    let (tensors, head) = (checkpoint.tensors.len(), checkpoint.head.name());
+    info!("{}: a checkpoint of {tensors} tensors, head {head}", path.display());
+    if !checkpoint.ignored.is_empty() {
+        debug!("tensors without a use: {}", checkpoint.ignored.join(", "));
+    }
     Ok(checkpoint)
 }
 
@@ -44,10 +52,10 @@ pub fn source(path: &Path, threads: usize, console: &Console) -> Result<Source, 
     }
     match Model::open(path, OpenOptions { threads, ..OpenOptions::default() }) {
         Ok(model) => Ok(Source::Artifact(model)),
-        // Another kind of file: what reads checkpoints knows most of them.
+        // Another kind of file: what reads checkpoints knows many, and a way out of them.
         Err(faults) if faults.iter().any(|fault| fault.code == Code::NotAnArtifact) => {
             match Checkpoint::open(path, None) {
-                Err(hint) if path.extension().is_none_or(|extension| extension != "llamac") => Err(hint),
+                Err(hints) if hints.iter().any(|hint| hint.help.is_some()) => Err(hints),
                 _ => Err(faults),
             }
         }
@@ -69,9 +77,11 @@ pub fn compiled(
         Source::Artifact(model) => return Ok(model),
         Source::Checkpoint(checkpoint) => checkpoint,
     };
+    let start = Instant::now();
     let output = Output::temporary()?;
     let options = CompileOptions { threads, ..CompileOptions::default() };
     driver::compile(&checkpoint, &options, &output, &Bar::new(console, "compiling"))?;
+    info!("compiled in {}", human::seconds(start.elapsed().as_secs_f64()));
     // The bytes were written by this process to a file that no other has opened: there is nothing to verify.
     Model::from_file(output.file(), path, OpenOptions { verify: false, threads })
 }

@@ -11,6 +11,7 @@ use llamac_compiler::passes::{self, Outcome};
 use llamac_compiler::target::native::Artifact;
 use llamac_runtime::is_artifact;
 use llamac_runtime::plan::layout::WeightDtype;
+use tracing::info;
 
 use crate::args::{Compute, HeadArg, Kv, ThreadsArg};
 use crate::console::{Console, Stdout};
@@ -162,6 +163,9 @@ impl Args {
 
     /// Prints and writes what was asked for of the way.
     fn show(&self, lowered: &Outcome, console: &Console) -> Result<(), Failure> {
+        for pass in &lowered.report.passes {
+            info!("pass {} took {:.1?}", pass.name, pass.duration);
+        }
         let mut out = Stdout::lock();
         for (name, text) in &lowered.prints {
             if lowered.prints.len() > 1 {

@@ -1,0 +1,163 @@
+//! `llamac compile`: one file, whole or not at all, and every stop on the way.
+
+mod support;
+
+use std::io::Read;
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use insta::assert_snapshot;
+use support::{arguments, copy, fixture, folder, llamac, names};
+
+#[test]
+fn a_checkpoint_becomes_one_file_with_the_same_bytes_every_time() {
+    let (folder, stories) = (folder(), fixture("stories"));
+    let paths = [("stories", stories.as_path()), ("folder", folder.path())];
+    let done = llamac("compile {stories} -o {folder}/a --threads 1", &paths);
+    assert_eq!((done.status, done.stdout.as_str()), (Some(0), ""));
+    let summary = done.stderr.strip_prefix(&format!("{}/a: ", folder.path().display())).expect("a summary");
+    assert!(summary.contains("MiB in ") && summary.contains("FuseQkv 4"), "{summary}");
+    assert_eq!(llamac("-q compile {stories} -o {folder}/b --threads 2", &paths).quiet(), "");
+    let [a, b] = ["a", "b"].map(|name| std::fs::read(folder.path().join(name)).expect("a file"));
+    assert!(a == b, "two compilations differ");
+    assert_eq!(names(folder.path()), ["a", "b"]);
+    // Other tools can list it.
+    let tensors = safetensors::SafeTensors::deserialize(&a).expect("a safetensors file");
+    assert!(tensors.names().contains(&"files/config.json"));
+}
+
+#[test]
+fn an_output_is_replaced_by_a_finished_one_only() {
+    let (folder, tiny) = (folder(), fixture("tiny/gqa-f32"));
+    let out = folder.path().join("out");
+    let paths = [("tiny", tiny.as_path()), ("out", out.as_path()), ("folder", folder.path())];
+    std::fs::write(&out, "precious").expect("writes");
+    let broken = folder.path().join("broken");
+    std::fs::create_dir(&broken).expect("a folder");
+    copy("tiny/gqa-f32", &broken);
+    let weights = broken.join("model.safetensors");
+    let bytes = std::fs::read(&weights).expect("a file");
+    std::fs::write(&weights, &bytes[..bytes.len() / 2]).expect("writes");
+    let message = llamac("compile {folder}/broken -o {out}", &paths).failure(3);
+    assert!(message.contains("model.safetensors"), "{message}");
+    assert_eq!(std::fs::read_to_string(&out).expect("a file"), "precious");
+    llamac("compile {tiny} -o {out}", &paths).success();
+    assert!(std::fs::read(&out).expect("a file").len() > 1000);
+    assert_eq!(names(folder.path()), ["broken", "out"]);
+}
+
+#[test]
+fn an_output_has_a_place_of_its_own() {
+    let folder = folder();
+    copy("tiny/gqa-f32", folder.path());
+    let before = names(folder.path());
+    let paths = [("folder", folder.path())];
+    let message = |line: &str, status| redacted(&llamac(line, &paths).failure(status), folder.path());
+    assert_snapshot!(message("compile {folder} -o {folder}", 1), @r#"
+        error[E0010]: a file operation failed
+          --> folder
+           there is a folder of this name
+           help: name a file (`-o model.llamac`)
+        "#);
+    assert_snapshot!(message("compile {folder} -o {folder}/none/out", 1), @r#"
+        error[E0010]: a file operation failed
+          --> folder/none/out
+           the folder `folder/none` does not exist
+           help: mkdir -p folder/none
+        "#);
+    assert_snapshot!(message("compile {folder} -o {folder}/model.safetensors", 2), @r#"
+        error[E0001]: invalid argument
+          --> folder/model.safetensors
+           this file belongs to the checkpoint; compiling would replace it
+           help: give the compiled model a name of its own (`-o model.llamac`)
+        "#);
+    assert_eq!(names(folder.path()), before);
+    // A compiled model may be replaced.
+    llamac("compile {folder} -o {folder}/model.llamac", &paths).success();
+    llamac("compile {folder} -o {folder}/model.llamac", &paths).success();
+}
+
+fn redacted(text: &str, folder: &Path) -> String {
+    support::redact(text, &[("folder", folder)])
+}
+
+#[test]
+fn the_graph_is_printed_where_told() {
+    let (folder, tiny) = (folder(), fixture("tiny/gqa-f32"));
+    let paths = [("tiny", tiny.as_path()), ("folder", folder.path())];
+    let graph = llamac("compile {tiny} --emit ir", &paths).quiet();
+    assert!(graph.starts_with("graph<") && graph.contains("add_rms_norm"), "{graph}");
+    assert_eq!(llamac("inspect {tiny} --graph", &paths).quiet(), graph);
+    let input = llamac("compile {tiny} --stop-after input", &paths).quiet();
+    assert!(input.contains("rope ") && !input.contains("gated"), "{input}");
+    let both = llamac("compile {tiny} --print-after fuse-qkv,fuse-gate-up", &paths).quiet();
+    assert_eq!(both.matches("graph<").count(), 2);
+    assert!(!llamac("compile {tiny} --emit ir --passes -fuse-gate-up", &paths).quiet().contains("gated"));
+    let message = llamac("compile {tiny} --print-after fuse-qvk", &paths).failure(2);
+    assert!(message.contains("did you mean fuse-qkv"), "{message}");
+
+    let line = "compile {tiny} --emit ir={folder}/a.ir,dot={folder}/a.dot,svg={folder}/a.svg --dump-ir {folder}/dump";
+    assert_eq!(llamac(line, &paths).quiet(), "");
+    let read = |name: &str| std::fs::read_to_string(folder.path().join(name)).expect(name);
+    assert_eq!(read("a.ir"), graph);
+    assert!(read("a.dot").starts_with("digraph") && read("a.svg").contains("<svg"));
+    assert!(names(&folder.path().join("dump")).len() >= 6);
+}
+
+#[test]
+fn remarks_tell_what_fired_and_what_missed() {
+    let tiny = fixture("tiny/gqa-f32");
+    let done = llamac("compile {tiny} --remarks", &[("tiny", tiny.as_path())]);
+    assert_eq!((done.status, done.stdout.as_str()), (Some(0), ""));
+    assert!(done.stderr.contains("FuseQkv applied"), "{}", done.stderr);
+    assert!(done.stderr.lines().all(|line| line.starts_with("remark: ")), "{}", done.stderr);
+    let explained = llamac("compile {tiny} --stop-after fuse-qkv -v", &[("tiny", tiny.as_path())]);
+    assert!(explained.stderr.contains("pass fuse-qkv took"), "{}", explained.stderr);
+}
+
+#[test]
+fn weights_and_head_are_a_choice() {
+    let (folder, stories) = (folder(), fixture("stories"));
+    let paths = [("stories", stories.as_path()), ("out", folder.path())];
+    let inspect = |options: &str| {
+        llamac(&format!("-q compile {{stories}} -o {{out}}/model {options}"), &paths).quiet();
+        let json = llamac("inspect {out}/model --json", &paths).quiet();
+        serde_json::from_str::<serde_json::Value>(&json).expect("JSON")
+    };
+    let dtypes = |value: &serde_json::Value| {
+        let groups = value["weights"].as_array().expect("a list").clone();
+        groups.iter().map(|group| group["dtype"].as_str().expect("a name").to_owned()).collect::<Vec<_>>()
+    };
+    let plain = inspect("");
+    assert!(dtypes(&plain).contains(&"bf16".to_owned()), "{plain}");
+    assert_eq!((plain["head"].as_str(), plain["kv"].as_str()), (Some("causal-lm"), Some("f32")));
+    let other = inspect("--weights f32 --head base --kv bf16 --max-context 100");
+    assert_eq!(dtypes(&other), ["f32"]);
+    assert_eq!((other["head"].as_str(), other["kv"].as_str()), (Some("base"), Some("bf16")));
+    assert_eq!(other["shape"]["max_context"], 100);
+}
+
+#[test]
+fn a_head_that_is_not_there_is_no_random_head() {
+    let base = fixture("tiny/base-bare");
+    let message = llamac("compile {base} --emit ir --head causal-lm", &[("base", base.as_path())]).failure(3);
+    assert!(message.contains("error[E0206]"), "{message}");
+}
+
+#[test]
+fn an_interrupted_compilation_leaves_nothing() {
+    // The graphs that it prints do not fit into a pipe that nobody empties, so it is still there to be interrupted,
+    // with its output packed and not yet published.
+    let (folder, stories) = (folder(), fixture("stories"));
+    let paths = [("stories", stories.as_path()), ("folder", folder.path())];
+    let emit = vec!["ir"; 40].join(",");
+    let mut command = arguments(&format!("compile {{stories}} -o {{folder}}/out --emit {emit}"), &paths);
+    let mut child = command.stdout(Stdio::piped()).spawn().expect("the command starts");
+    child.stdout.as_mut().expect("a pipe").read_exact(&mut [0]).expect("a graph");
+    let interrupt = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+    assert!(interrupt.expect("kill runs").success());
+    // A shell reports death by signal 2 as 130.
+    assert_eq!(child.wait().expect("it ends").signal(), Some(2));
+    assert!(names(folder.path()).is_empty());
+}

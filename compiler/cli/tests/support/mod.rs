@@ -1,0 +1,148 @@
+//! Runs the built command and looks at what came out.
+
+// Each test file is a program of its own and uses a part of this.
+#![allow(dead_code)]
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use safetensors::Dtype;
+use safetensors::tensor::TensorView;
+
+/// What a command left behind.
+#[derive(Debug)]
+pub struct Done {
+    pub status: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Done {
+    /// Standard output of a command that succeeded and said nothing else.
+    #[track_caller]
+    pub fn quiet(self) -> String {
+        assert_eq!((self.status, self.stderr.as_str()), (Some(0), ""), "{}", self.stdout);
+        self.stdout
+    }
+
+    /// Standard output of a command that succeeded.
+    #[track_caller]
+    pub fn success(self) -> String {
+        assert_eq!(self.status, Some(0), "{}", self.stderr);
+        self.stdout
+    }
+
+    /// The message of a command that failed with `status` and printed no result.
+    #[track_caller]
+    pub fn failure(self, status: i32) -> String {
+        assert_eq!((self.status, self.stdout.as_str()), (Some(status), ""), "{}", self.stderr);
+        assert!(!self.stderr.contains('\u{1b}'), "there are colours in {:?}", self.stderr);
+        self.stderr
+    }
+}
+
+/// The command, not started; colours and the like are at their defaults.
+pub fn command() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_llamac"));
+    command.env_remove("NO_COLOR").env_remove("CLICOLOR_FORCE").env("COLUMNS", "100");
+    command
+}
+
+/// Runs the command with arguments separated by spaces; `{name}` stands for the path of that name.
+pub fn llamac(line: &str, paths: &[(&str, &Path)]) -> Done {
+    run(&mut arguments(line, paths), "")
+}
+
+/// The command with arguments as for [`llamac`], not started.
+pub fn arguments(line: &str, paths: &[(&str, &Path)]) -> Command {
+    let mut command = command();
+    for argument in line.split_whitespace() {
+        let filled = paths.iter().fold(argument.to_owned(), |argument, (name, path)| {
+            argument.replace(&format!("{{{name}}}"), path.to_str().expect("a path in UTF-8"))
+        });
+        command.arg(filled);
+    }
+    command
+}
+
+/// Runs a command with `input` as standard input.
+pub fn run(command: &mut Command, input: &str) -> Done {
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the command starts");
+    // A command that does not read its input may be gone already.
+    let _ = child.stdin.take().expect("a pipe").write_all(input.as_bytes());
+    let output = child.wait_with_output().expect("the command ends");
+    Done {
+        status: output.status.code(),
+        stdout: String::from_utf8(output.stdout).expect("UTF-8"),
+        stderr: String::from_utf8(output.stderr).expect("UTF-8"),
+    }
+}
+
+/// A fixture: `stories`, `tiny/gqa-f32`.
+pub fn fixture(name: &str) -> PathBuf {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures").join(name);
+    path.canonicalize().unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+/// A folder that is removed in the end.
+pub fn folder() -> tempfile::TempDir {
+    tempfile::tempdir().expect("a folder")
+}
+
+/// Copies the files of a fixture into `to`.
+pub fn copy(name: &str, to: &Path) {
+    for entry in std::fs::read_dir(fixture(name)).expect("a fixture") {
+        let entry = entry.expect("an entry");
+        std::fs::copy(entry.path(), to.join(entry.file_name())).expect("a copy");
+    }
+}
+
+/// Names of what is in a folder, sorted.
+pub fn names(folder: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).expect("a folder");
+    let mut names: Vec<_> =
+        entries.map(|e| e.expect("an entry").file_name().into_string().expect("UTF-8")).collect();
+    names.sort();
+    names
+}
+
+/// A message with the parts that differ from machine to machine replaced.
+pub fn redact(text: &str, paths: &[(&str, &Path)]) -> String {
+    let fixtures = fixture("");
+    let text = text.replace(fixtures.to_str().expect("UTF-8").trim_end_matches('/'), "fixtures");
+    paths
+        .iter()
+        .fold(text, |text, (name, path)| text.replace(path.to_str().expect("UTF-8"), name))
+        .trim_end()
+        .to_owned()
+}
+
+/// Writes a safetensors file.
+pub fn save(path: &Path, tensors: &[(&str, Dtype, &[usize], Vec<u8>)]) {
+    let views = tensors.iter().map(|(name, dtype, shape, data)| {
+        (*name, TensorView::new(*dtype, shape.to_vec(), data).expect("a consistent tensor"))
+    });
+    std::fs::write(path, safetensors::serialize(views, None).expect("serializes")).expect("writes");
+}
+
+/// Little-endian bytes.
+pub fn i64s(values: &[i64]) -> Vec<u8> {
+    values.iter().flat_map(|value| value.to_le_bytes()).collect()
+}
+
+/// The f32 tensors of a safetensors file by name, each with its shape.
+pub fn load(path: &Path) -> std::collections::BTreeMap<String, (Vec<usize>, Vec<f32>)> {
+    let bytes = std::fs::read(path).expect("a file");
+    let tensors = safetensors::SafeTensors::deserialize(&bytes).expect("a safetensors file");
+    let read = |view: &TensorView<'_>| {
+        assert_eq!(view.dtype(), Dtype::F32);
+        view.data().as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect()
+    };
+    tensors.iter().map(|(name, view)| (name.to_owned(), (view.shape().to_vec(), read(&view)))).collect()
+}
