@@ -46,10 +46,6 @@ impl Arena {
     /// # Safety
     /// `slice` passed the plan's check, and no other view that overlaps it is used while this one is, unless it is
     /// the same window and the kernel works in place.
-    #[expect(
-        clippy::mut_from_ref,
-        reason = "windows are disjoint by the plan's check, which the borrow checker cannot see"
-    )]
     pub(crate) unsafe fn rows_mut(
         &self,
         buffers: &[Buffer],

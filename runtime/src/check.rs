@@ -17,7 +17,8 @@ pub(crate) fn check(plan: &Plan) -> Result<(), String> {
     shape(plan)?;
     for (i, buffer) in plan.buffers.iter().enumerate() {
         let end = buffer_bytes(buffer.width).and_then(|bytes| bytes.checked_add(buffer.offset));
-        if buffer.offset % ALIGNMENT != 0 || end.is_none_or(|end| end > plan.arena_bytes_per_token) {
+        if !buffer.offset.is_multiple_of(ALIGNMENT) || end.is_none_or(|end| end > plan.arena_bytes_per_token)
+        {
             return Err(format!("buffer {i} does not fit into the arena"));
         }
     }
@@ -37,14 +38,14 @@ fn shape(plan: &Plan) -> Result<(), String> {
     if sizes.iter().chain([&s.max_context]).any(|&size| size == 0 || size > LIMIT) {
         return Err("a size of the model is zero or absurd".into());
     }
-    if s.heads % s.kv_heads != 0 || s.head_dim % 2 != 0 {
+    if !s.heads.is_multiple_of(s.kv_heads) || !s.head_dim.is_multiple_of(2) {
         return Err("its heads cannot be grouped, or their size is odd".into());
     }
     let cache = [s.layers, s.kv_heads, s.head_dim.next_multiple_of(PANEL), s.max_context, 8];
     if cache.iter().try_fold(1usize, |product, &n| product.checked_mul(n)).is_none() {
         return Err("its cache does not fit into memory".into());
     }
-    if plan.arena_bytes_per_token > LIMIT || plan.arena_bytes_per_token % ALIGNMENT != 0 {
+    if plan.arena_bytes_per_token > LIMIT || !plan.arena_bytes_per_token.is_multiple_of(ALIGNMENT) {
         return Err("the arena's size is absurd".into());
     }
     match &plan.head {

@@ -33,7 +33,6 @@ impl Engine {
     ///
     /// # Safety
     /// As for [`crate::arena::Arena::rows_mut`].
-    #[expect(clippy::mut_from_ref, reason = "see `Arena::rows_mut`")]
     unsafe fn write(&self, slice: &Slice) -> RowsMut<'_> {
         let rows = 0..self.row_count(slice);
         // SAFETY: the caller's promise.

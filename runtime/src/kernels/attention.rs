@@ -48,7 +48,7 @@ pub fn attention(
     let (mut tasks, mut scratch) = (0, 0);
     for segment in segments {
         let KvLayout { kv_heads, head_dim, .. } = segment.layout;
-        assert!(kv_heads > 0 && heads % kv_heads == 0, "{kv_heads} KV heads divide {heads} heads");
+        assert!(kv_heads > 0 && heads.is_multiple_of(kv_heads), "{kv_heads} KV heads divide {heads} heads");
         assert!(query.width() == heads * head_dim, "{heads} heads of {head_dim} in {query:?}");
         assert!(
             segment.first_row <= query.len() && segment.limits.len() <= query.len() - segment.first_row,
