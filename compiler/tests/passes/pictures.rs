@@ -1,9 +1,11 @@
 //! Graphs as pictures.
 
 use insta::assert_snapshot;
+use llamac_compiler::driver;
 use llamac_compiler::model::ModelOptions;
 use llamac_compiler::passes::{Options, PassManager};
 use llamac_compiler::report;
+use llamac_compiler::source::Checkpoint;
 use llamac_compiler::target::native::Native;
 use llamac_ir::Graph;
 
@@ -51,4 +53,15 @@ fn pictures_are_well_formed() {
     for name in ["input_ids", "past.1.key", "logits", "hidden_states.1", "present.0.value"] {
         assert!(svg.contains(&format!(">{name}</text>")), "{name}");
     }
+}
+
+/// The book shows the story model as it is compiled.
+#[test]
+fn the_picture_in_the_book_is_true() {
+    let root = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
+    let checkpoint = Checkpoint::open(root.join("fixtures/stories"), None).unwrap();
+    let compiled = driver::lower(&checkpoint, &Options::default()).unwrap();
+    let shown = std::fs::read_to_string(root.join("docs/stories.svg")).unwrap();
+    let hint = "write it anew: llamac compile fixtures/stories --emit svg=docs/stories.svg";
+    assert!(shown == report::svg(compiled.stage.graph()), "{hint}");
 }
