@@ -21,7 +21,7 @@ use crate::tensors;
 pub struct Args {
     #[command(flatten)]
     model: ModelArg,
-    /// The inputs: input_ids [B,S] or inputs_embeds [B,S,H]; attention_mask and position_ids [B,S] if wanted
+    /// The inputs: `input_ids` or `inputs_embeds`; `attention_mask` and `position_ids` if wanted
     #[arg(long, value_name = "FILE")]
     inputs: PathBuf,
     /// Where the outputs go
