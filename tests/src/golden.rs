@@ -76,7 +76,7 @@ pub fn all() -> Vec<Fixture> {
     let entries = std::fs::read_dir(fixtures().join("tiny")).expect("the fixtures are there");
     let mut folders: Vec<PathBuf> = entries.map(|entry| entry.expect("it can be read").path()).collect();
     folders.sort();
-    folders.extend(["stories"].map(|name| fixtures().join(name)));
+    folders.extend(["stories", "stories-classifier"].map(|name| fixtures().join(name)));
     folders.into_iter().map(|folder| Fixture::read(&folder)).collect()
 }
 
