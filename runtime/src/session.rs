@@ -168,10 +168,15 @@ fn dynamic_frequencies(theta: f64, factor: f64, max_position: u64, length: u64, 
     let dim = (2 * out.len()) as f64;
     let length = length.max(max_position) as f32;
     let stretch = (factor as f32 * length) / max_position as f32 - (factor - 1.0) as f32;
-    let base = theta as f32 * libm::powf(stretch, (dim / (dim - 2.0)) as f32);
+    let base = theta as f32 * power(stretch, (dim / (dim - 2.0)) as f32);
     for (i, f) in out.iter_mut().enumerate() {
-        *f = 1.0 / libm::powf(base, (2 * i) as f32 / dim as f32);
+        *f = 1.0 / power(base, (2 * i) as f32 / dim as f32);
     }
+}
+
+/// `base^exponent`, rounded once: single-precision implementations are off by more than one unit in the last place.
+fn power(base: f32, exponent: f32) -> f32 {
+    libm::pow(base.into(), exponent.into()) as f32
 }
 
 #[cfg(test)]
