@@ -89,11 +89,13 @@ impl Simd for Avx2 {
     #[inline(always)]
     unsafe fn load_bf16_pairs(p: *const u16) -> [V; 2] {
         unsafe {
-            let pairs = [_mm256_loadu_si256(p.cast()), _mm256_loadu_si256(p.add(16).cast())];
+            let (a, b) = (_mm256_loadu_si256(p.cast()), _mm256_loadu_si256(p.add(16).cast()));
             let high = _mm256_set1_epi32(0xffff_0000_u32 as i32);
+            let first = [_mm256_slli_epi32::<16>(a), _mm256_slli_epi32::<16>(b)];
+            let second = [_mm256_and_si256(a, high), _mm256_and_si256(b, high)];
             [
-                pairs.map(|v| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(v))),
-                pairs.map(|v| _mm256_castsi256_ps(_mm256_and_si256(v, high))),
+                [_mm256_castsi256_ps(first[0]), _mm256_castsi256_ps(first[1])],
+                [_mm256_castsi256_ps(second[0]), _mm256_castsi256_ps(second[1])],
             ]
         }
     }
@@ -155,8 +157,9 @@ impl Simd for Avx2 {
     unsafe fn exp2_whole(n: V) -> V {
         unsafe {
             let bias = _mm256_set1_epi32(127);
-            let exponents = n.map(|n| _mm256_add_epi32(_mm256_cvtps_epi32(n), bias));
-            exponents.map(|e| _mm256_castsi256_ps(_mm256_slli_epi32::<23>(e)))
+            let a = _mm256_add_epi32(_mm256_cvtps_epi32(n[0]), bias);
+            let b = _mm256_add_epi32(_mm256_cvtps_epi32(n[1]), bias);
+            [_mm256_castsi256_ps(_mm256_slli_epi32::<23>(a)), _mm256_castsi256_ps(_mm256_slli_epi32::<23>(b))]
         }
     }
 
@@ -176,5 +179,11 @@ impl Simd for Avx2 {
     #[inline(always)]
     unsafe fn largest(v: V) -> f32 {
         unsafe { largest(_mm256_max_ps(v[0], v[1])) }
+    }
+
+    #[inline(always)]
+    fn prefetch(p: *const u8) {
+        // SAFETY: a hint, which every x86-64 processor knows and which does not fault.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
     }
 }

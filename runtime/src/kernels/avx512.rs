@@ -136,6 +136,12 @@ impl Simd for Avx512 {
     unsafe fn largest(v: __m512) -> f32 {
         unsafe { super::avx2::largest(_mm256_max_ps(low(v), high(v))) }
     }
+
+    #[inline(always)]
+    fn prefetch(p: *const u8) {
+        // SAFETY: a hint, which every x86-64 processor knows and which does not fault.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
+    }
 }
 
 /// Lanes 0–7.

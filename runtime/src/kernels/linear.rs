@@ -4,10 +4,12 @@
 //! tiles, so that a token's result does not depend on its company.
 
 use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
 
 use half::{bf16, f16};
 use llamac_plan::layout::{PANEL, WeightDtype};
 
+use super::scratch::Scratch;
 use super::simd::{Kernel, Simd};
 use super::tile::{self, Operands, Packed};
 use super::{Context, Matrix, Rows, RowsMut};
@@ -15,8 +17,15 @@ use super::{Context, Matrix, Rows, RowsMut};
 /// Tokens that are packed at a time; bounds the scratch memory to this many rows of x.
 const BLOCK: usize = 256;
 
+/// Columns that panels are multiplied by for all tokens before the next columns' turn, so that two panels stay in the
+/// first cache and the tokens in the second; even, as columns are stored in pairs.
+const DEPTH: usize = 256;
+
 /// Bytes of weights that are worth a task of their own.
 const TASK_BYTES: usize = 64 << 10;
+
+/// Panels of a task for many tokens: each time the tokens come from the second cache rather than the third.
+const TASK_PANELS: usize = 32;
 
 /// Tasks a thread that a stream of weights is cut into, so that a thread that is held up can be helped out.
 const TASKS_A_THREAD: usize = 8;
@@ -83,17 +92,21 @@ impl Part<'_> {
     fn multiply(&self, context: &Context, packed: *const f32) {
         let layout = self.weight.layout();
         let tasks = context.threads() * TASKS_A_THREAD;
-        let enough = (TASK_BYTES / layout.panel_bytes().max(1)).max(1);
-        // An even number of panels, because tiles take two; long runs only where weights outnumber tokens.
-        let panels = layout.panels().div_ceil(tasks).max(enough).next_multiple_of(2);
-        let panels =
-            if self.tokens.len() > self.most { panels.min(enough.next_multiple_of(2)) } else { panels };
+        let panels = layout.panels().div_ceil(tasks);
+        let panels = if self.tokens.len() > self.most {
+            panels.min(TASK_PANELS)
+        } else {
+            panels.max(TASK_BYTES / layout.panel_bytes().max(1))
+        };
+        // An even number, because tiles take two.
+        let panels = panels.next_multiple_of(2).max(2);
         let packed = SendConst(packed);
-        context.pool().run(layout.panels().div_ceil(panels), &|task, _| {
+        context.pool().run(layout.panels().div_ceil(panels), &|task, worker| {
             let panels = task * panels..layout.panels().min((task + 1) * panels);
+            let scratch = context.worker_scratch(worker);
             // SAFETY: the context's instruction set is available; `panels` are inside the matrix, and the packed
             // tokens were made for this part. Tasks write disjoint columns.
-            unsafe { context.isa().dispatch(Panels { part: self, packed: packed.get(), panels }) };
+            unsafe { context.isa().dispatch(Panels { part: self, packed: packed.get(), panels, scratch }) };
         });
     }
 }
@@ -103,6 +116,7 @@ struct Panels<'a> {
     part: &'a Part<'a>,
     packed: *const f32,
     panels: Range<usize>,
+    scratch: &'a Mutex<Scratch>,
 }
 
 impl Kernel for Panels<'_> {
@@ -110,37 +124,97 @@ impl Kernel for Panels<'_> {
 
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        let Self { part, packed, panels } = self;
-        let layout = part.weight.layout();
-        let data = part.weight.data().as_ptr();
-        let streams = if part.tokens.len() > part.most { S::TILE_PANELS } else { panels.len() };
-        let mut panel = panels.start;
-        while panel < panels.end {
-            let next = panels.end.min(panel + streams);
-            let column = panel * PANEL;
-            let mut first = 0;
-            while first < part.tokens.len() {
-                let rows = part.most.min(part.tokens.len() - first);
-                let operands = Operands {
-                    panels: data.wrapping_add(panel * layout.panel_bytes()),
-                    panel_bytes: layout.panel_bytes(),
-                    cols: layout.cols,
-                    x: packed.wrapping_add(first * layout.cols),
-                    out: part.out.pointer(part.tokens.start + first).wrapping_add(column),
-                    out_stride: part.out.stride(),
-                    rows,
-                    width: layout.rows.min(next * PANEL) - column,
-                    bias: part.bias.map_or(std::ptr::null(), |bias| bias[column..].as_ptr()),
-                    resume: false,
+        let layout = self.part.weight.layout();
+        if self.part.tokens.len() <= self.part.most {
+            let panel = self.panels.start;
+            let operands = self.operands(panel, self.panels.len(), 0..layout.cols);
+            // SAFETY: the panels are inside the matrix, whose size was checked, and the result inside `out`.
+            unsafe { self.multiply_tokens::<S>(layout.dtype, operands, 0, |_| ()) };
+            return;
+        }
+        let mut scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
+        let wide = scratch.get(S::TILE_PANELS * DEPTH * PANEL).as_mut_ptr();
+        let tiles = self.part.tokens.len().div_ceil(self.part.most);
+        for start in (0..layout.cols).step_by(DEPTH) {
+            let cols = DEPTH.min(layout.cols - start);
+            for panel in self.panels.clone().step_by(S::TILE_PANELS) {
+                let count = S::TILE_PANELS.min(self.panels.end - panel);
+                let mut operands = self.operands(panel, count, start..start + cols);
+                let bytes = cols * PANEL * layout.dtype.size();
+                let lines = (count * bytes / 64).div_ceil(tiles);
+                let next = operands.panels.wrapping_add(S::TILE_PANELS * layout.panel_bytes());
+                let prefetch = |tile: usize| {
+                    for line in tile * lines..(tile + 1) * lines {
+                        let (panel, place) = (line * 64 / bytes, line * 64 % bytes);
+                        S::prefetch(next.wrapping_add(panel * layout.panel_bytes() + place));
+                    }
                 };
-                // SAFETY: the panels are inside the matrix, whose size was checked; the tile inside the packed
-                // tokens; rows and columns inside `out`.
+                // SAFETY: as above; the scratch memory has room for the columns of the panels.
                 unsafe {
-                    tile::multiply::<S, Packed>(layout.dtype, tile::tile_rows(rows, part.most), operands)
-                };
-                first += rows;
+                    if layout.dtype != WeightDtype::F32 {
+                        for i in 0..count {
+                            let panel = operands.panels.wrapping_add(i * layout.panel_bytes());
+                            tile::widen::<S>(layout.dtype, panel, cols, wide.add(i * DEPTH * PANEL));
+                        }
+                        (operands.panels, operands.panel_bytes) = (wide.cast(), DEPTH * PANEL * 4);
+                    }
+                    self.multiply_tokens::<S>(WeightDtype::F32, operands, start, prefetch);
+                }
             }
-            panel = next;
+        }
+    }
+}
+
+impl Panels<'_> {
+    /// The operands of the first token, `count` panels from `panel` on, and some columns.
+    #[inline(always)]
+    fn operands(&self, panel: usize, count: usize, cols: Range<usize>) -> Operands {
+        let part = self.part;
+        let layout = part.weight.layout();
+        let (first, skipped) = (panel * PANEL, cols.start * PANEL * layout.dtype.size());
+        Operands {
+            panels: part.weight.data().as_ptr().wrapping_add(panel * layout.panel_bytes() + skipped),
+            panel_bytes: layout.panel_bytes(),
+            cols: cols.len(),
+            x: self.packed,
+            out: part.out.pointer(part.tokens.start).wrapping_add(first),
+            out_stride: part.out.stride(),
+            rows: 0,
+            width: layout.rows.min((panel + count) * PANEL) - first,
+            bias: match part.bias {
+                Some(bias) if cols.end == layout.cols => bias[first..].as_ptr(),
+                _ => std::ptr::null(),
+            },
+            resume: cols.start > 0,
+        }
+    }
+
+    /// Tile after tile of tokens, from column `start` on, given the operands of the first.
+    ///
+    /// # Safety
+    /// The instruction set of `S` is available; the operands are valid for all of the part's tokens.
+    #[inline(always)]
+    unsafe fn multiply_tokens<S: Simd>(
+        &self,
+        dtype: WeightDtype,
+        operands: Operands,
+        start: usize,
+        prefetch: impl Fn(usize),
+    ) {
+        let Part { tokens, most, .. } = self.part;
+        let cols = self.part.weight.layout().cols;
+        for (tile, first) in (0..tokens.len()).step_by(*most).enumerate() {
+            let rows = tokens.len().min(first + most) - first;
+            let tile_rows = tile::tile_rows(rows, *most);
+            prefetch(tile);
+            let operands = Operands {
+                x: self.packed.wrapping_add(first * cols + start * tile_rows),
+                out: operands.out.wrapping_add(first * operands.out_stride),
+                rows,
+                ..operands
+            };
+            // SAFETY: the caller's promise.
+            unsafe { tile::multiply::<S, Packed>(dtype, tile_rows, operands) };
         }
     }
 }

@@ -180,4 +180,7 @@ impl Simd for Neon {
     unsafe fn largest(v: V) -> f32 {
         unsafe { vmaxvq_f32(vmaxq_f32(vmaxq_f32(v[0], v[2]), vmaxq_f32(v[1], v[3]))) }
     }
+
+    #[inline(always)]
+    fn prefetch(_: *const u8) {}
 }

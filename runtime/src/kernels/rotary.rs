@@ -127,15 +127,15 @@ mod tests {
                 let width = heads * 2 * half;
                 let mut x = numbers(1, 9 * width);
                 let (cos, sin) = (numbers(2, 9 * half), numbers(3, 9 * half));
-                let mut expected = vec![0.0; x.len()];
-                for i in 0..x.len() {
+                let rotated = |i: usize| {
                     let (row, head, d) = (i / width, i % width / (2 * half), i % (2 * half));
                     let at = |d: usize| f64::from(x[row * width + head * 2 * half + d]);
                     let (c, s) =
                         (f64::from(cos[row * half + d % half]), f64::from(sin[row * half + d % half]));
                     let turned = if d < half { -at(d + half) } else { at(d - half) };
-                    expected[i] = at(d) * c + turned * s;
-                }
+                    at(d) * c + turned * s
+                };
+                let expected: Vec<f64> = (0..x.len()).map(rotated).collect();
                 let (cos, sin) = (Rows::new(&cos, half), Rows::new(&sin, half));
                 let mut out = vec![f32::NAN; x.len()];
                 rotary(&context, Rows::new(&x, width), cos, sin, heads, RowsMut::new(&mut out, width));

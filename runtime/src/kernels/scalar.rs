@@ -124,4 +124,7 @@ impl Simd for Scalar {
     unsafe fn largest(v: V) -> f32 {
         v.into_iter().fold(f32::NEG_INFINITY, f32::max)
     }
+
+    #[inline(always)]
+    fn prefetch(_: *const u8) {}
 }

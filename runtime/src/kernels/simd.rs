@@ -76,4 +76,6 @@ pub(super) trait Simd: Copy {
     unsafe fn sum(v: Self::V) -> f32;
     /// The largest lane.
     unsafe fn largest(v: Self::V) -> f32;
+    /// Asks for the cache line of `p` in the second cache. Any address will do.
+    fn prefetch(p: *const u8);
 }

@@ -4,10 +4,18 @@
 //! element falls into, and with what beside it, changes nothing about its bits: linear layers of one token and of many
 //! agree, and so does attention.
 
+use std::marker::PhantomData;
+
 use llamac_plan::layout::{PANEL, WeightDtype};
 
 use super::math;
 use super::simd::{Kernel, Simd};
+
+/// Rows up to which weights are expected to come from memory.
+const STREAMED: usize = 8;
+
+/// Bytes that are asked for ahead of such a stream.
+const AHEAD: usize = 4096;
 
 /// How elements of a panel are stored. Columns are read in pairs, see [`llamac_plan::layout`].
 pub(super) trait Element: Copy {
@@ -138,7 +146,7 @@ pub(super) struct Operands {
 }
 
 /// `P` panels times `M` rows.
-struct Tile<W, X, const P: usize, const M: usize>(Operands, std::marker::PhantomData<(W, X)>);
+struct Tile<W, X, const P: usize, const M: usize>(Operands, PhantomData<(W, X)>);
 
 impl<W: Element, X: Source, const P: usize, const M: usize> Kernel for Tile<W, X, P, M> {
     type Output = ();
@@ -146,55 +154,91 @@ impl<W: Element, X: Source, const P: usize, const M: usize> Kernel for Tile<W, X
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
         let Operands { panels, panel_bytes, cols, x, out, out_stride, rows, width, bias, resume } = self.0;
+        let lanes = |p: usize| (width - p * PANEL).min(PANEL);
         // SAFETY: `multiply`'s caller promises that all operands are valid for their sizes; lanes and rows outside
         // the result are neither read nor written.
         unsafe {
-            let lanes = |p: usize| (width - p * PANEL).min(PANEL);
-            let mut acc = [[S::splat(0.0); M]; P];
+            let mut chains = [[S::splat(0.0); M]; P];
             if resume {
-                for p in 0..P {
-                    for m in 0..M {
-                        if m < rows {
-                            acc[p][m] = math::load::<S>(out.add(m * out_stride + p * PANEL), lanes(p));
-                        }
+                for (p, chains) in chains.iter_mut().enumerate() {
+                    for (m, chain) in chains.iter_mut().enumerate().take(rows) {
+                        *chain = math::load::<S>(out.add(m * out_stride + p * PANEL), lanes(p));
                     }
                 }
             }
-            for pair in 0..cols / 2 {
-                let mut w = [[S::splat(0.0); 2]; P];
-                for p in 0..P {
-                    w[p] = W::load_pair::<S>(panels.add(p * panel_bytes + pair * W::PAIR_BYTES));
-                }
-                for i in 0..2 {
-                    for m in 0..M {
-                        let x = S::splat(*x.add(X::at::<M>(2 * pair + i, m)));
-                        for p in 0..P {
-                            acc[p][m] = S::fma(w[p][i], x, acc[p][m]);
-                        }
-                    }
-                }
-            }
-            if cols % 2 == 1 {
-                for p in 0..P {
-                    let w = W::load_last::<S>(panels.add(p * panel_bytes + cols / 2 * W::PAIR_BYTES));
-                    for m in 0..M {
-                        let x = S::splat(*x.add(X::at::<M>(cols - 1, m)));
-                        acc[p][m] = S::fma(w, x, acc[p][m]);
-                    }
-                }
-            }
-            for p in 0..P {
+            let chains = chain::<S, W, X, P, M>(chains, panels, panel_bytes, cols, x);
+            for (p, chains) in chains.iter().enumerate() {
                 let n = lanes(p);
+                for (m, &chain) in chains.iter().enumerate().take(rows) {
+                    let sum = if bias.is_null() {
+                        chain
+                    } else {
+                        S::add(chain, math::load::<S>(bias.add(p * PANEL), n))
+                    };
+                    math::store::<S>(out.add(m * out_stride + p * PANEL), n, sum);
+                }
+            }
+        }
+    }
+}
+
+/// Goes on with the chains of a tile.
+///
+/// The array that the loop works on is one that is never indexed by a variable, or it would not stay in registers:
+/// hence the copies at both ends.
+#[inline(always)]
+#[expect(clippy::needless_range_loop, reason = "the indices are those of the formula")]
+unsafe fn chain<S: Simd, W: Element, X: Source, const P: usize, const M: usize>(
+    start: [[S::V; M]; P],
+    panels: *const u8,
+    panel_bytes: usize,
+    cols: usize,
+    x: *const f32,
+) -> [[S::V; M]; P] {
+    // SAFETY: as for the tile.
+    unsafe {
+        let mut acc = [[S::splat(0.0); M]; P];
+        for p in 0..P {
+            for m in 0..M {
+                acc[p][m] = start[p][m];
+            }
+        }
+        for pair in 0..cols / 2 {
+            let mut w = [[S::splat(0.0); 2]; P];
+            for p in 0..P {
+                let place = panels.add(p * panel_bytes + pair * W::PAIR_BYTES);
+                w[p] = W::load_pair::<S>(place);
+                if const { M <= STREAMED } {
+                    for line in (0..W::PAIR_BYTES).step_by(64) {
+                        S::prefetch(place.wrapping_add(AHEAD + line));
+                    }
+                }
+            }
+            for i in 0..2 {
                 for m in 0..M {
-                    if m < rows {
-                        if !bias.is_null() {
-                            acc[p][m] = S::add(acc[p][m], math::load::<S>(bias.add(p * PANEL), n));
-                        }
-                        math::store::<S>(out.add(m * out_stride + p * PANEL), n, acc[p][m]);
+                    let x = S::splat(*x.add(X::at::<M>(2 * pair + i, m)));
+                    for p in 0..P {
+                        acc[p][m] = S::fma(w[p][i], x, acc[p][m]);
                     }
                 }
             }
         }
+        if cols % 2 == 1 {
+            for p in 0..P {
+                let w = W::load_last::<S>(panels.add(p * panel_bytes + cols / 2 * W::PAIR_BYTES));
+                for m in 0..M {
+                    let x = S::splat(*x.add(X::at::<M>(cols - 1, m)));
+                    acc[p][m] = S::fma(w, x, acc[p][m]);
+                }
+            }
+        }
+        let mut end = start;
+        for p in 0..P {
+            for m in 0..M {
+                end[p][m] = acc[p][m];
+            }
+        }
+        end
     }
 }
 
@@ -237,7 +281,7 @@ unsafe fn multiply_rows<S: Simd, W: Element, X: Source, const M: usize>(mut oper
     unsafe {
         if const { S::TILE_PANELS == 2 } {
             while operands.width > PANEL {
-                S::call(Tile::<W, X, 2, M>(operands, std::marker::PhantomData));
+                S::call(Tile::<W, X, 2, M>(operands, PhantomData));
                 if operands.width <= 2 * PANEL {
                     return;
                 }
@@ -245,7 +289,7 @@ unsafe fn multiply_rows<S: Simd, W: Element, X: Source, const M: usize>(mut oper
             }
         }
         loop {
-            S::call(Tile::<W, X, 1, M>(operands, std::marker::PhantomData));
+            S::call(Tile::<W, X, 1, M>(operands, PhantomData));
             if operands.width <= PANEL {
                 return;
             }
@@ -269,6 +313,51 @@ impl Operands {
     }
 }
 
+/// Some columns of a panel, widened: `[cols][16]` f32.
+struct Widen<W> {
+    panel: *const u8,
+    cols: usize,
+    out: *mut f32,
+    element: PhantomData<W>,
+}
+
+impl<W: Element> Kernel for Widen<W> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let Self { panel, cols, out, .. } = self;
+        // SAFETY: `widen`'s caller promises that panel and result are valid for the columns.
+        unsafe {
+            for pair in 0..cols / 2 {
+                let [first, second] = W::load_pair::<S>(panel.add(pair * W::PAIR_BYTES));
+                S::store(out.add(2 * pair * PANEL), first);
+                S::store(out.add((2 * pair + 1) * PANEL), second);
+            }
+            if cols % 2 == 1 {
+                let last = W::load_last::<S>(panel.add(cols / 2 * W::PAIR_BYTES));
+                S::store(out.add((cols - 1) * PANEL), last);
+            }
+        }
+    }
+}
+
+/// Writes the next `cols` columns of a panel as `[cols][16]` f32.
+///
+/// # Safety
+/// The instruction set of `S` is available; `panel` and `out` are valid for the columns.
+#[inline(always)]
+pub(super) unsafe fn widen<S: Simd>(dtype: WeightDtype, panel: *const u8, cols: usize, out: *mut f32) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match dtype {
+            WeightDtype::F32 => S::call(Widen::<F32> { panel, cols, out, element: PhantomData }),
+            WeightDtype::F16 => S::call(Widen::<F16> { panel, cols, out, element: PhantomData }),
+            WeightDtype::Bf16 => S::call(Widen::<Bf16> { panel, cols, out, element: PhantomData }),
+        }
+    }
+}
+
 /// Rows of the next tile, when `left` rows are left and tiles have at most `most`: the smallest size that takes all,
 /// else the largest.
 #[inline(always)]
@@ -288,14 +377,18 @@ pub(super) unsafe fn pack(
     tile: usize,
     out: *mut f32,
 ) {
-    for m in 0..tile {
-        if m < rows {
-            let row = row(m);
-            // SAFETY: the caller's promise.
-            (0..cols).for_each(|k| unsafe { *out.add(k * tile + m) = *row.add(k) });
-        } else {
-            // SAFETY: as above.
-            (0..cols).for_each(|k| unsafe { *out.add(k * tile + m) = 0.0 });
+    // A few columns at a time, so that what is written stays in the first cache until all rows have been there.
+    for start in (0..cols).step_by(32) {
+        let end = cols.min(start + 32);
+        for m in 0..tile {
+            if m < rows {
+                let row = row(m);
+                // SAFETY: the caller's promise.
+                (start..end).for_each(|k| unsafe { *out.add(k * tile + m) = *row.add(k) });
+            } else {
+                // SAFETY: as above.
+                (start..end).for_each(|k| unsafe { *out.add(k * tile + m) = 0.0 });
+            }
         }
     }
 }
