@@ -1,7 +1,7 @@
 //! A fork-join pool for regions of a few microseconds.
 //!
 //! A forward has some hundred parallel regions a token, so entering and leaving one must cost far less than a
-//! microsecond: threads that wait spin for a short while before they park, tasks are claimed one by one from a shared
+//! microsecond: threads that wait look out for a while before they park, tasks are claimed one by one from a shared
 //! counter, and nothing is allocated. Whoever is there works: a thread that the system keeps off its core holds up only
 //! the tasks that it has already claimed, and a region can end before such a thread has noticed that it began.
 //!
@@ -15,9 +15,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
-/// How long an idle thread spins for the next region before it parks: longer than the serial stretches within a
-/// forward, short enough to leave a shared core to others.
-const SPIN: Duration = Duration::from_micros(100);
+/// How long an idle thread spins for the next region: as long as most serial stretches within a forward.
+const SPIN: Duration = Duration::from_micros(20);
+
+/// How long it then goes on, offering its core to others at every look, before it parks: longer than what lies between
+/// two forwards. On virtual machines a parked thread may wake up milliseconds late, on the core of who woke it.
+const YIELD: Duration = Duration::from_millis(5);
 
 /// What a region runs: `(task, worker)`.
 type Job = dyn Fn(usize, usize) + Sync;
@@ -176,7 +179,7 @@ impl Shared {
         let mut spins = 0_u32;
         while self.unfinished.0.load(Ordering::Acquire) != 0 {
             spins += 1;
-            if spins < 4096 {
+            if spins < 256 {
                 std::hint::spin_loop();
             } else {
                 std::thread::yield_now();
@@ -188,7 +191,7 @@ impl Shared {
         let parked = &self.parked[worker - 1].0;
         while !self.closing.load(Ordering::Relaxed) {
             while self.work_once(worker) {}
-            if self.spin() {
+            if self.look_out() {
                 continue;
             }
             parked.store(true, Ordering::SeqCst);
@@ -199,16 +202,23 @@ impl Shared {
         }
     }
 
-    /// Watches for tasks for a while; `true` if there are any.
-    fn spin(&self) -> bool {
+    /// Watches for tasks for a while; `true` if there are any, or the pool is closing.
+    fn look_out(&self) -> bool {
         let start = Instant::now();
+        let found = || self.unclaimed.0.load(Ordering::Relaxed) > 0 || self.closing.load(Ordering::Relaxed);
         while start.elapsed() < SPIN {
-            for _ in 0..64 {
-                if self.unclaimed.0.load(Ordering::Relaxed) > 0 || self.closing.load(Ordering::Relaxed) {
+            for _ in 0..16 {
+                if found() {
                     return true;
                 }
                 std::hint::spin_loop();
             }
+        }
+        while start.elapsed() < YIELD {
+            if found() {
+                return true;
+            }
+            std::thread::yield_now();
         }
         false
     }
@@ -260,7 +270,7 @@ mod tests {
     fn parked_threads_wake_up() {
         let pool = Pool::new(2);
         for _ in 0..20 {
-            std::thread::sleep(SPIN * 3);
+            std::thread::sleep(YIELD * 2);
             let both = std::sync::Barrier::new(2);
             pool.run(2, &|_, _| {
                 both.wait();

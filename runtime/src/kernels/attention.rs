@@ -32,7 +32,7 @@ pub struct Segment<'a> {
 
 /// `out = softmax(scale · q · kᵀ) · v` for each head of each row of each segment: q and out
 /// `[rows, heads · head_dim]`. Query head `h` reads KV head `h / (heads / kv_heads)`. Rows in no segment stay as they
-/// are; segments share no rows.
+/// are; segments are in the order of their rows and share none.
 ///
 /// # Panics
 /// If the shapes do not fit together, or a limit exceeds its cache.
@@ -45,7 +45,7 @@ pub fn attention(
     out: RowsMut<'_>,
 ) {
     assert!(query.len() == out.len() && query.width() == out.width(), "{query:?} → {out:?}");
-    let (mut tasks, mut scratch) = (0, 0);
+    let (mut tasks, mut scratch, mut next_row) = (0, 0, 0);
     for segment in segments {
         let KvLayout { kv_heads, head_dim, .. } = segment.layout;
         assert!(kv_heads > 0 && heads.is_multiple_of(kv_heads), "{kv_heads} KV heads divide {heads} heads");
@@ -54,6 +54,8 @@ pub fn attention(
             segment.first_row <= query.len() && segment.limits.len() <= query.len() - segment.first_row,
             "rows of a segment are inside {query:?}"
         );
+        assert!(segment.first_row >= next_row, "segments are in order and share no rows");
+        next_row = segment.first_row + segment.limits.len();
         let capacity = segment.layout.capacity(segment.cache.len());
         assert!(
             segment.limits.iter().all(|&limit| limit as usize <= capacity),
@@ -193,6 +195,8 @@ impl Kernel for Tile<'_> {
             for block in 0..last.div_ceil(BLOCK) {
                 let place = (self.kv_head * blocks + block) * layout.block_bytes();
                 let key_panels = self.segment.cache[place..place + layout.block_bytes()].as_ptr();
+                // While keys are read, the values are fetched; while values are, the next block's keys.
+                let ahead = layout.block_bytes() / 2;
                 let value_panels = key_panels.add(keys.panels() * keys.panel_bytes());
                 let visible = |i: usize| self.limit(i).saturating_sub(block * BLOCK).min(BLOCK);
                 for start in (0..queries).step_by(most) {
@@ -207,6 +211,7 @@ impl Kernel for Tile<'_> {
                         panels: key_panels,
                         panel_bytes: keys.panel_bytes(),
                         cols: dim,
+                        ahead,
                         x: packed.add(start * dim),
                         out: scores.add(start * BLOCK),
                         out_stride: BLOCK,
@@ -231,6 +236,7 @@ impl Kernel for Tile<'_> {
                         panels: value_panels,
                         panel_bytes: values.panel_bytes(),
                         cols: common,
+                        ahead,
                         x: scores.add(start * BLOCK),
                         out: sums.add(start * padded),
                         out_stride: padded,

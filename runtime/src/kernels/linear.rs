@@ -21,6 +21,9 @@ const BLOCK: usize = 256;
 /// first cache and the tokens in the second; even, as columns are stored in pairs.
 const DEPTH: usize = 256;
 
+/// Bytes of weights that are asked for ahead of their use when they come straight from memory.
+const AHEAD: usize = 4096;
+
 /// Bytes of weights that are worth a task of their own.
 const TASK_BYTES: usize = 64 << 10;
 
@@ -125,7 +128,7 @@ impl Kernel for Panels<'_> {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
         let layout = self.part.weight.layout();
-        if self.part.tokens.len() <= self.part.most {
+        if self.part.tokens.len() <= self.part.most || layout.cols == 0 {
             let panel = self.panels.start;
             let operands = self.operands(panel, self.panels.len(), 0..layout.cols);
             // SAFETY: the panels are inside the matrix, whose size was checked, and the result inside `out`.
@@ -149,15 +152,15 @@ impl Kernel for Panels<'_> {
                         S::prefetch(next.wrapping_add(panel * layout.panel_bytes() + place));
                     }
                 };
+                // Widened once for all tokens, and for all dtypes laid where lines do not compete for a place in the
+                // first cache.
                 // SAFETY: as above; the scratch memory has room for the columns of the panels.
                 unsafe {
-                    if layout.dtype != WeightDtype::F32 {
-                        for i in 0..count {
-                            let panel = operands.panels.wrapping_add(i * layout.panel_bytes());
-                            tile::widen::<S>(layout.dtype, panel, cols, wide.add(i * DEPTH * PANEL));
-                        }
-                        (operands.panels, operands.panel_bytes) = (wide.cast(), DEPTH * PANEL * 4);
+                    for i in 0..count {
+                        let panel = operands.panels.wrapping_add(i * layout.panel_bytes());
+                        tile::widen::<S>(layout.dtype, panel, cols, wide.add(i * DEPTH * PANEL));
                     }
+                    (operands.panels, operands.panel_bytes) = (wide.cast(), DEPTH * PANEL * 4);
                     self.multiply_tokens::<S>(WeightDtype::F32, operands, start, prefetch);
                 }
             }
@@ -176,6 +179,7 @@ impl Panels<'_> {
             panels: part.weight.data().as_ptr().wrapping_add(panel * layout.panel_bytes() + skipped),
             panel_bytes: layout.panel_bytes(),
             cols: cols.len(),
+            ahead: AHEAD,
             x: self.packed,
             out: part.out.pointer(part.tokens.start).wrapping_add(first),
             out_stride: part.out.stride(),
@@ -337,6 +341,13 @@ mod tests {
         for context in contexts() {
             let w = testing::matrix(1, F32, 4, 3);
             assert_eq!(run(&context, &[], &w, None), [0.0; 0]);
+            for tokens in [1, 2, 40] {
+                let (w, x) = (testing::matrix(1, Bf16, 3, 0), vec![1.0; tokens]);
+                let mut out = vec![f32::NAN; tokens * 3];
+                let (x, rows) = (Rows::new(&x, 1).columns(0, 0), RowsMut::new(&mut out, 3));
+                linear(&context, x, Matrix::new(w.layout, &w.bytes), Some(&[1.0, 2.0, 3.0]), rows);
+                assert_eq!(out, [1.0, 2.0, 3.0].repeat(tokens));
+            }
         }
     }
 

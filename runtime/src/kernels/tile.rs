@@ -11,11 +11,8 @@ use llamac_plan::layout::{PANEL, WeightDtype};
 use super::math;
 use super::simd::{Kernel, Simd};
 
-/// Rows up to which weights are expected to come from memory.
+/// Rows up to which panels are expected to come from memory, and are asked for ahead.
 const STREAMED: usize = 8;
-
-/// Bytes that are asked for ahead of such a stream.
-const AHEAD: usize = 4096;
 
 /// How elements of a panel are stored. Columns are read in pairs, see [`llamac_plan::layout`].
 pub(super) trait Element: Copy {
@@ -129,6 +126,8 @@ pub(super) struct Operands {
     pub(super) panel_bytes: usize,
     /// Columns to multiply.
     pub(super) cols: usize,
+    /// Bytes from a place in the panels to the place to ask for when few rows are multiplied by it.
+    pub(super) ahead: usize,
     /// Rows of x, as the [`Source`] says.
     pub(super) x: *const f32,
     /// First element of the result, row-major.
@@ -153,7 +152,7 @@ impl<W: Element, X: Source, const P: usize, const M: usize> Kernel for Tile<W, X
 
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        let Operands { panels, panel_bytes, cols, x, out, out_stride, rows, width, bias, resume } = self.0;
+        let Operands { out, out_stride, rows, width, bias, resume, .. } = self.0;
         let lanes = |p: usize| (width - p * PANEL).min(PANEL);
         // SAFETY: `multiply`'s caller promises that all operands are valid for their sizes; lanes and rows outside
         // the result are neither read nor written.
@@ -166,7 +165,7 @@ impl<W: Element, X: Source, const P: usize, const M: usize> Kernel for Tile<W, X
                     }
                 }
             }
-            let chains = chain::<S, W, X, P, M>(chains, panels, panel_bytes, cols, x);
+            let chains = chain::<S, W, X, P, M>(chains, &self.0);
             for (p, chains) in chains.iter().enumerate() {
                 let n = lanes(p);
                 for (m, &chain) in chains.iter().enumerate().take(rows) {
@@ -190,11 +189,9 @@ impl<W: Element, X: Source, const P: usize, const M: usize> Kernel for Tile<W, X
 #[expect(clippy::needless_range_loop, reason = "the indices are those of the formula")]
 unsafe fn chain<S: Simd, W: Element, X: Source, const P: usize, const M: usize>(
     start: [[S::V; M]; P],
-    panels: *const u8,
-    panel_bytes: usize,
-    cols: usize,
-    x: *const f32,
+    operands: &Operands,
 ) -> [[S::V; M]; P] {
+    let Operands { panels, panel_bytes, cols, ahead, x, .. } = *operands;
     // SAFETY: as for the tile.
     unsafe {
         let mut acc = [[S::splat(0.0); M]; P];
@@ -210,7 +207,7 @@ unsafe fn chain<S: Simd, W: Element, X: Source, const P: usize, const M: usize>(
                 w[p] = W::load_pair::<S>(place);
                 if const { M <= STREAMED } {
                     for line in (0..W::PAIR_BYTES).step_by(64) {
-                        S::prefetch(place.wrapping_add(AHEAD + line));
+                        S::prefetch(place.wrapping_add(ahead + line));
                     }
                 }
             }

@@ -1,0 +1,258 @@
+//! Speeds of kernels beside what the machine can do, to be compared within one run: read the `fastest` column.
+//!
+//! Weights and caches take more than a gigabyte and are visited in turn, so that no cache helps where a model would
+//! find none.
+
+use std::hint::black_box;
+use std::sync::LazyLock;
+
+use divan::Bencher;
+use divan::counter::{BytesCount, ItemsCount};
+use llamac_plan::layout::{MatrixLayout, WeightDtype};
+use llamac_plan::{Activation, KvDtype};
+use llamac_runtime::kernels::{self, Context, KvLayout, Matrix, Rows, RowsMut, Segment};
+
+fn main() {
+    // Backed by pages before anything is measured.
+    black_box(memory());
+    divan::main();
+}
+
+/// Columns and rows of the matrix: the feed-forward block of a 1.1B model.
+const COLS: usize = 2048;
+const ROWS: usize = 5632;
+const DTYPES: [WeightDtype; 3] = [WeightDtype::F32, WeightDtype::F16, WeightDtype::Bf16];
+const THREADS: [usize; 2] = [1, 2];
+
+/// A cache line.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+struct Line(#[expect(dead_code, reason = "read as bytes")] [u32; 16]);
+
+/// Numbers near one in every dtype.
+static MEMORY: LazyLock<Vec<Line>> = LazyLock::new(|| vec![Line([0x3f80_3f81; 16]); (1200 << 20) / 64]);
+
+fn memory() -> &'static [u8] {
+    // SAFETY: initialized integers without padding.
+    unsafe { std::slice::from_raw_parts(MEMORY.as_ptr().cast(), MEMORY.len() * size_of::<Line>()) }
+}
+
+/// Successive pieces of the memory, round and round.
+struct Pieces {
+    len: usize,
+    next: usize,
+}
+
+impl Pieces {
+    fn new(len: usize) -> Self {
+        Self { len, next: 0 }
+    }
+
+    fn next(&mut self) -> &'static [u8] {
+        if self.next + self.len > memory().len() {
+            self.next = 0;
+        }
+        self.next += self.len;
+        &memory()[self.next - self.len..self.next]
+    }
+}
+
+/// What one could read: all threads combine the bits of whole lines.
+#[divan::bench(args = THREADS, max_time = 4)]
+fn limit_memory_read(bencher: Bencher<'_, '_>, threads: usize) {
+    let context = Context::new(threads);
+    let mut pieces = Pieces::new(COLS * ROWS * 4);
+    bencher.counter(BytesCount::new(pieces.len)).bench_local(|| {
+        let piece = pieces.next();
+        let tasks = 8 * threads;
+        let part = piece.len() / tasks;
+        context.pool().run(tasks, &|task, _| {
+            black_box(combine(&piece[task * part..(task + 1) * part]));
+        });
+    });
+}
+
+#[cfg(target_arch = "x86_64")]
+fn combine(bytes: &[u8]) -> u64 {
+    use std::arch::x86_64::*;
+
+    #[target_feature(enable = "avx2")]
+    fn wide(bytes: &[u8]) -> u64 {
+        let mut sums = [_mm256_setzero_si256(); 8];
+        for chunk in bytes.as_chunks::<256>().0 {
+            for (i, sum) in sums.iter_mut().enumerate() {
+                // SAFETY: the chunk has eight vectors.
+                *sum =
+                    _mm256_xor_si256(*sum, unsafe { _mm256_loadu_si256(chunk.as_ptr().add(32 * i).cast()) });
+            }
+        }
+        let sum = sums.iter().fold(_mm256_setzero_si256(), |a, &b| _mm256_xor_si256(a, b));
+        _mm256_extract_epi64::<0>(sum) as u64
+    }
+
+    if is_x86_feature_detected!("avx2") {
+        // SAFETY: the feature was detected.
+        unsafe { wide(bytes) }
+    } else {
+        combine_plainly(bytes)
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn combine(bytes: &[u8]) -> u64 {
+    combine_plainly(bytes)
+}
+
+fn combine_plainly(bytes: &[u8]) -> u64 {
+    let mut sums = [0_u64; 16];
+    for line in bytes.as_chunks::<128>().0 {
+        for (sum, bytes) in sums.iter_mut().zip(line.as_chunks::<8>().0) {
+            *sum ^= u64::from_le_bytes(*bytes);
+        }
+    }
+    sums.iter().fold(0, |a, b| a ^ b)
+}
+
+/// One token: every weight is read once.
+#[divan::bench(args = THREADS, consts = [0, 1, 2], max_time = 4)]
+fn linear_1_token<const DTYPE: usize>(bencher: Bencher<'_, '_>, threads: usize) {
+    linear_bytes(bencher, DTYPES[DTYPE], threads, 1);
+}
+
+/// A few tokens: still bound by memory, or nearly.
+#[divan::bench(args = [2, 4, 8], consts = [0, 2], max_time = 3)]
+fn linear_few_tokens<const DTYPE: usize>(bencher: Bencher<'_, '_>, tokens: usize) {
+    linear_bytes(bencher, DTYPES[DTYPE], 2, tokens);
+}
+
+fn linear_bytes(bencher: Bencher<'_, '_>, dtype: WeightDtype, threads: usize, tokens: usize) {
+    let context = Context::new(threads);
+    let layout = MatrixLayout { dtype, rows: ROWS, cols: COLS };
+    let mut pieces = Pieces::new(layout.bytes().unwrap());
+    let (x, mut out) = (vec![0.5; tokens * COLS], vec![0.0; tokens * ROWS]);
+    bencher.counter(BytesCount::new(pieces.len)).bench_local(|| {
+        let (x, out) = (Rows::new(&x, COLS), RowsMut::new(&mut out, ROWS));
+        kernels::linear(&context, x, Matrix::new(layout, pieces.next()), None, out);
+    });
+}
+
+/// Floating-point operations that one could do: all threads multiply and add in registers.
+#[cfg(target_arch = "x86_64")]
+#[divan::bench(args = THREADS, max_time = 2)]
+fn limit_multiply_add(bencher: Bencher<'_, '_>, threads: usize) {
+    use std::arch::x86_64::*;
+
+    const STEPS: usize = 20_000;
+    const CHAINS: usize = 12;
+
+    #[target_feature(enable = "avx512f")]
+    fn wide() -> __m512 {
+        let mut acc = [_mm512_set1_ps(black_box(0.1)); 2 * CHAINS];
+        let (a, b) = (_mm512_set1_ps(black_box(0.9)), _mm512_set1_ps(black_box(0.1)));
+        for _ in 0..STEPS {
+            for x in &mut acc {
+                *x = _mm512_fmadd_ps(*x, a, b);
+            }
+        }
+        acc.iter().fold(a, |sum, &x| _mm512_add_ps(sum, x))
+    }
+
+    #[target_feature(enable = "avx2,fma")]
+    fn narrow() -> __m256 {
+        let mut acc = [_mm256_set1_ps(black_box(0.1)); CHAINS];
+        let (a, b) = (_mm256_set1_ps(black_box(0.9)), _mm256_set1_ps(black_box(0.1)));
+        for _ in 0..STEPS {
+            for x in &mut acc {
+                *x = _mm256_fmadd_ps(*x, a, b);
+            }
+        }
+        acc.iter().fold(a, |sum, &x| _mm256_add_ps(sum, x))
+    }
+
+    let wider = is_x86_feature_detected!("avx512f");
+    if !wider && !is_x86_feature_detected!("fma") {
+        return;
+    }
+    let context = Context::new(threads);
+    let operations = threads * STEPS * CHAINS * 2 * if wider { 32 } else { 8 };
+    bencher.counter(ItemsCount::new(operations)).bench_local(|| {
+        context.pool().run(threads, &|_, _| {
+            // SAFETY: the features were detected.
+            unsafe {
+                if wider {
+                    black_box(wide());
+                } else {
+                    black_box(narrow());
+                }
+            }
+        });
+    });
+}
+
+/// A prompt of 512 tokens, in floating-point operations.
+#[divan::bench(args = THREADS, consts = [0, 1, 2], sample_count = 20, max_time = 6)]
+fn linear_512_tokens<const DTYPE: usize>(bencher: Bencher<'_, '_>, threads: usize) {
+    let context = Context::new(threads);
+    let layout = MatrixLayout { dtype: DTYPES[DTYPE], rows: ROWS, cols: COLS };
+    let mut pieces = Pieces::new(layout.bytes().unwrap());
+    let (x, mut out) = (vec![0.5; 512 * COLS], vec![0.0; 512 * ROWS]);
+    bencher.counter(ItemsCount::new(2 * 512 * COLS * ROWS)).bench_local(|| {
+        let (x, out) = (Rows::new(&x, COLS), RowsMut::new(&mut out, ROWS));
+        kernels::linear(&context, x, Matrix::new(layout, pieces.next()), None, out);
+    });
+}
+
+const KV_DTYPES: [KvDtype; 3] = [KvDtype::F32, KvDtype::F16, KvDtype::Bf16];
+const SLOTS: usize = 4096;
+
+/// One token over 4096 cache slots, 4 KV heads of size 64 with 8 query heads each; an item is a slot of a KV head.
+#[divan::bench(args = THREADS, consts = [0, 1, 2], max_time = 3)]
+fn attention_1_token<const DTYPE: usize>(bencher: Bencher<'_, '_>, threads: usize) {
+    let context = Context::new(threads);
+    let layout = KvLayout { dtype: KV_DTYPES[DTYPE], kv_heads: 4, head_dim: 64 };
+    let mut pieces = Pieces::new(layout.layer_bytes(SLOTS).unwrap());
+    let width = 32 * 64;
+    let (query, mut out) = (vec![0.1; width], vec![0.0; width]);
+    bencher.counter(ItemsCount::new(4 * SLOTS)).bench_local(|| {
+        let segment = Segment { layout, cache: pieces.next(), first_row: 0, limits: &[SLOTS as u32] };
+        let (query, out) = (Rows::new(&query, width), RowsMut::new(&mut out, width));
+        kernels::attention(&context, query, &[segment], 32, 0.125, out);
+    });
+}
+
+/// The last 512 tokens of 4096, in floating-point operations of the two products.
+#[divan::bench(args = THREADS, consts = [0, 2], sample_count = 20, max_time = 4)]
+fn attention_512_tokens<const DTYPE: usize>(bencher: Bencher<'_, '_>, threads: usize) {
+    let context = Context::new(threads);
+    let layout = KvLayout { dtype: KV_DTYPES[DTYPE], kv_heads: 4, head_dim: 64 };
+    let mut pieces = Pieces::new(layout.layer_bytes(SLOTS).unwrap());
+    let width = 32 * 64;
+    let limits: Vec<u32> = (SLOTS as u32 - 511..=SLOTS as u32).collect();
+    let seen: usize = limits.iter().map(|&limit| limit as usize).sum();
+    let (query, mut out) = (vec![0.1; 512 * width], vec![0.0; 512 * width]);
+    bencher.counter(ItemsCount::new(4 * seen * width)).bench_local(|| {
+        let segment = Segment { layout, cache: pieces.next(), first_row: 0, limits: &limits };
+        let (query, out) = (Rows::new(&query, width), RowsMut::new(&mut out, width));
+        kernels::attention(&context, query, &[segment], 32, 0.125, out);
+    });
+}
+
+/// Entering and leaving a parallel region with nothing to do.
+#[divan::bench(args = [2], max_time = 1)]
+fn region(bencher: Bencher<'_, '_>, threads: usize) {
+    let context = Context::new(threads);
+    bencher.bench_local(|| context.pool().run(threads, &|_, _| {}));
+}
+
+/// 512 rows through the elementwise kernels; an item is an element.
+#[divan::bench(args = THREADS, max_time = 1)]
+fn gated_silu(bencher: Bencher<'_, '_>, threads: usize) {
+    let context = Context::new(threads);
+    let both = vec![0.3; 512 * 2 * ROWS];
+    let mut out = vec![0.0; 512 * ROWS];
+    bencher.counter(ItemsCount::new(512 * ROWS)).bench_local(|| {
+        let both = Rows::new(&both, 2 * ROWS);
+        let (gate, up) = (both.columns(0, ROWS), both.columns(ROWS, ROWS));
+        kernels::gated(&context, Activation::Silu, gate, up, RowsMut::new(&mut out, ROWS));
+    });
+}
