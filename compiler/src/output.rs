@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use llamac_plan::diagnostic::{Code, Diagnostic};
@@ -33,7 +34,11 @@ impl Output {
         let folder = folder(path);
         let kind = match unnamed(folder) {
             Ok(file) => Ok(Kind::Unnamed(file)),
-            Err(_) => tempfile::Builder::new().prefix(".llamac-").tempfile_in(folder).map(Kind::Named),
+            Err(_) => tempfile::Builder::new()
+                .prefix(".llamac-")
+                .permissions(std::fs::Permissions::from_mode(0o666))
+                .tempfile_in(folder)
+                .map(Kind::Named),
         };
         match kind {
             Ok(kind) if !path.is_dir() => Ok(Self { path: path.to_owned(), kind }),

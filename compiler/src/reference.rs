@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use llamac_ir::{Bindings, Graph, RopeScaling, Symbol, Tensor, Weight, evaluate};
 use llamac_plan::diagnostic::{Code, Diagnostic, Diagnostics};
-use llamac_plan::eval::{Output, Request, Tokens};
+use llamac_plan::eval::{self, Output, Request, Tokens};
 
 use crate::model::{self, Inputs, ModelOptions};
 use crate::source::{Checkpoint, Head};
@@ -29,14 +29,8 @@ pub fn eval(checkpoint: &Checkpoint, request: &Request) -> Result<Vec<Output>, D
         }
         Head::SequenceClassification => {
             request.pooled_columns(config.pad_token_id)?;
-            if request.cached > 0 {
-                return Err(Diagnostic::new(Code::BadArgument)
-                    .at("--cached")
-                    .message("the reference pools whole sequences, which single steps do not have")
-                    .into());
-            }
         }
-        Head::Base => {}
+        Head::Base | Head::TokenClassification | Head::QuestionAnswering => {}
     }
     let options = ModelOptions {
         inputs: match request.tokens {
@@ -55,18 +49,30 @@ pub fn eval(checkpoint: &Checkpoint, request: &Request) -> Result<Vec<Output>, D
 ///
 /// # Errors
 /// When the graph lacks one of them, or a weight cannot be read.
-pub fn eval_graph(checkpoint: &Checkpoint, graph: &Graph, request: &Request) -> Result<Vec<Output>, Diagnostics> {
+pub fn eval_graph(
+    checkpoint: &Checkpoint,
+    graph: &Graph,
+    request: &Request,
+) -> Result<Vec<Output>, Diagnostics> {
     let mut run = Run { checkpoint, request, graph, caches: BTreeMap::new(), rope_length: 0 };
     let prefill = 0..request.seq - request.cached;
     let steps = (prefill.end..request.seq).map(|column| column..column + 1);
+    let pooled = match checkpoint.head {
+        Head::SequenceClassification => Some(request.pooled_columns(checkpoint.config.pad_token_id)?),
+        _ => None,
+    };
     let mut outputs: Vec<Output> = Vec::new();
     for phase in std::iter::once(prefill.clone()).chain(steps) {
         for (name, tensor) in
-            run.forward(phase).map_err(|why| Diagnostic::new(Code::InvalidGraph).message(why))?
+            run.forward(phase.clone()).map_err(|why| Diagnostic::new(Code::InvalidGraph).message(why))?
         {
-            match outputs.iter_mut().find(|output| output.name == name) {
-                Some(output) => append_columns(output, &tensor)?,
-                None => outputs.push(Output { name, shape: tensor.shape().to_vec(), data: floats(&tensor)? }),
+            let pooled = pooled.as_ref().filter(|_| name == "logits");
+            match (outputs.iter_mut().find(|output| output.name == name), pooled) {
+                (Some(output), Some(pooled)) => replace_pooled(output, &tensor, pooled, &phase)?,
+                (Some(output), None) => append_columns(output, &tensor)?,
+                (None, _) => {
+                    outputs.push(Output { name, shape: tensor.shape().to_vec(), data: floats(&tensor)? })
+                }
             }
         }
     }
@@ -76,7 +82,7 @@ pub fn eval_graph(checkpoint: &Checkpoint, graph: &Graph, request: &Request) -> 
             .filter(|output| output.name == "logits")
             .for_each(|output| keep_columns(output, keep));
     }
-    Ok(outputs)
+    Ok(eval::spans_apart(outputs))
 }
 
 struct Run<'a> {
@@ -162,6 +168,22 @@ impl Run<'_> {
 fn floats(tensor: &Tensor) -> Result<Vec<f32>, Diagnostic> {
     let data = tensor.as_f32().map_err(|why| Diagnostic::new(Code::InvalidGraph).message(why))?;
     Ok(data.iter().copied().collect())
+}
+
+/// Takes the rows of `tensor [batch, labels]` whose pooled column is in `phase`: pooling looks at one phase at a time,
+/// and the column that it finds for the whole sequence is the one that it finds in that column's phase.
+fn replace_pooled(
+    output: &mut Output,
+    tensor: &Tensor,
+    pooled: &[usize],
+    phase: &Range<usize>,
+) -> Result<(), Diagnostic> {
+    let new = floats(tensor)?;
+    let labels = output.shape[1];
+    for (row, _) in pooled.iter().enumerate().filter(|(_, column)| phase.contains(column)) {
+        output.data[row * labels..(row + 1) * labels].copy_from_slice(&new[row * labels..(row + 1) * labels]);
+    }
+    Ok(())
 }
 
 /// Puts the columns of `tensor [batch, columns, …]` behind those of `output`.

@@ -6,14 +6,14 @@ use std::path::{Path, PathBuf};
 use llamac_compiler::source::{Checkpoint, EMBEDDING, Head, LM_HEAD, Tie};
 use llamac_ir::{DType, RopeScaling};
 
-use Head::{Base, CausalLm, SequenceClassification};
+use Head::{Base, CausalLm, QuestionAnswering, SequenceClassification, TokenClassification};
 
 /// Name, head, [vocab, hidden, intermediate, layers, heads, key and value heads, head_dim], eps, theta, rope_type and
 /// number of labels; printed from transformers' `LlamaConfig`.
 type Expected = (&'static str, Head, [usize; 7], f64, f64, &'static str, usize);
 
 #[rustfmt::skip]
-const EXPECTED: [Expected; 48] = [
+const EXPECTED: [Expected; 53] = [
     ("act-gelu-new", CausalLm, [67, 32, 64, 2, 4, 2, 8], 1e-05, 10000.0, "default", 2),
     ("act-gelu-tanh", CausalLm, [67, 32, 64, 2, 4, 2, 8], 1e-05, 10000.0, "default", 2),
     ("act-quick-gelu", CausalLm, [67, 32, 64, 2, 4, 2, 8], 1e-05, 10000.0, "default", 2),
@@ -38,6 +38,8 @@ const EXPECTED: [Expected; 48] = [
     ("odd-sizes", CausalLm, [515, 60, 100, 2, 6, 2, 14], 1e-05, 10000.0, "default", 2),
     ("prefix-compile", CausalLm, [67, 32, 64, 2, 4, 2, 8], 1e-05, 10000.0, "default", 2),
     ("prefix-ddp", CausalLm, [67, 32, 64, 2, 4, 2, 8], 1e-05, 10000.0, "default", 2),
+    ("qa-model-f16", QuestionAnswering, [67, 32, 64, 3, 4, 4, 8], 1e-05, 10000.0, "default", 2),
+    ("qa-transformer", QuestionAnswering, [67, 32, 64, 2, 4, 2, 8], 1e-05, 10000.0, "default", 2),
     ("rope-both-spellings", CausalLm, [67, 32, 64, 2, 4, 2, 8], 1e-05, 10000.0, "linear", 2),
     ("rope-dynamic-new", CausalLm, [67, 32, 64, 2, 2, 1, 16], 1e-05, 10000.0, "dynamic", 2),
     ("rope-dynamic-old", CausalLm, [67, 32, 64, 2, 4, 2, 8], 1e-06, 10000.0, "dynamic", 2),
@@ -62,6 +64,9 @@ const EXPECTED: [Expected; 48] = [
     ("tied-both-equal", CausalLm, [67, 32, 64, 2, 4, 2, 8], 1e-05, 10000.0, "default", 2),
     ("tied-embed-only", CausalLm, [67, 32, 64, 2, 4, 2, 8], 1e-05, 10000.0, "default", 2),
     ("tied-head-only", CausalLm, [67, 32, 64, 2, 4, 2, 8], 1e-05, 10000.0, "default", 2),
+    ("tokcls-bias", TokenClassification, [67, 32, 64, 2, 4, 2, 8], 1e-05, 10000.0, "default", 3),
+    ("tokcls-dynamic", TokenClassification, [67, 32, 64, 2, 2, 1, 16], 1e-05, 10000.0, "dynamic", 5),
+    ("tokcls-no-bias", TokenClassification, [71, 48, 96, 2, 6, 2, 8], 1e-05, 10000.0, "default", 5),
 ];
 
 fn fixtures() -> PathBuf {
@@ -133,6 +138,8 @@ fn every_tensor_has_its_bytes() {
             Base => 0,
             CausalLm => usize::from(checkpoint.tie != Tie::Tied),
             SequenceClassification => 1,
+            TokenClassification => 1 + usize::from(c.token_classification_bias),
+            QuestionAnswering => 2,
         };
         assert_eq!(checkpoint.tensors.len(), c.num_hidden_layers * (9 + biases) + 2 + own_head, "{name}");
         for (tensor, info) in &checkpoint.tensors {

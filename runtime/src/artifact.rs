@@ -161,15 +161,18 @@ impl Artifact {
         order.sort_by_key(|&i| std::cmp::Reverse(spans[i].1.len()));
         let next = AtomicUsize::new(0);
         let wrong: Vec<AtomicBool> = spans.iter().map(|_| AtomicBool::new(false)).collect();
-        std::thread::scope(|scope| {
-            for _ in 0..threads.clamp(1, order.len()) {
-                scope.spawn(|| {
-                    while let Some(&i) = order.get(next.fetch_add(1, Ordering::Relaxed)) {
-                        let differs = xxh3_64(&self.map[spans[i].1.clone()]) != slots[i];
-                        wrong[i].store(differs, Ordering::Relaxed);
-                    }
-                });
+        let work = || {
+            while let Some(&i) = order.get(next.fetch_add(1, Ordering::Relaxed)) {
+                let differs = xxh3_64(&self.map[spans[i].1.clone()]) != slots[i];
+                wrong[i].store(differs, Ordering::Relaxed);
             }
+        };
+        std::thread::scope(|scope| {
+            // A thread that the system refuses is not needed: this one works, too.
+            for _ in 1..threads.clamp(1, order.len()) {
+                let _ = std::thread::Builder::new().spawn_scoped(scope, work);
+            }
+            work();
         });
         let mut faults = Diagnostics::new();
         for ((name, _), _) in spans.iter().zip(&wrong).filter(|(_, wrong)| wrong.load(Ordering::Relaxed)) {

@@ -4,6 +4,8 @@
 //! Checksums say that a file is the one that was written; this says that what was written makes sense. The arena's
 //! unsafe windows rest on it, so it runs on every opening.
 
+use std::collections::BTreeSet;
+
 use llamac_plan::layout::{ALIGNMENT, PANEL};
 use llamac_plan::{Frequencies, Head, Plan, Rows, Slice, Step, WeightId, WeightLayout};
 
@@ -25,11 +27,37 @@ pub(crate) fn check(plan: &Plan) -> Result<(), String> {
     for (i, step) in plan.steps.iter().enumerate() {
         Checker { plan }.step(step).map_err(|why| format!("step {i}: {why}"))?;
     }
+    layers(plan)?;
     let outputs = plan.steps.iter().filter(|s| matches!(s, Step::Output { .. } | Step::OutputLinear { .. }));
     match outputs.count() {
         1 => Ok(()),
         n => Err(format!("it has {n} outputs, not one")),
     }
+}
+
+/// Each layer appends to its cache once, each hidden state is handed out once, and all rotations turn by one rule.
+fn layers(plan: &Plan) -> Result<(), String> {
+    let mut appends = BTreeSet::new();
+    let mut hidden = BTreeSet::new();
+    let mut rule = None;
+    for step in &plan.steps {
+        let again = match step {
+            Step::KvAppend { layer, .. } => !appends.insert(*layer),
+            Step::HiddenState { index, .. } => !hidden.insert(*index),
+            Step::RotaryAngles { frequencies, .. } => {
+                rule.replace(frequencies).is_some_and(|other| other != frequencies)
+            }
+            _ => false,
+        };
+        if again {
+            return Err("a cache, a hidden state or a rule of rotation is there twice".into());
+        }
+    }
+    // Indices are in range, so that as many as there are layers are all of them.
+    if appends.len() == plan.shape.layers && hidden.len() == plan.shape.layers + 1 {
+        return Ok(());
+    }
+    Err("a layer has no cache, or a hidden state is never handed out".into())
 }
 
 fn shape(plan: &Plan) -> Result<(), String> {
@@ -48,8 +76,8 @@ fn shape(plan: &Plan) -> Result<(), String> {
     if plan.arena_bytes_per_token > LIMIT || !plan.arena_bytes_per_token.is_multiple_of(ALIGNMENT) {
         return Err("the arena's size is absurd".into());
     }
-    match &plan.head {
-        Head::SequenceClassification { labels, .. } if labels.is_empty() => Err("it has no labels".into()),
+    match plan.head.labels() {
+        Some([]) => Err("it has no labels".into()),
         _ => Ok(()),
     }
 }
@@ -250,7 +278,8 @@ pub(crate) fn output_width(plan: &Plan) -> usize {
     match &plan.head {
         Head::Base => plan.shape.hidden_size,
         Head::CausalLm => plan.shape.vocab_size,
-        Head::SequenceClassification { labels, .. } => labels.len(),
+        Head::SequenceClassification { labels, .. } | Head::TokenClassification { labels } => labels.len(),
+        Head::QuestionAnswering => 2,
     }
 }
 

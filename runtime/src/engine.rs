@@ -140,8 +140,8 @@ pub(crate) struct Chunk {
 pub(crate) struct Results {
     /// The head's output, a row after another.
     pub(crate) output: Vec<f32>,
-    /// Whether hidden states are wanted.
-    pub(crate) want_hidden: bool,
+    /// The hidden states that are wanted, by index.
+    pub(crate) wanted_hidden: Range<usize>,
     /// Hidden states by index, a row for each token.
     pub(crate) hidden: Vec<Vec<f32>>,
     /// Kept rows of each feed.
@@ -224,7 +224,7 @@ impl Engine {
     /// When a token is outside the vocabulary, a cache has no room, or lengths do not fit together; no session has
     /// changed then.
     pub fn forward(&mut self, feeds: &mut [Feed<'_>]) -> Result<Outputs<'_>, Diagnostics> {
-        self.run(feeds, false)
+        self.run(feeds, 0..0)
     }
 
     /// As [`Engine::forward`], with the hidden states of every token.
@@ -232,12 +232,30 @@ impl Engine {
     /// # Errors
     /// As [`Engine::forward`].
     pub fn forward_with_hidden_states(&mut self, feeds: &mut [Feed<'_>]) -> Result<Outputs<'_>, Diagnostics> {
-        self.run(feeds, true)
+        let layers = self.model.plan().shape.layers;
+        self.run(feeds, 0..layers + 1)
     }
 
-    fn run(&mut self, feeds: &mut [Feed<'_>], want_hidden: bool) -> Result<Outputs<'_>, Diagnostics> {
+    /// As [`Engine::forward`], with the last hidden state of every token, the one after the final norm: number
+    /// `layers` of [`Outputs::hidden`]. The others are empty.
+    ///
+    /// # Errors
+    /// As [`Engine::forward`].
+    pub fn forward_with_last_hidden_state(
+        &mut self,
+        feeds: &mut [Feed<'_>],
+    ) -> Result<Outputs<'_>, Diagnostics> {
+        let layers = self.model.plan().shape.layers;
+        self.run(feeds, layers..layers + 1)
+    }
+
+    fn run(
+        &mut self,
+        feeds: &mut [Feed<'_>],
+        wanted_hidden: Range<usize>,
+    ) -> Result<Outputs<'_>, Diagnostics> {
         self.validate(feeds)?;
-        self.results.begin(feeds, want_hidden, self.model.output_width())?;
+        self.results.begin(feeds, wanted_hidden, self.model.output_width())?;
         for feed in feeds.iter_mut() {
             if let Some(last) = (0..feed.tokens()).map(|token| feed.position(token)).max() {
                 feed.session.advance_length(last, feed.length);
@@ -314,11 +332,16 @@ impl Engine {
 }
 
 impl Results {
-    fn begin(&mut self, feeds: &[Feed<'_>], want_hidden: bool, width: usize) -> Result<(), Diagnostic> {
+    fn begin(
+        &mut self,
+        feeds: &[Feed<'_>],
+        wanted_hidden: Range<usize>,
+        width: usize,
+    ) -> Result<(), Diagnostic> {
         self.output.clear();
         self.kept.clear();
         self.tokens.clear();
-        self.want_hidden = want_hidden;
+        self.wanted_hidden = wanted_hidden;
         self.hidden.iter_mut().for_each(Vec::clear);
         let (mut kept, mut tokens) = (0, 0);
         for feed in feeds {

@@ -7,7 +7,7 @@
 use std::ops::Range;
 
 use llamac_plan::diagnostic::{Code, Diagnostic, Diagnostics};
-use llamac_plan::eval::{Output, Request, Tokens};
+use llamac_plan::eval::{self, Output, Request, Tokens};
 use llamac_plan::{Head, KvDtype};
 
 use crate::engine::{Engine, Feed, Input, Keep};
@@ -33,7 +33,7 @@ pub fn eval(engine: &mut Engine, request: &Request, kv: KvDtype) -> Result<Vec<O
     {
         forward(engine, request, &wanted, &fed, phase, &mut sessions, &mut sink)?;
     }
-    Ok(sink.outputs)
+    Ok(eval::spans_apart(sink.outputs))
 }
 
 /// Which columns of each row the head's output is wanted for.
@@ -54,7 +54,9 @@ impl Wanted {
             _ if request.keep.is_some() => Err(Diagnostic::new(Code::BadArgument)
                 .at("--keep")
                 .message(format!("the head `{}` has no logits for each position", head.name()))),
-            Head::Base => Ok(Self::Columns(0..request.seq)),
+            Head::Base | Head::TokenClassification { .. } | Head::QuestionAnswering => {
+                Ok(Self::Columns(0..request.seq))
+            }
             Head::SequenceClassification { pad_token_id, .. } => {
                 request.pooled_columns(*pad_token_id).map(Self::Pooled)
             }
@@ -106,7 +108,11 @@ fn forward(
         (0..request.batch).map(|row| per_token(row).map(|(r, c)| request.position(r, c)).collect()).collect();
     let visible: Vec<Vec<bool>> =
         (0..request.batch).map(|row| per_token(row).map(|(r, c)| request.is_real(r, c)).collect()).collect();
-    let length = Some(request.rope_length(phase));
+    let length = Some(request.rope_length(phase.clone()));
+    // The whole batch follows one length, those too that have nothing in this phase.
+    for (row, session) in sessions.iter_mut().enumerate().filter(|(row, _)| columns[*row].is_empty()) {
+        session.advance_length(request.position(row, phase.start), length);
+    }
     let mut feeds = Vec::with_capacity(request.batch);
     let mut rows = Vec::with_capacity(request.batch);
     for (row, session) in sessions.iter_mut().enumerate().filter(|(row, _)| !columns[*row].is_empty()) {

@@ -163,7 +163,7 @@ impl Engine {
                 kernels::gather_rows(context, x, &self.chunk.kept, out);
             }
             Step::HiddenState { index, x } => {
-                if self.results.want_hidden {
+                if self.results.wanted_hidden.contains(index) {
                     // SAFETY: see above.
                     let x =
                         unsafe { self.arena.rows(&model.plan().buffers, x, 0..self.chunk.positions.len()) };

@@ -6,6 +6,8 @@
 mod arena;
 mod artifact;
 mod check;
+mod classify;
+mod embed;
 mod engine;
 mod eval;
 mod execute;
@@ -15,6 +17,7 @@ mod memory;
 mod model;
 pub mod pool;
 pub mod sampling;
+mod sequences;
 mod session;
 pub mod text;
 
@@ -22,6 +25,8 @@ pub use llamac_plan as plan;
 pub use llamac_plan::{diagnostic, eval::Output, eval::Request, eval::Tokens};
 
 pub use artifact::is_artifact;
+pub use classify::{Scoring, classify};
+pub use embed::{Pooling, embed};
 pub use engine::{Engine, EngineOptions, Feed, Input, Keep, Outputs};
 pub use eval::eval;
 pub use model::{Model, OpenOptions};

@@ -113,6 +113,16 @@ impl Model {
         check::output_width(&self.plan)
     }
 
+    /// Tokens that a sequence may have: the model's positions. Dynamic frequencies stretch to any length; there it is
+    /// only what the artifact was limited to.
+    pub fn context(&self) -> usize {
+        let limit = self.plan.shape.max_context;
+        match self.frequencies() {
+            Some(&Frequencies::Dynamic { max_position, .. }) if limit as u64 >= max_position => usize::MAX,
+            _ => limit,
+        }
+    }
+
     /// A packed matrix of the plan.
     pub(crate) fn matrix(&self, id: WeightId) -> Matrix<'_> {
         match self.plan.weights[id.0].layout {

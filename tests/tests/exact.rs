@@ -100,6 +100,32 @@ fn sequences_that_come_and_go_change_nothing_for_each_other() {
 }
 
 #[test]
+fn a_declared_length_makes_cuts_harmless_where_frequencies_depend_on_it() {
+    for name in ["rope-dynamic-new", "rope-longrope-new"] {
+        let mut engine = compiled(name, &CompileOptions::default(), 2, 64);
+        let prompt = ids(3, 80);
+        let options = SessionOptions { capacity: 80, kv: None };
+        let mut read = |cuts: &[usize], declared: bool| {
+            let mut session = Session::new(engine.model(), options).expect("there is memory");
+            if declared {
+                session.declare_length(80);
+            }
+            let mut found = Vec::new();
+            let mut start = 0;
+            for &cut in cuts {
+                let mut feeds = [Feed::ids(&mut session, &prompt[start..cut], Keep::All)];
+                found.extend(bits(engine.forward(&mut feeds).unwrap_or_else(|e| panic!("{e}")).feed(0)));
+                start = cut;
+            }
+            found
+        };
+        let whole = read(&[80], false);
+        assert!(read(&[5, 17, 40, 80], true) == whole, "{name}");
+        assert!(read(&[5, 17, 40, 80], false) != whole, "{name}: the threshold is crossed");
+    }
+}
+
+#[test]
 fn compiling_with_other_threads_gives_the_same_bytes() {
     use llamac_compiler::driver::{Silent, compile};
     use llamac_compiler::output::Output;

@@ -1,12 +1,15 @@
 //! Models that are wrong in one place must be told from transformers by the fixtures: the parity tests can fail.
 
+use llamac_compiler::driver::CompileOptions;
 use llamac_compiler::model::{self, Inputs, ModelOptions};
 use llamac_compiler::reference;
 use llamac_compiler::source::Checkpoint;
 use llamac_ir::{Graph, Real};
+use llamac_plan::KvDtype;
+use llamac_runtime::EngineOptions;
 use llamac_tests::compare::Comparison;
 use llamac_tests::golden::{self, Fixture};
-use llamac_tests::open;
+use llamac_tests::{engine, open};
 
 fn fixture(name: &str) -> Fixture {
     Fixture::read(&golden::fixtures().join("tiny").join(name))
@@ -30,6 +33,20 @@ fn agrees(fixture: &Fixture, checkpoint: &Checkpoint, edit: impl Fn(String) -> S
     comparison.problems().is_empty()
 }
 
+/// The same of the compiled checkpoint.
+fn compiled_agrees(fixture: &Fixture, checkpoint: &Checkpoint) -> bool {
+    let options = EngineOptions { threads: 1, chunk: 64 };
+    let mut engine = engine(checkpoint, &CompileOptions::default(), options);
+    let mut comparison = Comparison::default();
+    for case in &fixture.cases {
+        match llamac_runtime::eval(&mut engine, &case.request, KvDtype::F32) {
+            Ok(found) => case.compare(&found, &mut comparison),
+            Err(e) => comparison.problem(e.to_string()),
+        }
+    }
+    comparison.problems().is_empty()
+}
+
 /// The checkpoint of fixture `name` agrees with transformers, and no longer does once `mutate` has changed it.
 fn caught(name: &str, mutate: impl FnOnce(&mut Checkpoint)) {
     let fixture = fixture(name);
@@ -37,6 +54,7 @@ fn caught(name: &str, mutate: impl FnOnce(&mut Checkpoint)) {
     assert!(agrees(&fixture, &checkpoint, |text| text), "{name} agrees before the change");
     mutate(&mut checkpoint);
     assert!(!agrees(&fixture, &checkpoint, |text| text), "{name} must not agree after the change");
+    assert!(!compiled_agrees(&fixture, &checkpoint), "{name} must not agree after the change, compiled");
 }
 
 #[test]
@@ -61,6 +79,15 @@ fn dropped_biases_are_caught() {
 #[test]
 fn pooling_at_another_place_is_caught() {
     caught("seqcls-pad", |checkpoint| checkpoint.config.pad_token_id = Some(1));
+    let fixture = fixture("seqcls-pad");
+    let checkpoint = open(&fixture);
+    let pad = checkpoint.config.pad_token_id.expect("the fixture has a padding token");
+    let last = |text: String| {
+        let rule = format!("pad={pad}");
+        assert!(text.contains(&rule), "{text}");
+        text.replace(&rule, "pad=none")
+    };
+    assert!(!agrees(&fixture, &checkpoint, last));
 }
 
 #[test]

@@ -98,6 +98,10 @@ pub enum HeadArg {
     CausalLm,
     /// Class scores of a text
     SequenceClassification,
+    /// Class scores of every token
+    TokenClassification,
+    /// Scores of every token as the start and the end of an answer
+    QuestionAnswering,
 }
 
 impl HeadArg {
@@ -108,6 +112,8 @@ impl HeadArg {
             Self::Base => Some(Head::Base),
             Self::CausalLm => Some(Head::CausalLm),
             Self::SequenceClassification => Some(Head::SequenceClassification),
+            Self::TokenClassification => Some(Head::TokenClassification),
+            Self::QuestionAnswering => Some(Head::QuestionAnswering),
         }
     }
 }

@@ -16,6 +16,7 @@ mod model;
 mod progress;
 mod request;
 mod tensors;
+mod texts;
 mod unavailable;
 
 use std::ffi::OsString;

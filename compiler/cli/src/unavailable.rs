@@ -11,10 +11,8 @@ use llamac_compiler::diagnostic::{Code, Diagnostic};
 /// Commands, with what they are for.
 const COMMANDS: &[(&str, &str)] = &[
     ("bench", "measuring speed against the machine's limits"),
-    ("classify", "class scores of texts"),
     ("completions", "completions for shells"),
     ("convert", "Meta's original weights to the Hugging Face layout"),
-    ("embed", "pooled hidden states of texts"),
     ("estimate", "memory and arithmetic before anything is compiled"),
     ("explain", "the story behind an error code"),
     ("perplexity", "perplexity of a text, and divergence from another model"),
@@ -38,7 +36,7 @@ const OPTIONS: &[(&str, &[&str], &str, &str)] = &[
     ("--message-format", &[], "messages in JSON", ""),
     (
         "--no-check",
-        &["eval", "run"],
+        &["classify", "embed", "eval", "run"],
         "opening a model without checking it",
         "leave it out: the model is checked",
     ),
@@ -51,12 +49,6 @@ const VALUES: &[(&str, &[&str], &str, &str)] = &[
     ("--backend", &["onnx"], "running ONNX models", "use --backend native"),
     ("--compute", &["bf16", "int8"], "narrower arithmetic", "use --compute f32"),
     ("--emit", &["report"], "reports", "use --remarks, or `llamac inspect`"),
-    (
-        "--head",
-        &["question-answering", "token-classification"],
-        "this head",
-        "use --head base for the hidden states under it",
-    ),
     ("--kv", &["int8"], "an int8 cache", "use --kv bf16"),
     ("--target", &["onnx", "onnx-ort", "onnx-std"], "ONNX output", "use --target native"),
     ("--weights", &["q4", "q8"], "quantized weights", "use --weights bf16"),
@@ -129,13 +121,13 @@ mod tests {
             "llamac compile dir -o out --lora=x=0.5",
             "llamac --message-format json compile dir -o out",
             "llamac run model -p x --no-check",
+            "llamac embed model x --no-check",
             "llamac run model -p x --lookup 3",
             "llamac run model -p x --compute int8",
             "llamac run model -p x --kv=int8",
             "llamac compile dir -o out --target onnx-ort",
             "llamac compile dir -o out --weights q4,lm_head=q8",
             "llamac compile dir -o out --weights as-is,lm_head=q8",
-            "llamac compile dir -o out --head question-answering",
             "llamac compile dir -o out --emit ir,report",
             "llamac eval dir --inputs a --outputs b --backend onnx",
         ] {

@@ -8,7 +8,7 @@ use support::{arguments, command, fixture, llamac, run};
 #[test]
 fn help_and_version_are_results() {
     let help = llamac("--help", &[]).quiet();
-    for command in ["compile", "eval", "run", "inspect", "tokenize", "print"] {
+    for command in ["compile", "eval", "run", "classify", "embed", "inspect", "tokenize", "print"] {
         assert!(help.contains(&format!("\n  {command} ")), "{help}");
         assert!(llamac(&format!("{command} --help"), &[]).quiet().starts_with(|c: char| c.is_uppercase()));
     }
@@ -34,6 +34,8 @@ fn mistakes_end_with_2_and_a_hint() {
         "compile model -o out --emit png",
         "eval model --inputs in",
         "tokenize model",
+        "classify model",
+        "embed model x --pooling max",
         "tokenize model text --decode 1",
         "print colours",
         "-q -v print ops",
@@ -86,6 +88,8 @@ fn lists_name_what_there_is() {
         base                     LlamaModel
         causal-lm                LlamaForCausalLM
         sequence-classification  LlamaForSequenceClassification
+        token-classification     LlamaForTokenClassification
+        question-answering       LlamaForQuestionAnswering
         "#);
     assert_snapshot!(list("passes"), @r#"
         canonicalize       canonicalize  remove dead nodes, compute equal things once, simplify weight recipes

@@ -1,6 +1,7 @@
 //! What follows the trunk.
 
 use llamac_ir::ops::{KeepLast, PoolLast};
+use llamac_plan::SPAN_LOGITS;
 
 use super::trunk::Trunk;
 use super::{Fault, Model};
@@ -23,6 +24,14 @@ impl Model<'_> {
                 let pad = self.config.pad_token_id.map(i64::from);
                 let logits = self.push(PoolLast { pad }, &operands, "score")?;
                 self.builder.result("logits", logits)?;
+            }
+            Head::TokenClassification => {
+                let logits = self.linear(last, "score", self.config.token_classification_bias)?;
+                self.builder.result("logits", logits)?;
+            }
+            Head::QuestionAnswering => {
+                let spans = self.linear(last, "qa_outputs", true)?;
+                self.builder.result(SPAN_LOGITS, spans)?;
             }
         }
         if self.options.hidden_states {

@@ -1,12 +1,13 @@
 //! The graph after each pass in a folder: numbered texts, and what changed from one to the next.
 
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use llamac_ir::Graph;
 use llamac_plan::diagnostic::Diagnostic;
 
-use crate::output::write_fault;
+use crate::output::{Output, write_fault};
 use crate::report;
 
 /// A folder that is being filled.
@@ -29,7 +30,9 @@ impl Dump {
         let number = self.count;
         let write = |kind: &str, text: String| {
             let path = self.folder.join(format!("{number:02}-{name}.{kind}"));
-            fs::write(&path, text).map_err(|error| write_fault(&path, &error))
+            let output = Output::create(&path)?;
+            output.file().write_all(text.as_bytes()).map_err(|error| write_fault(&path, &error))?;
+            output.publish()
         };
         write("ir", graph.text_with_locs())?;
         if let Some(last) = &self.last {

@@ -15,7 +15,7 @@ use llamac_plan::diagnostic::{Code, Diagnostic, Diagnostics};
 use super::config::Config;
 use super::file::{self, MappedFile};
 use super::head::{Head, HeadTensors};
-use super::names::{self, EMBEDDING, LM_HEAD, Meaning, SCORE};
+use super::names::{self, EMBEDDING, LM_HEAD, Meaning, QA_OUTPUTS, SCORE, SCORE_BIAS};
 use super::safetensors::StoredTensor;
 use super::shards::{self, Weights};
 use super::table::{self, Table};
@@ -232,25 +232,18 @@ impl Named {
         self.files.get(tensor.file)?.bytes().get(tensor.stored.range.clone())
     }
 
-    fn head(
-        &self,
-        config: &Config,
-        wanted: Option<Head>,
-        warnings: &mut Vec<String>,
-    ) -> Result<Head, Diagnostics> {
-        if let Some(head) = wanted {
-            return Ok(head);
-        }
+    /// The head that the files hold.
+    fn head(&self, config: &Config, warnings: &mut Vec<String>) -> Head {
         let has = |name: &str| self.tensors.contains_key(name);
         let tensors = HeadTensors {
             lm_head: has(LM_HEAD),
             score: has(SCORE),
-            score_bias: has("score.bias"),
-            qa_outputs: has("qa_outputs.weight"),
+            score_bias: has(SCORE_BIAS),
+            qa_outputs: has(QA_OUTPUTS),
             embedding: has(EMBEDDING),
             tied: config.tie_word_embeddings,
         };
-        Ok(Head::detect(locate::CONFIG, tensors, &config.architectures, warnings)?)
+        Head::detect(tensors, &config.architectures, warnings)
     }
 
     /// Decides the tie, and puts a lone matrix under the input embedding's name.
@@ -295,7 +288,7 @@ impl Named {
         wanted: Option<Head>,
         warnings: &mut Vec<String>,
     ) -> Result<Model, Diagnostics> {
-        let head = self.head(config, wanted, warnings)?;
+        let head = wanted.unwrap_or_else(|| self.head(config, warnings));
         let mut stored = self.tensors.clone();
         let tie = self.tie(config, head, &mut stored, warnings);
         let table = Table::of(config, head, tie == Tie::Tied);
@@ -313,7 +306,7 @@ impl Named {
                 TensorInfo { file: file_name, stored_name, dtype, shape, position: file, range },
             );
         }
-        self.warn(config, &unused, warnings);
+        self.warn(config, head, &unused, warnings);
         let ignored =
             self.strangers.iter().cloned().chain(unused.into_iter().map(|(_, stored)| stored)).collect();
         Ok(Model { head, tie, tensors, ignored })
@@ -321,17 +314,21 @@ impl Named {
 
     /// Tells of tensors that are in the files and change nothing, though somebody may have meant them to. Those of
     /// another head are not worth a word. `unused` holds canonical and stored names.
-    fn warn(&self, config: &Config, unused: &[(String, String)], warnings: &mut Vec<String>) {
+    fn warn(&self, config: &Config, head: Head, unused: &[(String, String)], warnings: &mut Vec<String>) {
         let layers = config.num_hidden_layers;
         let in_layers = || unused.iter().filter_map(|(name, stored)| Some((names::layer(name)?.0, stored)));
         let beyond: Vec<&String> =
             in_layers().filter(|(n, _)| *n >= layers).map(|(_, stored)| stored).collect();
         let biases: Vec<&String> =
             in_layers().filter(|(n, _)| *n < layers).map(|(_, stored)| stored).collect();
+        let score_bias =
+            |(name, _): &&(String, String)| head == Head::TokenClassification && name == SCORE_BIAS;
+        let score_biases: Vec<&String> = unused.iter().filter(score_bias).map(|(_, stored)| stored).collect();
         let strangers: Vec<&String> = self.strangers.iter().collect();
         for (tensors, reason) in [
             (beyond, format!("config.json says num_hidden_layers = {layers}")),
             (biases, "config.json says that these projections have no biases".to_owned()),
+            (score_biases, "config.json says token_classification_bias = false".to_owned()),
             (strangers, "no LLaMA model has tensors of these names".to_owned()),
         ] {
             if let Some(first) = tensors.first() {

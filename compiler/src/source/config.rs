@@ -66,6 +66,8 @@ pub struct Config {
     pub eos_token_ids: Vec<u32>,
     /// Names of the classes of a classification head, in the order of its rows.
     pub labels: Vec<String>,
+    /// Whether a token classifier's scores have a bias.
+    pub token_classification_bias: bool,
     /// What a classification head's scores mean: `regression`, `single_label_classification` or
     /// `multi_label_classification`.
     pub problem_type: Option<String>,
@@ -122,6 +124,7 @@ impl Config {
         let bos = f.token("bos_token_id").map(|given| given.or_default(1));
         let eos = f.tokens("eos_token_id").map(|given| given.or_default(vec![2]).unwrap_or_default());
         let labels = labels::read(f, warnings);
+        let token_classification_bias = f.boolean("token_classification_bias", true);
         // Late versions write `dtype`, earlier ones `torch_dtype`.
         let (dtype, torch_dtype) = (f.maybe_string("dtype"), f.maybe_string("torch_dtype"));
         let dtype = dtype.and_then(Given::value).or(torch_dtype.and_then(Given::value)).map(str::to_owned);
@@ -152,6 +155,7 @@ impl Config {
                 bos_token_id: bos?,
                 eos_token_ids: eos?,
                 labels: names,
+                token_classification_bias: token_classification_bias?,
                 problem_type,
                 architectures: architectures?,
                 dtype,

@@ -16,6 +16,31 @@ const UNSET_MAX_LENGTH: u64 = 20;
 /// Counts of tokens and the `k` of top-k sampling.
 const COUNT: u64 = 1 << 40;
 
+/// Members that change what transformers generates and that llamac does not follow, with the values that switch them
+/// off beside null.
+const NOT_FOLLOWED: [(&str, &[f64]); 20] = [
+    ("num_beams", &[1.0]),
+    ("num_return_sequences", &[1.0]),
+    ("no_repeat_ngram_size", &[0.0]),
+    ("encoder_repetition_penalty", &[1.0]),
+    ("min_length", &[0.0]),
+    ("min_new_tokens", &[0.0]),
+    ("typical_p", &[1.0]),
+    ("epsilon_cutoff", &[0.0]),
+    ("eta_cutoff", &[0.0]),
+    ("top_h", &[]),
+    ("guidance_scale", &[1.0]),
+    ("max_time", &[]),
+    ("stop_strings", &[]),
+    ("bad_words_ids", &[]),
+    ("sequence_bias", &[]),
+    ("suppress_tokens", &[]),
+    ("begin_suppress_tokens", &[]),
+    ("forced_bos_token_id", &[]),
+    ("forced_eos_token_id", &[]),
+    ("exponential_decay_length_penalty", &[]),
+];
+
 /// Reads the decoding defaults: from `bytes`, the content of the file named `file`, or from `config` where there is no
 /// such file. A `config` that is faulty itself is none: the file's own faults are found without it.
 ///
@@ -40,6 +65,14 @@ pub fn parse(
         });
     };
     let map = json::object(file, bytes)?;
+    for (key, off) in NOT_FOLLOWED {
+        let set = map
+            .get(key)
+            .filter(|value| !value.is_null() && !value.as_f64().is_some_and(|x| off.contains(&x)));
+        if let Some(value) = set {
+            warnings.push(format!("{file}: {key} = {value} is not followed"));
+        }
+    }
     let mut fields = Fields::new(file, &map);
     let read = read(&mut fields);
     let Some(mut read) = read.filter(|_| fields.faults.is_empty()) else { return Err(fields.faults) };
@@ -159,6 +192,16 @@ mod tests {
         let (greedy, warnings) = read(&json!({"do_sample": true, "temperature": 0.0, "eos_token_id": 1}));
         assert!(!greedy.unwrap().do_sample);
         assert_eq!(warnings.len(), 1);
+    }
+
+    #[test]
+    fn what_is_not_followed_is_told() {
+        let off = json!({"num_beams": 1, "no_repeat_ngram_size": 0, "min_length": 0, "stop_strings": null, "eos_token_id": 1});
+        assert!(read(&off).1.is_empty());
+        let on = json!({"num_beams": 4, "stop_strings": ["x"], "suppress_tokens": [5], "eos_token_id": 1});
+        let (_, warnings) = read(&on);
+        assert_eq!(warnings.len(), 3, "{warnings:?}");
+        assert!(warnings[0].contains("num_beams = 4"));
     }
 
     #[test]

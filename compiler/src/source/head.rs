@@ -1,7 +1,5 @@
 //! The head of a model: which tensors it has beyond the trunk, and which one a checkpoint holds.
 
-use llamac_plan::diagnostic::{Code, Diagnostic};
-
 /// What is computed from the trunk's last hidden states.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Head {
@@ -11,27 +9,11 @@ pub enum Head {
     CausalLm,
     /// Class scores of one pooled position (`LlamaForSequenceClassification`).
     SequenceClassification,
+    /// Class scores of every token (`LlamaForTokenClassification`).
+    TokenClassification,
+    /// Scores of every token as the start and as the end of an answer (`LlamaForQuestionAnswering`).
+    QuestionAnswering,
 }
-
-/// A head that checkpoints have: its class in transformers and its name on the command line. Heads that are not built
-/// yet are recognised, so that they are refused in words and never taken for another one.
-struct Known {
-    class: &'static str,
-    name: &'static str,
-    head: Option<Head>,
-}
-
-const KNOWN: [Known; 5] = [
-    Known { class: "LlamaModel", name: "base", head: Some(Head::Base) },
-    Known { class: "LlamaForCausalLM", name: "causal-lm", head: Some(Head::CausalLm) },
-    Known {
-        class: "LlamaForSequenceClassification",
-        name: "sequence-classification",
-        head: Some(Head::SequenceClassification),
-    },
-    Known { class: "LlamaForTokenClassification", name: "token-classification", head: None },
-    Known { class: "LlamaForQuestionAnswering", name: "question-answering", head: None },
-];
 
 /// The tensors that tell heads apart, as far as they are in the files.
 #[derive(Clone, Copy, Debug)]
@@ -51,21 +33,35 @@ pub(super) struct HeadTensors {
 }
 
 impl Head {
-    /// Every head that can be compiled.
-    pub const ALL: [Self; 3] = [Self::Base, Self::CausalLm, Self::SequenceClassification];
-
-    fn known(self) -> &'static Known {
-        KNOWN.iter().find(|known| known.head == Some(self)).expect("the table has a row for every head")
-    }
+    /// Every head.
+    pub const ALL: [Self; 5] = [
+        Self::Base,
+        Self::CausalLm,
+        Self::SequenceClassification,
+        Self::TokenClassification,
+        Self::QuestionAnswering,
+    ];
 
     /// The name on the command line.
     pub fn name(self) -> &'static str {
-        self.known().name
+        match self {
+            Self::Base => "base",
+            Self::CausalLm => "causal-lm",
+            Self::SequenceClassification => "sequence-classification",
+            Self::TokenClassification => "token-classification",
+            Self::QuestionAnswering => "question-answering",
+        }
     }
 
     /// The class in transformers.
     pub fn class(self) -> &'static str {
-        self.known().class
+        match self {
+            Self::Base => "LlamaModel",
+            Self::CausalLm => "LlamaForCausalLM",
+            Self::SequenceClassification => "LlamaForSequenceClassification",
+            Self::TokenClassification => "LlamaForTokenClassification",
+            Self::QuestionAnswering => "LlamaForQuestionAnswering",
+        }
     }
 
     /// The head of `name`; nothing for a name that no head has.
@@ -74,55 +70,37 @@ impl Head {
     }
 
     /// The head that a checkpoint holds: its tensors say so first, its `architectures` second.
-    ///
-    /// # Errors
-    /// `UnsupportedModel` for a head that llamac does not build.
-    pub(super) fn detect(
-        config: &str,
-        tensors: HeadTensors,
-        architectures: &[String],
-        warnings: &mut Vec<String>,
-    ) -> Result<Self, Diagnostic> {
+    pub(super) fn detect(tensors: HeadTensors, architectures: &[String], warnings: &mut Vec<String>) -> Self {
         // The first LLaMA models were saved by classes that spelled LLaMA.
-        let declared = architectures
-            .iter()
-            .find_map(|class| KNOWN.iter().find(|known| known.class.eq_ignore_ascii_case(class)));
-        let unsupported = |class: &str| {
-            Diagnostic::new(Code::UnsupportedModel)
-                .at(format!("{config}: architectures"))
-                .message(format!("the head of {class} is not supported yet"))
-                .help("--head base compiles the model without its head")
+        let of_class =
+            |class: &String| Self::ALL.into_iter().find(|head| head.class().eq_ignore_ascii_case(class));
+        let declared = architectures.iter().find_map(of_class);
+        let score = match declared {
+            Some(Self::TokenClassification) => Self::TokenClassification,
+            _ if tensors.score_bias => Self::TokenClassification,
+            _ => Self::SequenceClassification,
         };
-        if let Some(known) = declared
-            && known.head.is_none()
-        {
-            return Err(unsupported(known.class));
-        }
-        if tensors.qa_outputs {
-            return Err(unsupported("LlamaForQuestionAnswering"));
-        }
-        if tensors.score_bias {
-            return Err(unsupported("LlamaForTokenClassification"));
-        }
-        let declared = declared.and_then(|known| known.head);
-        Ok(match (tensors.lm_head, tensors.score) {
-            (true, true) => match declared {
-                Some(head) => head,
-                None => {
-                    warnings.push("the checkpoint has lm_head and score; the head is causal-lm".to_owned());
-                    Self::CausalLm
-                }
-            },
+        let held: Vec<(&str, Self)> = [
+            (tensors.lm_head, "lm_head", Self::CausalLm),
+            (tensors.score, "score", score),
+            (tensors.qa_outputs, "qa_outputs", Self::QuestionAnswering),
+        ]
+        .into_iter()
+        .filter_map(|(is_there, name, head)| is_there.then_some((name, head)))
+        .collect();
+        match (&held[..], declared) {
             // With tied embeddings, a file may hold the one matrix under the head's name only.
-            (true, false) if declared == Some(Self::Base) && tensors.tied && !tensors.embedding => Self::Base,
-            (true, false) => Self::CausalLm,
-            (false, true) => Self::SequenceClassification,
-            (false, false) => match declared {
-                Some(head) => head,
-                None if tensors.tied => Self::CausalLm,
-                None => Self::Base,
-            },
-        })
+            ([(_, Self::CausalLm)], Some(Self::Base)) if tensors.tied && !tensors.embedding => Self::Base,
+            (&[(_, head)], _) | (_, Some(head)) => head,
+            (&[(_, head), ..], None) => {
+                let names: Vec<&str> = held.iter().map(|(name, _)| *name).collect();
+                let names = names.join(" and ");
+                warnings.push(format!("the checkpoint has {names}; the head is {}", head.name()));
+                head
+            }
+            ([], None) if tensors.tied => Self::CausalLm,
+            ([], None) => Self::Base,
+        }
     }
 }
 
@@ -139,38 +117,37 @@ mod tests {
         tied: false,
     };
 
-    fn detect(tensors: HeadTensors, class: &str) -> Result<Head, Diagnostic> {
-        Head::detect("config.json", tensors, &[class.to_owned()], &mut Vec::new())
+    fn detect(tensors: HeadTensors, class: &str) -> Head {
+        Head::detect(tensors, &[class.to_owned()], &mut Vec::new())
     }
 
     #[test]
     fn tensors_decide_before_the_class_does() {
         let lm_head = HeadTensors { lm_head: true, ..NONE };
         let score = HeadTensors { score: true, ..NONE };
-        assert_eq!(detect(lm_head, "LlamaModel"), Ok(Head::CausalLm));
-        assert_eq!(detect(score, "LlamaForCausalLM"), Ok(Head::SequenceClassification));
-        assert_eq!(detect(NONE, "LlamaModel"), Ok(Head::Base));
-        assert_eq!(detect(NONE, "LLaMAForCausalLM"), Ok(Head::CausalLm));
-        assert_eq!(detect(NONE, "Other"), Ok(Head::Base));
-        assert_eq!(detect(HeadTensors { tied: true, ..NONE }, "Other"), Ok(Head::CausalLm));
-        let both = HeadTensors { lm_head: true, ..score };
-        assert_eq!(detect(both, "LlamaForSequenceClassification"), Ok(Head::SequenceClassification));
-        assert_eq!(detect(both, "Other"), Ok(Head::CausalLm));
+        let score_with_bias = HeadTensors { score_bias: true, ..score };
+        let qa_outputs = HeadTensors { qa_outputs: true, ..NONE };
+        assert_eq!(detect(lm_head, "LlamaModel"), Head::CausalLm);
+        assert_eq!(detect(score, "LlamaForCausalLM"), Head::SequenceClassification);
+        assert_eq!(detect(score, "LlamaForTokenClassification"), Head::TokenClassification);
+        assert_eq!(detect(score_with_bias, "Other"), Head::TokenClassification);
+        assert_eq!(detect(qa_outputs, "LlamaForCausalLM"), Head::QuestionAnswering);
+        assert_eq!(detect(NONE, "LlamaModel"), Head::Base);
+        assert_eq!(detect(NONE, "LLaMAForCausalLM"), Head::CausalLm);
+        assert_eq!(detect(NONE, "LlamaForQuestionAnswering"), Head::QuestionAnswering);
+        assert_eq!(detect(NONE, "Other"), Head::Base);
+        assert_eq!(detect(HeadTensors { tied: true, ..NONE }, "Other"), Head::CausalLm);
     }
 
     #[test]
-    fn heads_that_are_not_built_are_refused() {
-        let qa = HeadTensors { qa_outputs: true, ..NONE };
-        let token = HeadTensors { score: true, score_bias: true, ..NONE };
-        for (tensors, class) in [
-            (qa, "Other"),
-            (token, "Other"),
-            (NONE, "LlamaForTokenClassification"),
-            (NONE, "LlamaForQuestionAnswering"),
-        ] {
-            let fault = detect(tensors, class).unwrap_err();
-            assert_eq!(fault.code, Code::UnsupportedModel, "{fault}");
+    fn the_class_decides_between_several_heads() {
+        let all = HeadTensors { lm_head: true, score: true, qa_outputs: true, ..NONE };
+        for head in Head::ALL {
+            assert_eq!(detect(all, head.class()), head);
         }
+        let mut warnings = Vec::new();
+        assert_eq!(Head::detect(all, &["Other".to_owned()], &mut warnings), Head::CausalLm);
+        assert_eq!(warnings, ["the checkpoint has lm_head and score and qa_outputs; the head is causal-lm"]);
     }
 
     #[test]

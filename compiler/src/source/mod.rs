@@ -32,7 +32,7 @@ pub use checkpoint::{Checkpoint, TensorInfo, Tie};
 pub use config::Config;
 pub use file::MappedFile;
 pub use head::Head;
-pub use names::{EMBEDDING, LM_HEAD, NORM, SCORE};
+pub use names::{EMBEDDING, LM_HEAD, NORM, QA_OUTPUTS, QA_OUTPUTS_BIAS, SCORE, SCORE_BIAS};
 pub use rope::Rope;
 pub use suggest::nearest;
 pub use tokenizer::TokenizerFiles;

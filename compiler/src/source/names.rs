@@ -8,8 +8,14 @@ pub const EMBEDDING: &str = "model.embed_tokens.weight";
 pub const NORM: &str = "model.norm.weight";
 /// The output embedding of a causal language model.
 pub const LM_HEAD: &str = "lm_head.weight";
-/// The rows of a sequence classifier's classes.
+/// The rows of a classifier's classes.
 pub const SCORE: &str = "score.weight";
+/// What a token classifier adds to its scores.
+pub const SCORE_BIAS: &str = "score.bias";
+/// The two rows of an answer's start and end.
+pub const QA_OUTPUTS: &str = "qa_outputs.weight";
+/// What is added to the scores of an answer's start and end.
+pub const QA_OUTPUTS_BIAS: &str = "qa_outputs.bias";
 
 /// What a tensor's name says it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,7 +46,7 @@ const PROJECTIONS: [&str; 7] = [
 ];
 
 /// Tensors of heads.
-const HEADS: [&str; 5] = [LM_HEAD, SCORE, "score.bias", "qa_outputs.weight", "qa_outputs.bias"];
+const HEADS: [&str; 5] = [LM_HEAD, SCORE, SCORE_BIAS, QA_OUTPUTS, QA_OUTPUTS_BIAS];
 
 /// Ends of names of buffers.
 const BUFFERS: [&str; 6] = [

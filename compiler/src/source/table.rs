@@ -11,7 +11,7 @@ use llamac_plan::diagnostic::{Code, Diagnostic, Diagnostics};
 use super::checkpoint::Stored;
 use super::config::Config;
 use super::head::Head;
-use super::names::{self, EMBEDDING, LM_HEAD, NORM, SCORE};
+use super::names::{self, EMBEDDING, LM_HEAD, NORM, QA_OUTPUTS, QA_OUTPUTS_BIAS, SCORE, SCORE_BIAS};
 use super::suggest;
 
 /// A size: the product of members of the configuration.
@@ -53,6 +53,8 @@ struct Sizes {
     query: Size,
     key_value: Size,
     labels: Size,
+    /// Start and end of an answer.
+    bounds: Size,
 }
 
 impl Sizes {
@@ -66,6 +68,7 @@ impl Sizes {
             query: Size(vec![("num_attention_heads", config.num_attention_heads), head_dim]),
             key_value: Size(vec![("num_key_value_heads", config.num_key_value_heads), head_dim]),
             labels: one("the number of labels in id2label", config.labels.len()),
+            bounds: one("the start and the end of an answer", 2),
         }
     }
 
@@ -94,8 +97,8 @@ impl Sizes {
     }
 
     /// The tensors outside of layers. A tied head has none of its own.
-    fn model(&self, head: Head, tied: bool) -> Vec<Wanted> {
-        let Self { vocab, hidden, labels, .. } = self;
+    fn model(&self, config: &Config, head: Head, tied: bool) -> Vec<Wanted> {
+        let Self { vocab, hidden, labels, bounds, .. } = self;
         let mut wanted = vec![
             Wanted { name: EMBEDDING, shape: vec![vocab.clone(), hidden.clone()] },
             Wanted { name: NORM, shape: vec![hidden.clone()] },
@@ -104,8 +107,15 @@ impl Sizes {
             Head::CausalLm if !tied => {
                 wanted.push(Wanted { name: LM_HEAD, shape: vec![vocab.clone(), hidden.clone()] });
             }
-            Head::SequenceClassification => {
+            Head::SequenceClassification | Head::TokenClassification => {
                 wanted.push(Wanted { name: SCORE, shape: vec![labels.clone(), hidden.clone()] });
+                if head == Head::TokenClassification && config.token_classification_bias {
+                    wanted.push(Wanted { name: SCORE_BIAS, shape: vec![labels.clone()] });
+                }
+            }
+            Head::QuestionAnswering => {
+                wanted.push(Wanted { name: QA_OUTPUTS, shape: vec![bounds.clone(), hidden.clone()] });
+                wanted.push(Wanted { name: QA_OUTPUTS_BIAS, shape: vec![bounds.clone()] });
             }
             Head::Base | Head::CausalLm => {}
         }
@@ -125,7 +135,7 @@ impl Table {
     /// What `config` and `head` call for.
     pub fn of(config: &Config, head: Head, tied: bool) -> Self {
         let sizes = Sizes::of(config);
-        let (in_layer, in_model) = (sizes.layer(config), sizes.model(head, tied));
+        let (in_layer, in_model) = (sizes.layer(config), sizes.model(config, head, tied));
         Self { head, layers: config.num_hidden_layers, in_layer, in_model }
     }
 
@@ -225,7 +235,7 @@ impl Check<'_> {
         }
         let words: Vec<String> = wanted.shape.iter().map(Size::words).collect();
         let expected = format!("{sizes:?}  ({})", words.join(", "));
-        let is_head = [LM_HEAD, SCORE].contains(&wanted.name);
+        let is_head = [LM_HEAD, SCORE, SCORE_BIAS, QA_OUTPUTS, QA_OUTPUTS_BIAS].contains(&wanted.name);
         if let Some(fault) = missing.fault(if is_head { Code::MissingHead } else { Code::MissingTensor }) {
             self.faults.push(self.missing(fault, wanted.name).expected(expected.clone()));
         }
@@ -249,9 +259,13 @@ impl Check<'_> {
     /// Says more of a missing tensor. A missing head is its own kind of fault: it is never made up.
     fn missing(&self, fault: Diagnostic, name: &str) -> Diagnostic {
         if fault.code == Code::MissingHead {
-            let tie = if name == LM_HEAD { ", and tie_word_embeddings is false" } else { "" };
+            let because = match name {
+                LM_HEAD => ", and tie_word_embeddings is false",
+                SCORE_BIAS => " unless token_classification_bias is false",
+                _ => "",
+            };
             return fault
-                .message(format!("the head {} needs this tensor{tie}", self.table.head.name()))
+                .message(format!("the head {} needs this tensor{because}", self.table.head.name()))
                 .help("--head base compiles the model without a head");
         }
         let missing = fault.at.as_deref().and_then(|at| at.rsplit(' ').next()).unwrap_or(name);

@@ -92,6 +92,7 @@ codes! {
     DuplicateTensor = 205, BadInput, "two tensors have the same meaning";
     MissingHead = 206, BadInput, "the checkpoint has no such head";
     BadIndex = 207, BadInput, "invalid shard index";
+    OutOfRange = 208, BadInput, "a number does not fit the dtype that was asked for";
     // 03xx: artifacts
     NotAnArtifact = 300, BadInput, "this is not a compiled model";
     ArtifactVersion = 301, Unsupported, "the compiled model has another format version";

@@ -1,5 +1,6 @@
 //! A forward as transformers defines it: dense batches in, dense outputs out. Shared by every backend that can run one.
 
+use crate::SPAN_LOGITS;
 use crate::diagnostic::{Code, Diagnostic, Diagnostics};
 
 /// What the model reads.
@@ -35,12 +36,40 @@ pub struct Request {
 /// One output of a forward.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Output {
-    /// As transformers names it: `logits`, `last_hidden_state`, `hidden_states.0`, …
+    /// As transformers names it: `logits`, `start_logits`, `last_hidden_state`, `hidden_states.0`, …
     pub name: String,
     /// Its shape.
     pub shape: Vec<usize>,
     /// Its elements.
     pub data: Vec<f32>,
+}
+
+/// Puts `start_logits` and `end_logits`, `[batch, columns]`, in the place of [`SPAN_LOGITS`], `[batch, columns, 2]`;
+/// other outputs stay as they are.
+pub fn spans_apart(outputs: Vec<Output>) -> Vec<Output> {
+    let mut apart = Vec::with_capacity(outputs.len() + 1);
+    for output in outputs {
+        if output.name != SPAN_LOGITS {
+            apart.push(output);
+            continue;
+        }
+        let shape = &output.shape[..output.shape.len() - 1];
+        let (pairs, _) = output.data.as_chunks::<2>();
+        for (column, name) in ["start_logits", "end_logits"].into_iter().enumerate() {
+            let data = pairs.iter().map(|pair| pair[column]).collect();
+            apart.push(Output { name: name.to_owned(), shape: shape.to_vec(), data });
+        }
+    }
+    apart
+}
+
+/// The position of a sequence that a classifier pools (LlamaForSequenceClassification of transformers 5): the last
+/// token that is not `pad`, the first if all are; the last of all without a padding token.
+pub fn pooled_position(ids: &[u32], pad: Option<u32>) -> usize {
+    match pad {
+        Some(pad) => ids.iter().rposition(|&id| id != pad).unwrap_or(0),
+        None => ids.len().saturating_sub(1),
+    }
 }
 
 impl Request {
@@ -49,6 +78,11 @@ impl Request {
     /// # Errors
     /// One for each input that does not fit.
     pub fn validate(&self, vocab_size: usize, hidden_size: usize) -> Result<(), Diagnostics> {
+        if self.batch == 0 || self.seq == 0 {
+            return Err(Diagnostic::new(Code::BadInputTensor)
+                .message("there must be at least one token")
+                .into());
+        }
         let mut faults = Diagnostics::new();
         let mut shape = |name: &str, dims: &[usize], found: usize| {
             let expected = dims.iter().try_fold(1usize, |product, &n| product.checked_mul(n));
@@ -82,9 +116,6 @@ impl Request {
                     .found(ids[i].to_string()),
             );
         }
-        if self.batch == 0 || self.seq == 0 {
-            faults.push(Diagnostic::new(Code::BadInputTensor).message("there must be at least one token"));
-        }
         if self.cached >= self.seq.max(1) {
             faults.push(
                 Diagnostic::new(Code::BadArgument)
@@ -114,9 +145,7 @@ impl Request {
         u64::try_from(last.saturating_add(1)).unwrap_or(0)
     }
 
-    /// The column of each sequence that a classifier pools (LlamaForSequenceClassification of transformers 5): the
-    /// last whose id is not the padding token, column 0 if all are, the last of all for embeddings or without a
-    /// padding token.
+    /// The column of each sequence that a classifier pools: see [`pooled_position`]; the last one for embeddings.
     ///
     /// # Errors
     /// When there are several sequences and no padding token.
@@ -125,11 +154,44 @@ impl Request {
             (_, None) if self.batch > 1 => Err(Diagnostic::new(Code::BadInputTensor)
                 .message("a classifier without a padding token takes one sequence at a time")
                 .help("set pad_token_id in config.json")),
-            (Tokens::Ids(ids), Some(pad)) => Ok(ids
-                .chunks(self.seq)
-                .map(|row| row.iter().rposition(|&id| id != pad).unwrap_or(0))
-                .collect()),
-            _ => Ok(vec![self.seq - 1; self.batch]),
+            (Tokens::Ids(ids), pad) => {
+                Ok(ids.chunks(self.seq).map(|row| pooled_position(row, pad)).collect())
+            }
+            (Tokens::Embeddings(_), _) => Ok(vec![self.seq - 1; self.batch]),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn starts_and_ends_come_apart() {
+        let output = |name: &str, shape: &[usize], data: &[f32]| Output {
+            name: name.to_owned(),
+            shape: shape.to_vec(),
+            data: data.to_vec(),
+        };
+        let hidden = output("hidden_states.0", &[1, 3, 1], &[7.0, 8.0, 9.0]);
+        let spans = output(SPAN_LOGITS, &[1, 3, 2], &[1.0, -1.0, 2.0, -2.0, 3.0, -3.0]);
+        let expected = vec![
+            output("start_logits", &[1, 3], &[1.0, 2.0, 3.0]),
+            output("end_logits", &[1, 3], &[-1.0, -2.0, -3.0]),
+            hidden.clone(),
+        ];
+        assert_eq!(spans_apart(vec![spans, hidden]), expected);
+    }
+
+    #[test]
+    fn pooling_skips_padding_from_the_right() {
+        for (ids, pad, position) in [
+            (&[5, 0, 6, 0, 0][..], Some(0), 2),
+            (&[0, 0], Some(0), 0),
+            (&[5, 0], None, 1),
+            (&[0, 5], Some(0), 1),
+        ] {
+            assert_eq!(pooled_position(ids, pad), position, "{ids:?}");
         }
     }
 }

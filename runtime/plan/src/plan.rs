@@ -26,7 +26,18 @@ pub enum Head {
         /// `problem_type` of the configuration.
         problem_type: Option<String>,
     },
+    /// Class scores of every token.
+    TokenClassification {
+        /// Names of the classes, in the order of the scores.
+        labels: Vec<String>,
+    },
+    /// Two scores of every token: that an answer starts there, and that it ends there.
+    QuestionAnswering,
 }
+
+/// The output of [`Head::QuestionAnswering`], two columns in one matrix. A forward gives them apart, as transformers
+/// does: see [`crate::eval::spans_apart`].
+pub const SPAN_LOGITS: &str = "span_logits";
 
 impl Head {
     /// The name on the command line.
@@ -35,6 +46,8 @@ impl Head {
             Self::Base => "base",
             Self::CausalLm => "causal-lm",
             Self::SequenceClassification { .. } => "sequence-classification",
+            Self::TokenClassification { .. } => "token-classification",
+            Self::QuestionAnswering => "question-answering",
         }
     }
 
@@ -42,7 +55,20 @@ impl Head {
     pub fn output(&self) -> &'static str {
         match self {
             Self::Base => "last_hidden_state",
-            Self::CausalLm | Self::SequenceClassification { .. } => "logits",
+            Self::CausalLm | Self::SequenceClassification { .. } | Self::TokenClassification { .. } => {
+                "logits"
+            }
+            Self::QuestionAnswering => SPAN_LOGITS,
+        }
+    }
+
+    /// The names of a classifier's classes, in the order of its scores.
+    pub fn labels(&self) -> Option<&[String]> {
+        match self {
+            Self::SequenceClassification { labels, .. } | Self::TokenClassification { labels } => {
+                Some(labels)
+            }
+            Self::Base | Self::CausalLm | Self::QuestionAnswering => None,
         }
     }
 }

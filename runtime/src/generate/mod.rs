@@ -5,16 +5,16 @@
 
 mod settings;
 
+use std::borrow::Cow;
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
+use llamac_plan::Head;
 use llamac_plan::diagnostic::{Code, Diagnostic, Diagnostics};
-use llamac_plan::{Frequencies, Head};
 
 pub use settings::{GenerateOptions, Settings};
 
 use crate::engine::{Engine, Feed, Keep};
-use crate::model::Model;
 use crate::sampling::Sampler;
 use crate::session::{Session, SessionOptions};
 use crate::text::{Detokenizer, StopStrings, Tokenizer};
@@ -100,16 +100,17 @@ pub fn generate(
         }
         _ => prompt,
     };
-    let settings = options.resolve(&plan.generation, prompt.len(), context(&model))?;
+    let prompt = without_padding(prompt, plan.generation.pad_token_id, options.eos(&plan.generation));
+    let settings = options.resolve(&plan.generation, prompt.len(), model.context())?;
     let capacity = prompt.len().saturating_add(settings.max_new_tokens);
     let mut session = Session::new(&model, SessionOptions { capacity, kv: options.kv })?;
     let mut sampler = Sampler::new(settings.sampling.clone(), plan.shape.vocab_size)?;
-    sampler.observe(prompt);
-    let text = Text::new(tokenizer, &options.stop_strings, prompt)?;
+    sampler.observe(&prompt);
+    let text = Text::new(tokenizer, &options.stop_strings, &prompt)?;
     let run = Run { settings, text, each };
 
     let start = Instant::now();
-    let mut logits = engine.forward(&mut [Feed::ids(&mut session, prompt, Keep::Last(1))])?.feed(0).to_vec();
+    let mut logits = engine.forward(&mut [Feed::ids(&mut session, &prompt, Keep::Last(1))])?.feed(0).to_vec();
     let first = Instant::now();
     let (reason, tokens, text) = run.decode(&mut sampler, &mut logits, |id, logits| {
         let outputs = engine.forward(&mut [Feed::ids(&mut session, &[id], Keep::Last(1))])?;
@@ -120,13 +121,14 @@ pub fn generate(
     Ok(Generated { reason, prompt_tokens: prompt.len(), tokens, text, prefill, decode })
 }
 
-/// Tokens that a sequence may have: the model's positions. Dynamic frequencies stretch to any length; there it is only
-/// what the artifact was limited to.
-fn context(model: &Model) -> usize {
-    let limit = model.plan().shape.max_context;
-    match model.frequencies() {
-        Some(&Frequencies::Dynamic { max_position, .. }) if limit as u64 >= max_position => usize::MAX,
-        _ => limit,
+/// The tokens of `prompt` that transformers attends to when it is given no mask: all but padding, unless the padding
+/// token also ends texts. Positions count the tokens that are left, so padding can be left out.
+fn without_padding<'p>(prompt: &'p [u32], pad: Option<u32>, eos: &[u32]) -> Cow<'p, [u32]> {
+    match pad {
+        Some(pad) if !eos.contains(&pad) && prompt.contains(&pad) && prompt.last() != Some(&pad) => {
+            prompt.iter().copied().filter(|id| *id != pad).collect()
+        }
+        _ => prompt.into(),
     }
 }
 

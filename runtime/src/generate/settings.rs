@@ -48,8 +48,6 @@ pub struct Settings {
     pub max_new_tokens: usize,
     /// Tokens that end the text.
     pub eos_token_ids: Vec<u32>,
-    /// The token that fills up a batch: the model's, or the first that ends a text.
-    pub pad_token_id: Option<u32>,
 }
 
 impl GenerateOptions {
@@ -76,13 +74,17 @@ impl GenerateOptions {
             let fault = fault.found(format!("{prompt_tokens} tokens"));
             faults.push(fault.help("shorten the prompt; the model's context has to hold the answer, too"));
         }
-        let eos_token_ids = self.eos_token_ids.clone().unwrap_or_else(|| defaults.eos_token_ids.clone());
+        let eos_token_ids = self.eos(defaults).to_vec();
         faults.or(Settings {
             sampling,
             max_new_tokens: limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(room).min(room),
-            pad_token_id: defaults.pad_token_id.or(eos_token_ids.first().copied()),
             eos_token_ids,
         })
+    }
+
+    /// The tokens that end a text.
+    pub(super) fn eos<'a>(&'a self, defaults: &'a GenerationDefaults) -> &'a [u32] {
+        self.eos_token_ids.as_ref().unwrap_or(&defaults.eos_token_ids)
     }
 
     fn sampling(&self, defaults: &GenerationDefaults) -> Sampling {
@@ -173,10 +175,10 @@ mod tests {
         let s = options.resolve(&model, 1, 100).expect("valid settings");
         assert_eq!((s.sampling.do_sample, s.sampling.temperature, s.sampling.top_p), (true, 0.6, 0.5));
         assert_eq!((s.sampling.top_k, s.sampling.seed), (50, 3));
-        assert_eq!((s.eos_token_ids, s.pad_token_id), (vec![5, 6], Some(5)));
+        assert_eq!(s.eos_token_ids, [5, 6]);
         let options = GenerateOptions { eos_token_ids: Some(vec![]), ..GenerateOptions::default() };
         let s = options.resolve(&model, 1, 100).expect("valid settings");
-        assert_eq!((s.eos_token_ids, s.pad_token_id), (vec![], None));
+        assert!(s.eos_token_ids.is_empty());
     }
 
     #[test]

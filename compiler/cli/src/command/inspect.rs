@@ -3,7 +3,7 @@
 use llamac_compiler::diagnostic::{Code, Diagnostic};
 use llamac_compiler::{driver, passes};
 use llamac_runtime::plan::{
-    Compute, GenerationDefaults, Head, ModelShape, PassRecord, Plan, WeightEntry, WeightLayout,
+    Compute, GenerationDefaults, ModelShape, PassRecord, Plan, WeightEntry, WeightLayout,
 };
 use serde::Serialize;
 
@@ -100,17 +100,13 @@ impl Args {
 
 impl<'a> Facts<'a> {
     fn new(kind: &'static str, plan: &'a Plan, tokenizer: bool) -> Self {
-        let labels = match &plan.head {
-            Head::SequenceClassification { labels, .. } => Some(labels.as_slice()),
-            Head::Base | Head::CausalLm => None,
-        };
         let shape = &plan.shape;
         let kv_per_token = 2 * shape.layers * shape.kv_heads * shape.head_dim * plan.kv.size();
         let weights = weights(&plan.weights);
         Self {
             kind,
             head: plan.head.name(),
-            labels,
+            labels: plan.head.labels(),
             shape,
             parameters: parameters(&plan.weights),
             memory: Memory {

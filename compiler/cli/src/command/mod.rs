@@ -1,6 +1,8 @@
 //! The commands, one file each: its arguments and what it does.
 
+mod classify;
 mod compile;
+mod embed;
 mod eval;
 mod inspect;
 mod print;
@@ -18,6 +20,8 @@ pub enum Command {
     Compile(compile::Args),
     Eval(eval::Args),
     Run(run::Args),
+    Classify(classify::Args),
+    Embed(embed::Args),
     Inspect(inspect::Args),
     Tokenize(tokenize::Args),
     Print(print::Args),
@@ -30,6 +34,8 @@ impl Command {
             Self::Compile(args) => args.run(console),
             Self::Eval(args) => args.run(console),
             Self::Run(args) => args.run(console),
+            Self::Classify(args) => args.run(console),
+            Self::Embed(args) => args.run(console),
             Self::Inspect(args) => args.run(console),
             Self::Tokenize(args) => args.run(console),
             Self::Print(args) => args.run(),

@@ -200,6 +200,32 @@ fn scores_are_checked_against_the_labels() {
 }
 
 #[test]
+fn a_token_classifier_has_a_bias_unless_the_configuration_says_no() {
+    let classifier = |bias: bool, says: Value| {
+        open_with(|config, tensors| {
+            config["architectures"] = json!(["LlamaForTokenClassification"]);
+            config["token_classification_bias"] = says;
+            tensors.remove(LM_HEAD);
+            tensors.insert(SCORE.to_owned(), tensor(&[2, 8], 3));
+            if bias {
+                tensors.insert(SCORE_BIAS.to_owned(), tensor(&[2], 4));
+            }
+        })
+    };
+    for (bias, says) in [(true, json!(true)), (false, json!(false))] {
+        let checkpoint = classifier(bias, says).unwrap();
+        assert_eq!(checkpoint.head, Head::TokenClassification);
+        assert_eq!((checkpoint.tensors.contains_key(SCORE_BIAS), checkpoint.warnings.len()), (bias, 0));
+    }
+    let faults = classifier(false, json!(true)).unwrap_err();
+    assert_eq!(codes(&faults), [Code::MissingHead]);
+    assert!(faults.to_string().contains("token_classification_bias"), "{faults}");
+    let checkpoint = classifier(true, json!(false)).unwrap();
+    assert_eq!(checkpoint.ignored, [SCORE_BIAS]);
+    assert!(checkpoint.warnings[0].contains("token_classification_bias"), "{:?}", checkpoint.warnings);
+}
+
+#[test]
 fn prefixes_come_off_and_what_is_left_over_is_named() {
     let renamed = |rename: &dyn Fn(&str) -> String| {
         open_with(|_, tensors| {

@@ -132,6 +132,8 @@ fn head(checkpoint: &Checkpoint) -> Head {
             pad_token_id: config.pad_token_id,
             problem_type: config.problem_type.clone(),
         },
+        source::Head::TokenClassification => Head::TokenClassification { labels: config.labels.clone() },
+        source::Head::QuestionAnswering => Head::QuestionAnswering,
     }
 }
 

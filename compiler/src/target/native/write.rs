@@ -108,6 +108,7 @@ impl Job<'_> {
             } else {
                 wide.resize(rows.len() * layout.cols, 0.0);
                 self.reader.rows(self.recipe, rows.clone(), &mut wide).map_err(Diagnostic::from)?;
+                self.check_range(dtype, &wide)?;
                 narrow(dtype, &wide, &mut raw);
             }
             packed.resize(rows.len().div_ceil(PANEL) * layout.panel_bytes(), 0);
@@ -115,6 +116,18 @@ impl Job<'_> {
             self.append(&packed, writer)?;
         }
         Ok(())
+    }
+
+    /// Fails for a finite number that would become infinite.
+    fn check_range(&self, dtype: DType, values: &[f32]) -> Result<(), Diagnostic> {
+        match values.iter().find(|value| value.is_finite() && !dtype.round(**value).is_finite()) {
+            None => Ok(()),
+            Some(value) => Err(Diagnostic::new(Code::OutOfRange)
+                .at(self.recipe.to_string())
+                .expected(format!("numbers that {dtype} can hold"))
+                .found(value.to_string())
+                .help("keep the checkpoint's own dtype, or use `--weights bf16`")),
+        }
     }
 
     fn vector(&self, len: usize, writer: &mut TensorWriter<'_>) -> Result<(), Diagnostics> {
