@@ -5,8 +5,10 @@ use std::path::{Path, PathBuf};
 
 use llamac_compiler::diagnostic::Diagnostic;
 use llamac_compiler::ir::Graph;
-use llamac_compiler::output::{self, Output};
+use llamac_compiler::output;
 use llamac_compiler::report;
+
+use crate::guard;
 
 /// A form of the graph.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,12 +60,12 @@ pub fn parse(text: &str) -> Result<Emit, String> {
     Ok(Emit { form, path })
 }
 
-/// Writes `text` to the file at `path`, whole or not at all.
+/// Writes `text`, made from `model`, to the file at `path`, whole or not at all.
 ///
 /// # Errors
 /// When the file cannot be written.
-pub fn write(path: &Path, text: &str) -> Result<(), Diagnostic> {
-    let file = Output::create(path)?;
+pub fn write(path: &Path, model: &Path, text: &str) -> Result<(), Diagnostic> {
+    let file = guard::create(path, model)?;
     file.file().write_all(text.as_bytes()).map_err(|e| output::write_fault(path, &e))?;
     file.publish()
 }

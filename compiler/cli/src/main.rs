@@ -9,6 +9,7 @@ mod command;
 mod console;
 mod emit;
 mod failure;
+mod guard;
 mod human;
 mod ids;
 mod input;

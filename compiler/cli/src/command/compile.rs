@@ -4,12 +4,9 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::ValueEnum;
-use llamac_compiler::diagnostic::{Code, Diagnostic};
 use llamac_compiler::driver::{self, CompileOptions};
-use llamac_compiler::output::Output;
 use llamac_compiler::passes::{self, Outcome};
 use llamac_compiler::target::native::Artifact;
-use llamac_runtime::is_artifact;
 use llamac_runtime::plan::layout::WeightDtype;
 use tracing::info;
 
@@ -17,6 +14,7 @@ use crate::args::{Compute, HeadArg, Kv, ThreadsArg};
 use crate::console::{Console, Stdout};
 use crate::emit::{self, Emit, Form};
 use crate::failure::Failure;
+use crate::guard;
 use crate::human;
 use crate::model;
 use crate::progress::Bar;
@@ -114,18 +112,18 @@ impl Args {
         let start = Instant::now();
         let checkpoint = model::checkpoint(&self.checkpoint, self.head.head(), console)?;
         // Started first, so that a folder that is not there is known before the work is done.
-        let output = self.output.as_deref().map(|path| self.create(path)).transpose()?;
+        let output = self.output.as_deref().map(|path| guard::create(path, &self.checkpoint)).transpose()?;
         let options = self.options();
         let (Some(output), Some(path)) = (output, &self.output) else {
             return self.show(&driver::lower(&checkpoint, &options.passes)?, console);
         };
         let compiled = driver::compile(&checkpoint, &options, &output, &Bar::new(console, "packing"))?;
-        self.show(&compiled.outcome, console)?;
+        // The model first: whoever reads what is shown may have gone away.
         if let Some(artifact) = compiled.artifact {
             output.publish()?;
             console.note(summary(path, &artifact, start.elapsed().as_secs_f64()));
         }
-        Ok(())
+        self.show(&compiled.outcome, console)
     }
 
     fn passes(&self) -> passes::Options {
@@ -149,18 +147,6 @@ impl Args {
         }
     }
 
-    /// Starts the output, in a place where it replaces nothing but a compiled model.
-    fn create(&self, path: &Path) -> Result<Output, Diagnostic> {
-        let folder = std::path::absolute(path).ok().and_then(|path| path.parent()?.canonicalize().ok());
-        let inside = folder.is_some() && folder == self.checkpoint.canonicalize().ok();
-        if inside && path.is_file() && !is_artifact(path) {
-            let fault = Diagnostic::new(Code::BadArgument).at(path.display().to_string());
-            let fault = fault.message("this file belongs to the checkpoint; compiling would replace it");
-            return Err(fault.help("give the compiled model a name of its own (`-o model.llamac`)"));
-        }
-        Output::create(path)
-    }
-
     /// Prints and writes what was asked for of the way.
     fn show(&self, lowered: &Outcome, console: &Console) -> Result<(), Failure> {
         for pass in &lowered.report.passes {
@@ -179,7 +165,7 @@ impl Args {
         }
         for Emit { form, path } in &self.emit {
             match path {
-                Some(path) => emit::write(path, &form.of(graph))?,
+                Some(path) => emit::write(path, &self.checkpoint, &form.of(graph))?,
                 None => write!(out, "{}", form.of(graph))?,
             }
         }

@@ -4,7 +4,6 @@ use std::path::PathBuf;
 
 use clap::ValueEnum;
 use llamac_compiler::diagnostic::{Code, Diagnostic, Diagnostics};
-use llamac_compiler::output::Output;
 use llamac_compiler::reference;
 use llamac_runtime::plan::KvDtype;
 use llamac_runtime::{self as runtime, Engine, EngineOptions, Request};
@@ -12,6 +11,7 @@ use llamac_runtime::{self as runtime, Engine, EngineOptions, Request};
 use crate::args::{ComputeArgs, Kv, ModelArg};
 use crate::console::Console;
 use crate::failure::Failure;
+use crate::guard;
 use crate::model::{self, Source};
 use crate::request::{self, Inputs};
 use crate::tensors;
@@ -61,7 +61,7 @@ impl Args {
         let mut faults = Diagnostics::new();
         let inputs = faults.absorb(request::read(&self.inputs));
         // Started first, so that hours of computing do not end at a folder that is not there.
-        let file = faults.absorb(Output::create(&self.outputs).map_err(Diagnostics::from));
+        let file = faults.absorb(guard::create(&self.outputs, &self.model.path).map_err(Diagnostics::from));
         let source = faults.absorb(model::source(&self.model.path, self.compute.threads.count(), console));
         let (Some(inputs), Some(file), Some(source)) = (inputs, file, source) else {
             return Err(faults.into());
