@@ -1,7 +1,7 @@
 //! Kernels: the arithmetic of a forward, on the CPU, in f32.
 //!
 //! Every function here is safe, checks its shapes, and runs in parallel on its [`Context`]'s threads. Inside, each
-//! kernel is one generic function over sixteen-lane vectors ([`simd`]), compiled for every instruction set and chosen
+//! kernel is one generic function over sixteen-lane vectors (`simd`), compiled for every instruction set and chosen
 //! once, when the context is made. On one instruction set results are the same bits for any number of threads, and a
 //! row's are the same whatever other rows are computed with it.
 //!
