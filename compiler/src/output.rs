@@ -2,6 +2,7 @@
 //!
 //! The file has no name until it is finished, so a process that is killed leaves nothing behind. Where the file
 //! system cannot do that, a temporary name in the same folder stands in, removed on every way out but a kill.
+//! A finished file takes the place of a regular file only: to replace `/dev/null` would break the whole machine.
 
 use std::fs::File;
 use std::io;
@@ -26,11 +27,13 @@ enum Kind {
 }
 
 impl Output {
-    /// Starts the file that will be at `path`.
+    /// Starts the file that will be at `path`, or at what a link there points to.
     ///
     /// # Errors
-    /// When the folder does not exist or cannot be written to.
+    /// When the folder does not exist or cannot be written to, or `path` is something else than a file.
     pub fn create(path: &Path) -> Result<Self, Diagnostic> {
+        let target = if path.is_symlink() { std::fs::canonicalize(path).ok() } else { None };
+        let path = target.as_deref().unwrap_or(path);
         let folder = folder(path);
         let kind = match unnamed(folder) {
             Ok(file) => Ok(Kind::Unnamed(file)),
@@ -40,13 +43,16 @@ impl Output {
                 .tempfile_in(folder)
                 .map(Kind::Named),
         };
-        match kind {
-            Ok(kind) if !path.is_dir() => Ok(Self { path: path.to_owned(), kind }),
-            Ok(_) => Err(Diagnostic::new(Code::Io)
-                .at(path.display().to_string())
-                .message("there is a folder of this name")
-                .help("name a file (`-o model.llamac`)")),
-            Err(e) => Err(write_fault(path, &e)),
+        match (kind, std::fs::metadata(path).ok()) {
+            (Ok(_), Some(there)) if !there.is_file() => {
+                let what = if there.is_dir() { "a folder" } else { "a device, a pipe or a socket" };
+                Err(Diagnostic::new(Code::Io)
+                    .at(path.display().to_string())
+                    .message(format!("this is {what}: only a file can be replaced"))
+                    .help("name a file (`model.llamac`)"))
+            }
+            (Ok(kind), _) => Ok(Self { path: path.to_owned(), kind }),
+            (Err(e), _) => Err(write_fault(path, &e)),
         }
     }
 
@@ -159,6 +165,34 @@ mod tests {
             assert_eq!(std::fs::read_to_string(&path).unwrap(), content);
             assert_eq!(names(), ["out"]);
         }
+    }
+
+    #[test]
+    fn what_is_no_file_is_not_replaced() {
+        use std::os::unix::fs::FileTypeExt;
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("pipe");
+        rustix::fs::mknodat(CWD, &pipe, rustix::fs::FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink("pipe", &link).unwrap();
+        for (path, what) in [(&pipe, "pipe"), (&link, "pipe"), (&folder.path().to_owned(), "folder")] {
+            let fault = Output::create(path).unwrap_err();
+            assert!(fault.message.as_ref().unwrap().contains(what), "{fault}");
+        }
+        assert!(std::fs::metadata(&pipe).unwrap().file_type().is_fifo());
+    }
+
+    #[test]
+    fn a_link_stays_a_link() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, link) = (folder.path().join("file"), folder.path().join("link"));
+        std::fs::write(&file, "old").unwrap();
+        std::os::unix::fs::symlink("file", &link).unwrap();
+        let output = Output::create(&link).unwrap();
+        output.file().write_all(b"new").unwrap();
+        output.publish().unwrap();
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), "new");
+        assert!(std::fs::symlink_metadata(&link).unwrap().is_symlink());
     }
 
     #[test]

@@ -57,8 +57,8 @@ fn an_output_has_a_place_of_its_own() {
     assert_snapshot!(message("compile {folder} -o {folder}", 1), @r#"
         error[E0010]: a file operation failed
           --> folder
-           there is a folder of this name
-           help: name a file (`-o model.llamac`)
+           this is a folder: only a file can be replaced
+           help: name a file (`model.llamac`)
         "#);
     assert_snapshot!(message("compile {folder} -o {folder}/none/out", 1), @r#"
         error[E0010]: a file operation failed
