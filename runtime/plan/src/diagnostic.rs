@@ -1,7 +1,9 @@
 //! Faults as data: what a file, an argument or the machine did wrong, where, and what would help.
 //!
 //! A [`Code`] is a row of one table: its number, its sentence and the exit status that it stands for. Libraries
-//! return [`Diagnostics`]; only a command prints them and exits.
+//! return [`Diagnostics`]; only a command prints them and exits. What a code means at length is in `explanation`.
+
+mod explanation;
 
 use std::fmt;
 
@@ -110,6 +112,37 @@ codes! {
     IllegalOp = 500, Bug, "an operation cannot be expressed on the target";
     InvalidGraph = 501, Bug, "the graph failed verification";
 }
+
+impl std::str::FromStr for Code {
+    type Err = UnknownCode;
+
+    /// Reads `E0203`, `e203` or `203`.
+    fn from_str(text: &str) -> Result<Self, UnknownCode> {
+        let digits = text.strip_prefix(['E', 'e']).unwrap_or(text);
+        let number = Some(digits).filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()));
+        let number: Option<u16> = number.and_then(|digits| digits.parse().ok());
+        let found = Self::ALL.iter().copied().find(|code| Some(code.number()) == number);
+        let distance = |code: &Self, number: u16| code.number().abs_diff(number);
+        found.ok_or_else(|| UnknownCode {
+            nearest: number.and_then(|n| Self::ALL.iter().copied().min_by_key(|code| distance(code, n))),
+        })
+    }
+}
+
+/// A text that is no [`Code`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UnknownCode {
+    /// The code with the nearest number, if the text is a number.
+    pub nearest: Option<Code>,
+}
+
+impl fmt::Display for UnknownCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("there is no such code")
+    }
+}
+
+impl std::error::Error for UnknownCode {}
 
 impl fmt::Display for Code {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -277,6 +310,22 @@ mod tests {
     #[test]
     fn numbers_are_unique_and_ascending() {
         assert!(Code::ALL.windows(2).all(|pair| pair[0].number() < pair[1].number()));
+    }
+
+    #[test]
+    fn codes_are_read_in_every_spelling() {
+        for code in Code::ALL {
+            let number = code.number();
+            for text in [code.to_string(), format!("e{number}"), number.to_string()] {
+                assert_eq!(text.parse(), Ok(*code), "{text}");
+            }
+        }
+        let nearest = |text: &str| text.parse::<Code>().map_err(|unknown| unknown.nearest);
+        assert_eq!(nearest("E0209"), Err(Some(Code::OutOfRange)));
+        assert_eq!(nearest("9999"), Err(Some(Code::InvalidGraph)));
+        for text in ["", "E", "shape", "-1", "+203", "E0203 ", "99999"] {
+            assert_eq!(nearest(text), Err(None), "{text}");
+        }
     }
 
     #[test]

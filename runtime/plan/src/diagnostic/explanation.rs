@@ -1,0 +1,350 @@
+//! Cause and cure of each fault, at length: what a message of one screen has no room for.
+//!
+//! Markdown, so that pages can be made of it. A text tells what llamac was looking for, the usual cause, and what to
+//! do. Names of one file or tensor are not in it; the fault itself has those.
+
+use super::Code;
+
+impl Code {
+    /// What the fault means, where it usually comes from, and what helps: three to eight lines of Markdown, blank ones
+    /// aside, without a line break at the end.
+    pub const fn explanation(self) -> &'static str {
+        match self {
+            Self::BadArgument => {
+                "\
+An argument is well-formed, but its value makes no sense for this model or in this place: the name
+of a pass that does not exist, an empty prompt, a checkpoint's own file as the output.
+
+**Cure**: `llamac COMMAND --help` lists the options; `llamac print passes` (or `targets`, `ops`,
+`heads`) lists the names that this build knows."
+            }
+            Self::NotBuiltYet => {
+                "\
+The command, option or value is planned, and this version does not have it. It is no misspelling:
+those end with exit status 2, this ends with 4, so that a script can tell them apart.
+
+**Cure**: the message names what comes closest, where there is something. Otherwise leave the option
+out."
+            }
+            Self::Io => {
+                "\
+The system refused to open, read or write a file. Its own words follow: usually a missing folder,
+missing permission, or a folder in the place of a file.
+
+**Cure**: check the path with `ls -ld`, also that of the folder an output goes to: outputs are
+written there under no name and get their name when they are whole, so the folder itself has to be
+writable."
+            }
+            Self::NoSpace => {
+                "\
+The disk, or the user's quota, is full. Nothing was left behind: an output appears whole or not at
+all, and one that was there before is still there.
+
+**Cure**: free some space, or write to another disk. A compiled model is about as large as the
+checkpoint's weights; `--weights bf16` halves f32. A checkpoint that is run without being compiled
+first needs that space in the folder for temporary files, which `TMPDIR` chooses."
+            }
+            Self::OutOfMemory => {
+                "\
+The system refused memory for the cache of a sequence, for activations or for outputs. Weights are
+not among them: they are mapped from the file and can be dropped and read again.
+
+**Cure**: a shorter `--max-context` or `-n`, or `--kv bf16`, makes the cache smaller; fewer texts or
+positions at once make outputs smaller. `llamac inspect` tells what a token needs."
+            }
+            Self::NoThreads => {
+                "\
+The system refused to start a thread: a limit on processes (`ulimit -u`, or that of a container) is
+reached.
+
+**Cure**: ask for fewer with `--threads 1`, or raise the limit. The results are the same for any
+number of threads."
+            }
+            Self::NotACheckpoint => {
+                "\
+The path is neither a compiled model nor a folder that holds a checkpoint: `config.json` beside
+`model.safetensors`, or beside `model.safetensors.index.json` and the shards that it names.
+
+**Cause**: often the folder above or below the right one, or a download that has not finished.
+
+**Cure**: give the folder that holds `config.json`. In the cache of the Hugging Face hub that is
+`models--OWNER--NAME/snapshots/REVISION`."
+            }
+            Self::BadJson => {
+                "\
+A file of the checkpoint is not valid JSON, or not an object where one has to be. The message gives
+line and column.
+
+**Cause**: a download that broke off, an error page saved in place of the file, a pointer of Git LFS
+that was never replaced by its file, or an edit by hand.
+
+**Cure**: get the file again (`git lfs pull`), or mend the line."
+            }
+            Self::BadConfigValue => {
+                "\
+A key of the configuration holds a value of the wrong type or outside of what is possible: a string
+for a number, a negative size, a number of layers that no model has.
+
+**Cure**: correct the key in the file. A key that transformers fills in by itself can also be
+removed; the value is then the default of its `LlamaConfig`."
+            }
+            Self::MissingConfigKey => {
+                "\
+The configuration lacks a key that has no default, such as `model_type`, or a parameter of the
+rotary embedding that its `rope_type` needs.
+
+**Cause**: a file written by hand or by a tool of its own; `save_pretrained()` writes all keys.
+
+**Cure**: add the key. The model's paper or its original repository has the value; do not guess one,
+since a wrong value gives wrong text and no error."
+            }
+            Self::InconsistentConfig => {
+                "\
+Each value of the configuration is possible, but not all of them together: heads that do not divide
+into groups for keys and values, a head dimension that rotary embedding cannot halve, factors of
+another length than half the head.
+
+**Cure**: compare the keys that the message names with the original model's. If only one was edited,
+the others have to follow."
+            }
+            Self::UnsupportedConfig => {
+                "\
+The configuration is valid, and asks for something that llamac does not compute: another activation,
+weights that are quantized in the checkpoint, rotary embedding of a part of the head, attention that
+is not causal.
+
+**Cure**: for quantized checkpoints, get the original in f32, f16 or bf16, or save it dequantized.
+For the rest there is none but another model: leaving the key out would compute something else."
+            }
+            Self::UnsupportedModel => {
+                "\
+The files hold a model, but not one of the LLaMA family in a form that can be read: `model_type` is
+not `llama`, or the weights are GGUF, PyTorch's `.bin`, Meta's original format, or an adapter alone.
+
+**Cure**: a LLaMA in another form can be loaded with transformers and saved again with
+`save_pretrained()`, which writes safetensors; `merge_and_unload()` of peft first, if it is an
+adapter. Other architectures cannot be converted."
+            }
+            Self::MissingFile => {
+                "\
+A file is not there that another one refers to: a shard that the index names, or a file given as an
+argument.
+
+**Cause**: a download that has not finished, or a copy without all shards.
+
+**Cure**: download or copy the checkpoint again. If the name differs by a letter, the message says
+so."
+            }
+            Self::BadContainer => {
+                "\
+A `.safetensors` file breaks the rules of its format: the header is no JSON, tensors overlap or
+leave gaps, or the file is shorter or longer than its header says.
+
+**Cause**: nearly always a download that broke off, or a pointer of Git LFS in place of the file
+(about 130 bytes).
+
+**Cure**: compare the file's size with the original's, and download it again."
+            }
+            Self::MissingTensor => {
+                "\
+The configuration describes a tensor that no file holds. All that are missing come together, those
+of many layers in one fault.
+
+**Cause**: a shard that is missing from the folder, a `num_hidden_layers` that is not this
+checkpoint's, or names of another convention.
+
+**Cure**: take configuration and weights from the same source. If the files have a name that differs
+by a few letters, the message shows it; rename the tensor there."
+            }
+            Self::WrongShape => {
+                "\
+A tensor is there, but its sizes are not those that the configuration gives. The message says which
+keys each expected size comes from, and which value would fit.
+
+**Cause**: a configuration of another size of the same model, or `num_key_value_heads` missing or
+wrong in a model with grouped attention, or a vocabulary that was extended without its `vocab_size`.
+
+**Cure**: correct the key that the message names, if the weights are right."
+            }
+            Self::WrongDtype => {
+                "\
+A weight has a dtype other than F32, F16 and BF16: float8, integers of a quantized model, or F64.
+
+**Cure**: load the checkpoint with transformers, `model.to(torch.bfloat16)`, and save it with
+`save_pretrained()`. A checkpoint that was quantized needs its method's own way back, or the
+original."
+            }
+            Self::DuplicateTensor => {
+                "\
+Two tensors stand for the same weight: one name with and one without the prefix `model.`, or one
+name in two shards. Which of them counts cannot be known, so none is taken.
+
+**Cure**: remove one of the two, or the shards of the other checkpoint that was copied into the same
+folder."
+            }
+            Self::MissingHead => {
+                "\
+The head that was asked for, or that `architectures` names, needs a tensor that the checkpoint
+lacks. transformers would draw random numbers for it; llamac does not make up weights.
+
+**Cause**: a base model under the name of a classifier that it was never trained as, or
+`tie_word_embeddings` that is `false` by mistake.
+
+**Cure**: `--head base` compiles the model without a head. If the output embedding is the input
+embedding, set `tie_word_embeddings` to `true`."
+            }
+            Self::BadIndex => {
+                "\
+`model.safetensors.index.json` cannot be followed: it has no `weight_map`, or the map names a file
+outside of the folder.
+
+**Cure**: get the index again from where the shards come from. A checkpoint with one file needs
+none; remove the index if `model.safetensors` holds everything."
+            }
+            Self::OutOfRange => {
+                "\
+A weight is too large for the dtype that it is to be stored in: f16 ends at 65504, while f32 and
+bf16 reach 3·10³⁸. It would become infinite, and the model's outputs with it.
+
+**Cure**: `--weights bf16` takes as little space and keeps the range; `--weights as-is` changes
+nothing."
+            }
+            Self::NotAnArtifact => {
+                "\
+The file was expected to be a compiled model, and is not one: not a safetensors file at all, cut
+off, or one that llamac did not write.
+
+**Cure**: `llamac compile CHECKPOINT -o model.llamac` makes one. If it was one once, its copy is not
+whole: compare sizes, or compile again."
+            }
+            Self::ArtifactVersion => {
+                "\
+The model was compiled by an llamac whose format differs from this one's. A version is never guessed
+at: reading a plan by the rules of another could give wrong numbers without an error.
+
+**Cure**: compile the checkpoint again with this llamac, which takes about as long as copying it; or
+use the llamac that wrote it. `llamac --version` tells this one's."
+            }
+            Self::DamagedArtifact => {
+                "\
+Bytes of a compiled model are not those that were written: a checksum differs, or its plan describes
+something that cannot be run. Every part that differs is named.
+
+**Cause**: a disk or a copy that lost or changed bytes, or an edit of the file.
+
+**Cure**: copy or compile it again. `llamac verify FILE` checks a file without running it.
+`--no-check` opens it without comparing checksums, and computes with the damage."
+            }
+            Self::BadToken => {
+                "\
+A token id is negative, or not below the size of the model's vocabulary.
+
+**Cause**: ids from the tokenizer of another model, or a token that was added to the tokenizer while
+the model's embedding kept its size.
+
+**Cure**: use the model's own tokenizer: `llamac tokenize MODEL TEXT` prints the ids; `llamac
+inspect MODEL` tells the size of the vocabulary."
+            }
+            Self::ContextFull => {
+                "\
+The prompt and what was to follow need more positions than the model has (`max_position_embeddings`,
+or `--max-context` of its compilation). Nothing is cut off in silence.
+
+**Cure**: shorten the prompt, or ask for fewer tokens with `-n`. If the model was compiled with
+`--max-context`, compile it with a larger one. `llamac inspect` tells the limit."
+            }
+            Self::BadInputTensor => {
+                "\
+A tensor of `--inputs` is missing, or has another dtype or shape than a forward takes: `input_ids`
+I64 [batch, seq] or `inputs_embeds` F32 [batch, seq, hidden_size], and if wanted `attention_mask`
+and `position_ids` [batch, seq].
+
+**Cure**: save them in these shapes, for instance with `safetensors.torch.save_file`. A single
+sequence has a batch of 1."
+            }
+            Self::WrongHead => {
+                "\
+The command needs another head than this model was compiled with: `run` needs a causal language
+model, `classify` a sequence classifier. `eval` and `embed` take any.
+
+**Cure**: `llamac inspect MODEL` tells the head; `llamac compile CHECKPOINT --head causal-lm`
+compiles another, if the checkpoint holds its weights."
+            }
+            Self::BadTokenizer => {
+                "\
+`tokenizer.json` or `tokenizer_config.json` cannot be read, uses something that the tokenizers
+library does not know, or failed on this text.
+
+**Cure**: load the tokenizer with `AutoTokenizer.from_pretrained()` of a current transformers and
+save it with `save_pretrained()`. Token ids (`llamac run MODEL --ids 1,2,3`) need no tokenizer at
+all, if the model is compiled from a folder without one."
+            }
+            Self::NoTokenizer => {
+                "\
+Text was given or asked for, and there is no `tokenizer.json`, neither in the folder nor in the
+compiled model, which takes along what its checkpoint had.
+
+**Cure**: put a `tokenizer.json` beside `config.json` and compile again. A SentencePiece
+`tokenizer.model` alone is turned into one by `AutoTokenizer.from_pretrained()` and
+`save_pretrained()`. Or give ids: `--ids 1,2,3`."
+            }
+            Self::BadSampling => {
+                "\
+A setting of sampling is outside of its range: a temperature has to be positive (0 on the command
+line means: no sampling), `top_p` and `min_p` lie between 0 and 1, a repetition penalty is positive.
+
+**Cure**: correct the option; if it was not given, the value comes from `generation_config.json` of
+the checkpoint, and the option overrides it."
+            }
+            Self::NotANumber => {
+                "\
+The logits hold NaN, or nothing but −∞, so that no token can be chosen.
+
+**Cause**: damaged weights, weights that were converted to f16 beyond its range, or inputs that hold
+NaN themselves.
+
+**Cure**: `llamac verify FILE` finds damage of a compiled model; compile with `--weights as-is`. If
+the checkpoint itself holds NaN, get it again."
+            }
+            Self::IllegalOp => {
+                "\
+The graph still holds an operation that the target cannot take, after all rules that could have
+turned it into others. The message tells which operation, why it is illegal, and which rule came
+nearest.
+
+**Cause**: this is a bug in llamac, or `--passes -NAME` switched off what the target relies on.
+
+**Cure**: compile without `--passes`. If it stays, `--dump-ir DIR` writes the graph after each pass;
+report it with those files and `config.json`."
+            }
+            Self::InvalidGraph => {
+                "\
+The compiler built a graph that breaks its own rules: types that do not fit, a value used before it
+is computed. The message shows the instruction and, after a pass, that pass's name. Nothing was
+written.
+
+**Cause**: this is a bug in llamac; no checkpoint may cause it.
+
+**Cure**: `--passes -NAME` leaves out the pass that the message names. Report it with `config.json`
+and the files of `--dump-ir DIR`."
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_has_an_explanation_of_its_own() {
+        for (i, code) in Code::ALL.iter().enumerate() {
+            let text = code.explanation();
+            let lines = text.lines().filter(|line| !line.is_empty()).count();
+            assert!((3..=8).contains(&lines), "{code}: {lines} lines");
+            assert!(text.lines().all(|line| line.chars().count() <= 100), "{code} has a long line");
+            assert!(text.contains("**Cure**: ") && text.ends_with('.'), "{code} ends without a cure");
+            assert!(Code::ALL[..i].iter().all(|other| other.explanation() != text), "{code} is told twice");
+        }
+    }
+}
