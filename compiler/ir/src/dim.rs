@@ -209,6 +209,16 @@ impl Dim {
     }
 }
 
+impl std::str::FromStr for Dim {
+    type Err = SyntaxError;
+
+    fn from_str(text: &str) -> Result<Self, SyntaxError> {
+        let mut cursor = Cursor::new(text);
+        let dim = Self::parse(&mut cursor)?;
+        if cursor.at_end() { Ok(dim) } else { Err(cursor.error("the end of a size")) }
+    }
+}
+
 impl From<Symbol> for Dim {
     fn from(symbol: Symbol) -> Self {
         Self::symbol(symbol)

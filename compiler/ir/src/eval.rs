@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use crate::{Bindings, EvalContext, Graph, Loc, NodeId, Symbol, Tensor, TensorType, ValueId, WeightSource};
+use crate::{
+    Bindings, DType, EvalContext, Graph, Loc, NodeId, Symbol, Tensor, TensorType, ValueId, WeightSource,
+};
 
 /// Why a graph cannot be evaluated on some inputs.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -129,8 +131,9 @@ fn check(tensor: &Tensor, ty: &TensorType, env: &Bindings) -> Result<(), String>
     let sizes = ty.sizes(env).map_err(|symbol| format!("the symbol {} has no value", symbol.name()))?;
     let fits = sizes.len() == tensor.shape().len()
         && sizes.iter().zip(tensor.shape()).all(|(&size, &found)| i64::try_from(found) == Ok(size));
-    if fits && tensor.dtype() == ty.dtype {
+    if fits && tensor.holds(ty.dtype) {
         return Ok(());
     }
-    Err(format!("expected {ty} = {sizes:?}, found {}{:?}", tensor.dtype(), tensor.shape()))
+    let found = if tensor.holds(DType::F32) { DType::F32 } else { DType::I64 };
+    Err(format!("expected {ty} = {sizes:?}, found {found}{:?}", tensor.shape()))
 }

@@ -6,11 +6,12 @@ use std::fmt::Debug;
 use std::hash::Hash;
 
 use ndarray::ArrayD;
+use smallvec::SmallVec;
 
 use crate::attrs::Attrs;
 use crate::ops::*;
 use crate::rewrite::{NoMatch, OpRef, Patch};
-use crate::{Bindings, DType, Graph, NodeId, Tensor, TensorType, Types, Weight};
+use crate::{Bindings, DType, Dim, Graph, NodeId, Tensor, TensorType, Types, Weight};
 
 /// A kind of operation: one variant of [`Op`].
 pub trait OpKind: Sized + Into<Op> {
@@ -154,8 +155,9 @@ macro_rules! ops {
 }
 
 ops! {
-    Act, Add, AddRmsNorm, Attention, Embed, Gated, KeepLast, KvAppend, Linear, Mul, PoolLast, RepeatKv, RmsNorm, Rope,
-    Rotary, RotaryAngles, Split,
+    Act, Add, AddRmsNorm, AppendAttention, Attention, Binary, Cast, Concat, Constant, Embed, Expand, Gated, Gather,
+    GatherRows, GroupQueryAttention, KeepLast, KvAppend, Length, Linear, Matmul, Mul, PoolLast, Positions, Range, Reduce, RepeatKv, Reshape,
+    RmsNorm, Rope, Rotary, RotaryAngles, RotaryLookup, Shape, Slice, Softmax, Split, SplitHeads, Transpose, Unary, Where,
 }
 
 impl Op {
@@ -214,4 +216,31 @@ pub(crate) fn width(ty: &TensorType, name: &str) -> Result<i64, String> {
 /// `heads · head_dim`, saturating.
 pub(crate) fn heads_width(heads: usize, head_dim: usize) -> i64 {
     i64::try_from(heads.saturating_mul(head_dim)).unwrap_or(i64::MAX)
+}
+
+/// The shape that the shapes of `a` and `b` broadcast to: equal sizes, or 1 against any, aligned at the end.
+pub(crate) fn broadcast(a: &TensorType, b: &TensorType) -> Result<SmallVec<[Dim; 4]>, String> {
+    let one = Dim::from(1usize);
+    let rank = a.rank().max(b.rank());
+    let size = |ty: &TensorType, at: usize| {
+        (at + ty.rank()).checked_sub(rank).map_or_else(|| one.clone(), |at| ty.shape[at].clone())
+    };
+    (0..rank)
+        .map(|at| match (size(a, at), size(b, at)) {
+            (a, b) if a == b || b == one => Ok(a),
+            (a, b) if a == one => Ok(b),
+            _ => Err(format!("{a} and {b} do not broadcast")),
+        })
+        .collect()
+}
+
+/// The values of symbolic sizes.
+pub(crate) fn sizes(shape: &[Dim], context: &EvalContext<'_>) -> Result<Vec<usize>, String> {
+    let size = |dim: &Dim| {
+        let size = dim
+            .eval(context.bindings())
+            .map_err(|symbol| format!("the symbol {} has no value", symbol.name()))?;
+        usize::try_from(size).map_err(|_| format!("the size {dim} is {size}"))
+    };
+    shape.iter().map(size).collect()
 }

@@ -7,9 +7,9 @@ use crate::DType;
 /// A tensor in memory, in standard (row-major, contiguous) layout.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Tensor {
-    /// Single-precision numbers.
+    /// Numbers of any floating-point type, in single precision.
     F32(ArrayD<f32>),
-    /// Integers.
+    /// Integers of any width, and truth values as 0 and 1.
     I64(ArrayD<i64>),
 }
 
@@ -28,12 +28,9 @@ impl Tensor {
         array.map(Self::I64).map_err(|_| format!("{found} values do not fill shape {shape:?}"))
     }
 
-    /// The element type.
-    pub fn dtype(&self) -> DType {
-        match self {
-            Self::F32(_) => DType::F32,
-            Self::I64(_) => DType::I64,
-        }
+    /// Whether it can hold elements of `dtype`.
+    pub fn holds(&self, dtype: DType) -> bool {
+        matches!(self, Self::F32(_)) == dtype.is_float()
     }
 
     /// The sizes, outermost first.

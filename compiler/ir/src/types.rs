@@ -19,11 +19,15 @@ pub enum DType {
     BF16,
     /// Signed 64-bit integers: token ids, positions, masks, lengths.
     I64,
+    /// Signed 32-bit integers, where a target asks for them.
+    I32,
+    /// Truth values.
+    Bool,
 }
 
 impl DType {
     /// Every element type.
-    pub const ALL: [Self; 4] = [Self::F32, Self::F16, Self::BF16, Self::I64];
+    pub const ALL: [Self; 6] = [Self::F32, Self::F16, Self::BF16, Self::I64, Self::I32, Self::Bool];
 
     /// The name in text.
     pub fn name(self) -> &'static str {
@@ -32,21 +36,24 @@ impl DType {
             Self::F16 => "f16",
             Self::BF16 => "bf16",
             Self::I64 => "i64",
+            Self::I32 => "i32",
+            Self::Bool => "bool",
         }
     }
 
     /// Bytes of an element.
     pub fn size(self) -> usize {
         match self {
-            Self::F32 => 4,
+            Self::F32 | Self::I32 => 4,
             Self::F16 | Self::BF16 => 2,
             Self::I64 => 8,
+            Self::Bool => 1,
         }
     }
 
     /// Whether elements are floating-point numbers.
     pub fn is_float(self) -> bool {
-        self != Self::I64
+        matches!(self, Self::F32 | Self::F16 | Self::BF16)
     }
 
     /// `value` as this type stores it, back in single precision. Integers round to nearest.
@@ -55,7 +62,8 @@ impl DType {
             Self::F32 => value,
             Self::F16 => half::f16::from_f32(value).to_f32(),
             Self::BF16 => half::bf16::from_f32(value).to_f32(),
-            Self::I64 => value.round(),
+            Self::I64 | Self::I32 => value.round(),
+            Self::Bool => f32::from(u8::from(value != 0.0)),
         }
     }
 }
@@ -136,9 +144,9 @@ impl TensorType {
     pub(crate) fn parse(cursor: &mut Cursor<'_>) -> Result<Self, SyntaxError> {
         let start = cursor.mark();
         let name = cursor.identifier("a type, such as f32[batch, seq, 8]")?;
-        let dtype = name
-            .parse()
-            .map_err(|()| start.error(format!("`{name}` is not an element type: f32, f16, bf16 or i64")))?;
+        let dtype = name.parse().map_err(|()| {
+            start.error(format!("`{name}` is not an element type: f32, f16, bf16, i64, i32 or bool"))
+        })?;
         cursor.expect("[")?;
         let shape = cursor.list("]", Dim::parse)?;
         Ok(Self { dtype, shape: shape.into() })

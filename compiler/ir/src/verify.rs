@@ -347,7 +347,7 @@ mod tests {
           %0 = linear %x, @w : f32[batch, 8] loc(first)
             error: results are [f32[2*seq, 8]], not [f32[batch, 8]]
           %1 = add %0, %y : f32[batch, 8]
-            error: b must be f32[batch, 8], found f32[past, 8]
+            error: f32[batch, 8] and f32[past, 8] do not broadcast
           %2 = linear %1, @w : f32[batch, 8]
             error: @w is bf16[8, 8] here and f32[8, 8] elsewhere
           %x: f32[2*seq, 8]

@@ -151,8 +151,8 @@ fn operands_are_checked() {
         let error = Graph::parse(&text).unwrap_err().to_string();
         error.split_once(": ").unwrap().1.to_owned()
     };
-    assert_snapshot!(error("add %x, %y"), @"add: b must be f32[batch, seq, 8], found f32[batch, keep, 8]");
-    assert_snapshot!(error("mul %i, %i"), @"mul: a must be f32, found i64[batch, seq]");
+    assert_snapshot!(error("add %x, %y"), @"add: f32[batch, seq, 8] and f32[batch, keep, 8] do not broadcast");
+    assert_snapshot!(error("mul %i, %x"), @"mul: a and b must be numbers of one element type, found i64[batch, seq] and f32[batch, seq, 8]");
     assert_snapshot!(error("embed %x, @w"), @"embed: ids must be i64, found f32[batch, seq, 8]");
     assert_snapshot!(error("embed %i, @i"), @"embed: the table must hold floats [vocabulary, width], found i64[8]");
     assert_snapshot!(error("linear %x, @w, @b"), @"linear: the bias must hold floats of shape [8], found f32[7]");

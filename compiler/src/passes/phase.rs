@@ -27,11 +27,24 @@ impl Phase {
     /// the target says.
     pub fn allows(self, op: &Op) -> bool {
         let from = match op {
-            Op::RepeatKv(_) => Self::Legalize,
+            Op::Act(_)
+            | Op::Add(_)
+            | Op::Attention(_)
+            | Op::Embed(_)
+            | Op::KeepLast(_)
+            | Op::KvAppend(_)
+            | Op::Length(_)
+            | Op::Linear(_)
+            | Op::Mul(_)
+            | Op::PoolLast(_)
+            | Op::Positions(_)
+            | Op::RmsNorm(_)
+            | Op::Rope(_)
+            | Op::SplitHeads(_) => Self::Canonicalize,
             Op::AddRmsNorm(_) | Op::Gated(_) | Op::Rotary(_) | Op::RotaryAngles(_) | Op::Split(_) => {
                 Self::Fuse
             }
-            _ => Self::Canonicalize,
+            _ => Self::Legalize,
         };
         self >= from
     }

@@ -9,11 +9,12 @@ use llamac_ir::{Permutation, Weight, WeightExpr};
 pub(super) fn simplify(weight: &Weight) -> Weight {
     let inner = |weight: &Weight| simplify(weight);
     let simpler = match weight.expr() {
-        WeightExpr::Source { .. } | WeightExpr::InvFreq { .. } => None,
+        WeightExpr::Source { .. } | WeightExpr::InvFreq { .. } | WeightExpr::Literal { .. } => None,
         WeightExpr::Concat { parts } => concat(parts.iter().map(inner).collect()),
         WeightExpr::Slice { base, start, rows } => slice(&inner(base), *start, *rows),
         WeightExpr::Permute { base, order } => permute(&inner(base), *order),
         WeightExpr::Transpose { base } => transpose(&inner(base)),
+        WeightExpr::Convert { base, dtype } => inner(base).convert(*dtype).ok(),
         WeightExpr::AddLowRank { base, a, b, scale } => {
             inner(base).add_low_rank(&inner(a), &inner(b), *scale).ok()
         }

@@ -35,6 +35,16 @@ pub fn widen(dtype: DType, bytes: &[u8], out: &mut [f32]) {
                 *out = i64::from_le_bytes(*bytes) as f32;
             }
         }
+        DType::I32 => {
+            for (out, bytes) in out.iter_mut().zip(bytes.as_chunks().0) {
+                *out = i32::from_le_bytes(*bytes) as f32;
+            }
+        }
+        DType::Bool => {
+            for (out, byte) in out.iter_mut().zip(bytes) {
+                *out = f32::from(u8::from(*byte != 0));
+            }
+        }
     }
 }
 
@@ -60,6 +70,16 @@ pub fn narrow(dtype: DType, values: &[f32], out: &mut [u8]) {
         DType::I64 => {
             for (out, value) in out.as_chunks_mut().0.iter_mut().zip(values) {
                 *out = (value.round() as i64).to_le_bytes();
+            }
+        }
+        DType::I32 => {
+            for (out, value) in out.as_chunks_mut().0.iter_mut().zip(values) {
+                *out = (value.round() as i32).to_le_bytes();
+            }
+        }
+        DType::Bool => {
+            for (out, value) in out.iter_mut().zip(values) {
+                *out = u8::from(*value != 0.0);
             }
         }
     }
@@ -91,7 +111,9 @@ mod tests {
     #[test]
     fn wide_types_come_back() {
         let values = [0.0, -0.0, 1.5, f32::MIN_POSITIVE / 2.0, f32::INFINITY, -3.0e38];
-        for (dtype, values) in [(DType::F32, &values[..]), (DType::I64, &[0.0, -2.0, 1e9])] {
+        for (dtype, values) in
+            [(DType::F32, &values[..]), (DType::I64, &[0.0, -2.0, 1e9]), (DType::I32, &[0.0, -2.0, 65536.0])]
+        {
             let mut bytes = vec![0; values.len() * dtype.size()];
             narrow(dtype, values, &mut bytes);
             let mut back = vec![7.0; values.len()];

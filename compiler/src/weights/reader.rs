@@ -164,6 +164,21 @@ impl<'a> WeightReader<'a> {
                 sink(at, &narrowed(DType::F32, &all[rows]));
                 Ok(())
             }
+            WeightExpr::Convert { base, dtype } => {
+                let mut values = Vec::new();
+                self.visit(base, rows, at, &mut |row, bytes| {
+                    values.resize(bytes.len() / base.dtype().size(), 0.0);
+                    widen(base.dtype(), bytes, &mut values);
+                    sink(row, &narrowed(*dtype, &values));
+                })
+            }
+            WeightExpr::Literal { dtype, values, .. } => {
+                let elements = row_elements(weight);
+                let values = &values[rows.start * elements..rows.end * elements];
+                let values: Vec<f32> = values.iter().map(|value| value.f32()).collect();
+                sink(at, &narrowed(*dtype, &values));
+                Ok(())
+            }
         }
     }
 

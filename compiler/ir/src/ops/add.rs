@@ -1,8 +1,9 @@
+use super::binary::zip;
 use crate::attrs::Attrs;
-use crate::op::{EvalContext, OpDef, require_type, take_args, take_weights, width};
-use crate::{Tensor, TensorType, Types, Weight};
+use crate::op::{EvalContext, OpDef, broadcast, take_args, take_weights};
+use crate::{DType, Tensor, TensorType, Types, Weight};
 
-/// `add a, b`: the sum of two tensors of one type, element by element.
+/// `add a, b`: the sum of two tensors of numbers of one element type, element by element, with broadcasting.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Add;
 
@@ -16,12 +17,16 @@ impl OpDef for Add {
 
     fn infer(&self, args: &[&TensorType]) -> Result<Types, String> {
         let [a, b] = take_args(args)?;
-        width(a, "a")?;
-        require_type("b", b, a)?;
-        Ok([a.clone()].into_iter().collect())
+        if a.dtype != b.dtype || a.dtype == DType::Bool {
+            return Err(format!("a and b must be numbers of one element type, found {a} and {b}"));
+        }
+        Ok([TensorType::new(a.dtype, broadcast(a, b)?)].into_iter().collect())
     }
 
     fn eval(&self, args: &[&Tensor], _: &EvalContext<'_>) -> Result<Vec<Tensor>, String> {
-        Ok(vec![(args[0].as_f32()? + args[1].as_f32()?).into()])
+        Ok(vec![match args[0] {
+            Tensor::F32(a) => zip(a, args[1].as_f32()?, |a, b| a + b)?.into(),
+            Tensor::I64(a) => zip(a, args[1].as_i64()?, i64::wrapping_add)?.into(),
+        }])
     }
 }

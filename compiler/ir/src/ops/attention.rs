@@ -6,10 +6,10 @@ use crate::{DType, Dim, Real, Tensor, TensorType, Types, Weight};
 
 /// `attention q, k, v, mask? {heads, kv_heads, head_dim, scale, causal}`: grouped-query attention.
 ///
-/// `q [batch, seq, heads · head_dim]`, `k` and `v` `[batch, kv_heads, total, head_dim]`, `mask i64[batch, total]`
-/// with 1 for keys that may be seen → `[batch, seq, heads · head_dim]`. Query head `h` uses key head
-/// `h / (heads / kv_heads)`. If causal, the last query sees all keys, the one before it all but the last, and so on.
-/// A query that may see no key gives zeros.
+/// `q [batch, seq, heads · head_dim]`, `k` and `v` `[batch, kv_heads, total, head_dim]` →
+/// `[batch, seq, heads · head_dim]`. Query head `h` uses key head `h / (heads / kv_heads)`. If causal, the last query
+/// sees all keys, the one before it all but the last, and so on. `mask` is `i64[batch, total]` with 1 for keys that may be
+/// seen, or `f32[batch, 1, seq, total]`, which is added to the scaled products. A query that may see no key gives zeros.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Attention {
     /// Heads of the queries.
@@ -65,14 +65,20 @@ impl OpDef for Attention {
         require_type("k", k, &TensorType::new(DType::F32, cache))?;
         require_type("v", v, k)?;
         if let Some(mask) = mask {
-            require_type("mask", mask, &TensorType::new(DType::I64, [batch.clone(), total.clone()]))?;
+            let bias = [batch.clone(), 1usize.into(), q.shape[1].clone(), total.clone()];
+            let expected = match mask.dtype {
+                DType::F32 => TensorType::new(DType::F32, bias),
+                _ => TensorType::new(DType::I64, [batch.clone(), total.clone()]),
+            };
+            require_type("mask", mask, &expected)?;
         }
         Ok([(*q).clone()].into_iter().collect())
     }
 
     fn eval(&self, args: &[&Tensor], _: &EvalContext<'_>) -> Result<Vec<Tensor>, String> {
         let (q, k, v) = (args[0].as_f32()?, args[1].as_f32()?, args[2].as_f32()?);
-        let mask = args.get(3).map(|mask| mask.as_i64()).transpose()?;
+        let mask = args.get(3).filter(|mask| mask.holds(DType::I64)).map(|mask| mask.as_i64()).transpose()?;
+        let bias = args.get(3).filter(|mask| mask.holds(DType::F32)).map(|bias| bias.as_f32()).transpose()?;
         let (batch, seq, total) = (q.shape()[0], q.shape()[1], k.shape()[2]);
         let groups = self.heads / self.kv_heads;
         let mut out = ArrayD::zeros(q.shape());
@@ -87,7 +93,8 @@ impl OpDef for Attention {
                 .map(|&key| {
                     let products = (0..self.head_dim)
                         .map(|i| f64::from(q[[row, query, column + i]]) * f64::from(k[[row, kv, key, i]]));
-                    products.sum::<f64>() * self.scale.get()
+                    let bias = bias.map_or(0.0, |bias| f64::from(bias[[row, 0, query, key]]));
+                    products.sum::<f64>() * self.scale.get() + bias
                 })
                 .collect();
             let peak = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);

@@ -45,6 +45,11 @@ pub fn evaluate(
             ArrayD::from_shape_vec(vec![head_dim / 2], frequencies::inverse(*theta, *head_dim, scaling, long))
                 .map_err(|e| format!("{weight}: {e}"))?
         }
+        WeightExpr::Convert { base, .. } => evaluate(base, read)?,
+        WeightExpr::Literal { shape, values, .. } => {
+            let values = values.iter().map(|value| value.f32()).collect();
+            ArrayD::from_shape_vec(shape.to_vec(), values).map_err(|e| format!("{weight}: {e}"))?
+        }
     };
     if value.shape() != weight.shape() {
         return Err(format!("{weight}: expected shape {:?}, found {:?}", weight.shape(), value.shape()));

@@ -89,6 +89,22 @@ pub enum WeightExpr {
         /// Which divisors of LongRoPE.
         set: FrequencySet,
     },
+    /// The same numbers as another element type, rounded to nearest.
+    Convert {
+        /// The numbers.
+        base: Weight,
+        /// The element type.
+        dtype: DType,
+    },
+    /// A few numbers that are no part of a checkpoint.
+    Literal {
+        /// The element type.
+        dtype: DType,
+        /// The sizes.
+        shape: SmallVec<[usize; 2]>,
+        /// As many as the sizes say.
+        values: Vec<Real>,
+    },
 }
 
 /// A recipe with its type. Cheap to clone; equal when the recipes are equal.
@@ -152,6 +168,20 @@ impl Weight {
         Self::new(WeightExpr::AddLowRank { base: self.clone(), a: a.clone(), b: b.clone(), scale })
     }
 
+    /// The same numbers as `dtype`; itself if that is its type.
+    pub fn convert(&self, dtype: DType) -> Result<Self, WeightError> {
+        if self.dtype() == dtype {
+            return Ok(self.clone());
+        }
+        Self::new(WeightExpr::Convert { base: self.clone(), dtype })
+    }
+
+    /// The numbers `values` in the given shape.
+    pub fn literal(dtype: DType, shape: &[usize], values: &[f64]) -> Result<Self, WeightError> {
+        let values = values.iter().map(|&value| Real::new(value)).collect();
+        Self::new(WeightExpr::Literal { dtype, shape: shape.into(), values })
+    }
+
     /// How it is made.
     pub fn expr(&self) -> &WeightExpr {
         &self.0.expr
@@ -180,11 +210,12 @@ impl Weight {
     /// The recipes that this one uses directly.
     pub fn parts(&self) -> Vec<&Self> {
         match self.expr() {
-            WeightExpr::Source { .. } | WeightExpr::InvFreq { .. } => Vec::new(),
+            WeightExpr::Source { .. } | WeightExpr::InvFreq { .. } | WeightExpr::Literal { .. } => Vec::new(),
             WeightExpr::Concat { parts } => parts.iter().collect(),
             WeightExpr::Slice { base, .. }
             | WeightExpr::Permute { base, .. }
-            | WeightExpr::Transpose { base } => vec![base],
+            | WeightExpr::Transpose { base }
+            | WeightExpr::Convert { base, .. } => vec![base],
             WeightExpr::AddLowRank { base, a, b, .. } => vec![base, a, b],
         }
     }
@@ -283,6 +314,17 @@ fn infer(expr: &WeightExpr) -> Result<(DType, SmallVec<[usize; 2]>), String> {
         WeightExpr::InvFreq { head_dim, scaling, .. } => {
             scaling.check(*head_dim)?;
             Ok((DType::F32, [head_dim / 2].as_slice().into()))
+        }
+        WeightExpr::Convert { base, dtype } => match (base.dtype().is_float(), dtype.is_float()) {
+            (true, true) => Ok((*dtype, base.shape().into())),
+            _ => Err(format!("{} does not become {dtype}", base.ty())),
+        },
+        WeightExpr::Literal { dtype, shape, values } => {
+            let elements = shape.iter().try_fold(1usize, |all, &size| all.checked_mul(size));
+            match elements == Some(values.len()) {
+                true => Ok((*dtype, shape.clone())),
+                false => Err(format!("{} values do not fill shape {shape:?}", values.len())),
+            }
         }
     }
 }

@@ -5,7 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::{FrequencySet, Permutation, Weight, WeightExpr};
-use crate::attrs::{Attrs, write_attrs};
+use crate::attrs::{Attrs, list_text, write_attrs};
 use crate::text::{Cursor, SyntaxError, write_name};
 
 /// Recipes nest by a few levels; more is an attack on the parser's stack.
@@ -22,6 +22,8 @@ impl WeightExpr {
             Self::Transpose { .. } => "transpose",
             Self::AddLowRank { .. } => "add_low_rank",
             Self::InvFreq { .. } => "inv_freq",
+            Self::Convert { .. } => "convert",
+            Self::Literal { .. } => "literal",
         }
     }
 
@@ -42,15 +44,19 @@ impl WeightExpr {
                 ("scaling", scaling.to_string()),
                 ("set", set.to_string()),
             ],
+            Self::Convert { dtype, .. } => vec![("dtype", dtype.to_string())],
+            Self::Literal { dtype, shape, values } => {
+                vec![("dtype", dtype.to_string()), ("shape", list_text(shape)), ("values", list_text(values))]
+            }
         }
     }
 
     fn build(function: &str, mut parts: Vec<Weight>, a: &Attrs) -> Result<Self, String> {
         let expected = match function {
             "concat" => parts.len(),
-            "slice" | "interleaved_to_half" | "half_to_interleaved" | "transpose" => 1,
+            "slice" | "interleaved_to_half" | "half_to_interleaved" | "transpose" | "convert" => 1,
             "add_low_rank" => 3,
-            "inv_freq" => 0,
+            "inv_freq" | "literal" => 0,
             _ => return Err(format!("`{function}` is not a recipe")),
         };
         if parts.len() != expected {
@@ -71,6 +77,12 @@ impl WeightExpr {
                 Self::Permute { base: next(), order }
             }
             "transpose" => Self::Transpose { base: next() },
+            "convert" => Self::Convert { base: next(), dtype: a.get("dtype")? },
+            "literal" => Self::Literal {
+                dtype: a.get("dtype")?,
+                shape: a.list("shape")?.into(),
+                values: a.list("values")?,
+            },
             "add_low_rank" => Self::AddLowRank { base: next(), a: next(), b: next(), scale: a.get("scale")? },
             _ => Self::InvFreq {
                 theta: a.get("theta")?,
@@ -94,9 +106,12 @@ impl fmt::Display for WeightExpr {
                 return write_name(f, tensor);
             }
             Self::Concat { parts } => parts.iter().collect(),
-            Self::Slice { base, .. } | Self::Permute { base, .. } | Self::Transpose { base } => vec![base],
+            Self::Slice { base, .. }
+            | Self::Permute { base, .. }
+            | Self::Transpose { base }
+            | Self::Convert { base, .. } => vec![base],
             Self::AddLowRank { base, a, b, .. } => vec![base, a, b],
-            Self::InvFreq { .. } => Vec::new(),
+            Self::InvFreq { .. } | Self::Literal { .. } => Vec::new(),
         };
         write!(f, "{}(", self.function())?;
         for (i, part) in parts.iter().enumerate() {
@@ -206,6 +221,9 @@ mod tests {
                 set: FrequencySet::Short,
             })
             .unwrap(),
+            q.convert(DType::F32).unwrap(),
+            Weight::literal(DType::I64, &[2, 1], &[-1.0, 3.0]).unwrap(),
+            Weight::literal(DType::F32, &[], &[1e-5]).unwrap(),
         ];
         for recipe in recipes {
             let text = recipe.to_string();

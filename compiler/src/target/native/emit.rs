@@ -123,7 +123,7 @@ impl Emitter<'_> {
                 let out = self.fresh(out)?;
                 self.steps.push(Step::Keep { x, out });
             }
-            Op::Rope(_) | Op::RepeatKv(_) => return Err(format!("{} is not legal here", op.mnemonic())),
+            _ => return Err(format!("{} is not legal here", op.mnemonic())),
         }
         self.used(operands);
         self.hidden_states(node)

@@ -41,11 +41,29 @@ impl OpSet for Native {
             Op::Rope(_) => illegal("rotations take their angles from rotary_angles"),
             Op::Rotary(rotary) if rotary.interleaved => illegal("rotations pair the halves of a head"),
             Op::RepeatKv(_) => illegal("attention groups query heads itself"),
+            Op::Add(_) | Op::Mul(_) if signature.operands[0] != signature.operands[1] => {
+                illegal("both operands have one shape")
+            }
             Op::Attention(attention) if !attention.causal => illegal("attention is causal"),
             Op::Attention(_) if signature.operands.len() > 3 => {
                 illegal("masked tokens never enter the cache")
             }
-            _ => Legality::Legal,
+            Op::Act(_)
+            | Op::Add(_)
+            | Op::AddRmsNorm(_)
+            | Op::Attention(_)
+            | Op::Embed(_)
+            | Op::Gated(_)
+            | Op::KeepLast(_)
+            | Op::KvAppend(_)
+            | Op::Linear(_)
+            | Op::Mul(_)
+            | Op::PoolLast(_)
+            | Op::RmsNorm(_)
+            | Op::Rotary(_)
+            | Op::RotaryAngles(_)
+            | Op::Split(_) => Legality::Legal,
+            _ => illegal("the runtime has no step for it"),
         }
     }
 }
