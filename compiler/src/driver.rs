@@ -4,7 +4,7 @@ use llamac_plan::diagnostic::{Code, Diagnostic, Diagnostics};
 use llamac_plan::layout::WeightDtype;
 use llamac_plan::{KvDtype, PassRecord};
 
-use crate::model::{self, Inputs, ModelOptions};
+use crate::model::{self, ModelOptions};
 use crate::output::Output;
 use crate::passes::{self, Outcome, PassManager, Stage};
 use crate::source::Checkpoint;
@@ -72,7 +72,7 @@ pub struct Compiled {
 /// When a pass of that name does not exist, a dump cannot be written, or the graph cannot be made legal.
 pub fn lower(checkpoint: &Checkpoint, passes: &passes::Options) -> Result<Outcome, Diagnostics> {
     let manager = PassManager::new(passes.clone())?;
-    let options = ModelOptions { inputs: Inputs::Ids, mask: false, hidden_states: true, presents: false };
+    let options = ModelOptions { hidden_states: true, ..ModelOptions::default() };
     manager.run(model::build(checkpoint, &options)?, &Native)
 }
 

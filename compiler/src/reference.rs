@@ -40,12 +40,13 @@ pub fn eval(checkpoint: &Checkpoint, request: &Request) -> Result<Vec<Output>, D
         mask: true,
         hidden_states: request.hidden_states,
         presents: true,
+        ..ModelOptions::default()
     };
     eval_graph(checkpoint, &model::build(checkpoint, &options)?, request)
 }
 
-/// Runs a valid `request` on `graph`, which has the parameters and results of a [`model`] of `checkpoint` with mask,
-/// caches, and hidden states where the request wants them; whatever was done to it since.
+/// Runs a valid `request` on `graph`, which is a [`model`] of `checkpoint` with hidden states where the request wants
+/// them, whatever was done to it since. What the graph does not take (a mask, positions) is left out.
 ///
 /// # Errors
 /// When the graph lacks one of them, or a weight cannot be read.
@@ -127,6 +128,7 @@ impl Run<'_> {
         inputs.insert("positions".to_owned(), positions);
         let mask = per_token(0..phase.end, &|row, column| i64::from(request.is_real(row, column)))?;
         inputs.insert("mask".to_owned(), mask);
+        inputs.retain(|name, _| self.graph.param(name).is_some());
         if self.graph.param("length").is_some() {
             let length = self.length(request.rope_length(phase.clone()));
             inputs.insert("length".to_owned(), Tensor::integers(&[], vec![length])?);

@@ -23,8 +23,13 @@ fn agrees(fixture: &Fixture, checkpoint: &Checkpoint, edit: impl Fn(String) -> S
             llamac_plan::eval::Tokens::Ids(_) => Inputs::Ids,
             llamac_plan::eval::Tokens::Embeddings(_) => Inputs::Embeddings,
         };
-        let options =
-            ModelOptions { inputs, mask: true, hidden_states: case.request.hidden_states, presents: true };
+        let options = ModelOptions {
+            inputs,
+            mask: true,
+            hidden_states: case.request.hidden_states,
+            presents: true,
+            ..ModelOptions::default()
+        };
         let graph = model::build(checkpoint, &options).expect("it builds");
         let graph = Graph::parse(&edit(graph.to_string())).expect("the edited text is a graph");
         let found = reference::eval_graph(checkpoint, &graph, &case.request).expect("it runs");

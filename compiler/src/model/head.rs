@@ -1,10 +1,11 @@
 //! What follows the trunk.
 
 use llamac_ir::ops::{KeepLast, PoolLast};
+use llamac_ir::{DType, TensorType, ValueId};
 use llamac_plan::SPAN_LOGITS;
 
 use super::trunk::Trunk;
-use super::{Fault, Model};
+use super::{Fault, Logits, Model};
 use crate::source::Head;
 
 impl Model<'_> {
@@ -14,7 +15,7 @@ impl Model<'_> {
         match head {
             Head::Base => self.builder.result("last_hidden_state", last)?,
             Head::CausalLm => {
-                let kept = self.push(KeepLast, &[last], "lm_head")?;
+                let kept = self.keep(last)?;
                 let logits = self.linear(kept, "lm_head", false)?;
                 self.builder.result("logits", logits)?;
             }
@@ -46,5 +47,18 @@ impl Model<'_> {
             }
         }
         Ok(())
+    }
+
+    /// The positions that get logits.
+    fn keep(&mut self, hidden: ValueId) -> Result<ValueId, Fault> {
+        match self.options.logits {
+            Logits::All => Ok(hidden),
+            Logits::Last => self.push(KeepLast { size: 1usize.into() }, &[hidden], "lm_head"),
+            Logits::Keep => self.push(KeepLast::default(), &[hidden], "lm_head"),
+            Logits::Counted => {
+                let count = self.builder.param("num_logits_to_keep", TensorType::new(DType::I64, []))?;
+                self.push(KeepLast::default(), &[hidden, count], "lm_head")
+            }
+        }
     }
 }

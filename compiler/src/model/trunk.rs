@@ -1,6 +1,8 @@
 //! The trunk: embedding, layers, final norm.
 
-use llamac_ir::ops::{Act, Add, Attention, Embed, KvAppend, Linear, Mul, RmsNorm, Rope};
+use llamac_ir::ops::{
+    Act, Add, Attention, Embed, KvAppend, Length, Linear, Mul, Positions, RmsNorm, Rope, SplitHeads,
+};
 use llamac_ir::{DType, Dim, Loc, Op, Real, Symbol, TensorType, ValueId};
 
 use super::{Fault, Inputs, Model};
@@ -17,7 +19,7 @@ pub(super) struct Trunk {
     pub(super) presents: Vec<[ValueId; 2]>,
 }
 
-/// The parameters that every layer uses.
+/// What every layer uses.
 struct Shared {
     positions: ValueId,
     length: Option<ValueId>,
@@ -33,8 +35,9 @@ impl Model<'_> {
                 (None, Some(self.builder.param("inputs_embeds", TensorType::activation(config.hidden_size))?))
             }
         };
-        let shared = self.shared_params()?;
-        let pasts = (0..config.num_hidden_layers).map(|n| self.past(n)).collect::<Result<Vec<_>, _>>()?;
+        let shared = self.shared(ids.or(embeddings))?;
+        let layers = 0..config.num_hidden_layers;
+        let pasts = layers.map(|n| self.past(n)).collect::<Result<Vec<_>, _>>()?;
         let mut hidden = match (ids, embeddings) {
             (Some(ids), _) => {
                 let table = (self.weight)("model.embed_tokens.weight")?;
@@ -58,28 +61,46 @@ impl Model<'_> {
         Ok(Trunk { ids, last_hidden_state, hidden_states, presents })
     }
 
-    fn shared_params(&mut self) -> Result<Shared, Fault> {
-        let positions = self.builder.param("positions", TensorType::per_token())?;
-        let length = if self.config.rope.scaling.depends_on_length() {
-            Some(self.builder.param("length", TensorType::new(DType::I64, []))?)
-        } else {
-            None
+    /// What every layer uses, for the positions that `input` has.
+    fn shared(&mut self, input: Option<ValueId>) -> Result<Shared, Fault> {
+        let total = match self.options.cache {
+            true => Dim::from(Symbol::Past) + Dim::from(Symbol::Seq),
+            false => Symbol::Seq.into(),
         };
-        let total = Dim::from(Symbol::Past) + Dim::from(Symbol::Seq);
         let mask = if self.options.mask {
             Some(self.builder.param("mask", TensorType::new(DType::I64, [Symbol::Batch.into(), total]))?)
         } else {
             None
         };
+        let positions = match input {
+            Some(input) if !self.options.positions => self.push(Positions, &[input], "model.rotary_emb")?,
+            _ => self.builder.param("positions", TensorType::per_token())?,
+        };
+        let length = match (self.config.rope.scaling.depends_on_length(), self.options.length) {
+            (false, _) => None,
+            (true, true) => Some(self.builder.param("length", TensorType::new(DType::I64, []))?),
+            (true, false) => Some(self.push(Length, &[positions], "model.rotary_emb")?),
+        };
         Ok(Shared { positions, length, mask })
     }
 
-    fn past(&mut self, layer: usize) -> Result<[ValueId; 2], Fault> {
+    fn past(&mut self, layer: usize) -> Result<Option<[ValueId; 2]>, Fault> {
+        if !self.options.cache {
+            return Ok(None);
+        }
         let ty = TensorType::cache(self.config.num_key_value_heads, self.config.head_dim);
-        Ok([
+        Ok(Some([
             self.builder.param(&format!("past.{layer}.key"), ty.clone())?,
             self.builder.param(&format!("past.{layer}.value"), ty)?,
-        ])
+        ]))
+    }
+
+    /// `new` behind the cache, if there is one.
+    fn append(&mut self, past: Option<ValueId>, new: ValueId, at: &str) -> Result<ValueId, Fault> {
+        match past {
+            Some(past) => self.push(KvAppend, &[past, new], at),
+            None => self.push(SplitHeads { heads: self.config.num_key_value_heads }, &[new], at),
+        }
     }
 
     /// Pre-norm attention, then pre-norm feed-forward, each added to the residual stream.
@@ -87,7 +108,7 @@ impl Model<'_> {
         &mut self,
         n: usize,
         x: ValueId,
-        past: [ValueId; 2],
+        past: Option<[ValueId; 2]>,
         shared: &Shared,
     ) -> Result<(ValueId, [ValueId; 2]), Fault> {
         let at = format!("model.layers.{n}");
@@ -102,7 +123,7 @@ impl Model<'_> {
     fn attention(
         &mut self,
         x: ValueId,
-        past: [ValueId; 2],
+        past: Option<[ValueId; 2]>,
         shared: &Shared,
         at: &str,
     ) -> Result<(ValueId, [ValueId; 2]), Fault> {
@@ -114,8 +135,8 @@ impl Model<'_> {
         let value = self.linear(x, &format!("{at}.v_proj"), bias)?;
         let query = self.rope(query, heads, shared, at)?;
         let key = self.rope(key, kv_heads, shared, at)?;
-        let keys = self.push(KvAppend, &[past[0], key], at)?;
-        let values = self.push(KvAppend, &[past[1], value], at)?;
+        let keys = self.append(past.map(|past| past[0]), key, at)?;
+        let values = self.append(past.map(|past| past[1]), value, at)?;
         let attention = Attention {
             heads,
             kv_heads,

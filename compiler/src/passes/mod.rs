@@ -10,6 +10,7 @@
 mod canonicalize;
 mod dump;
 mod expand_gqa;
+mod fold_reshape;
 mod fold_rope;
 mod fuse_add_rms_norm;
 mod fuse_gate_up;
@@ -30,6 +31,7 @@ use llamac_ir::rewrite::{self, OpSet, RewriteError};
 
 pub use canonicalize::FoldWeights;
 pub use expand_gqa::ExpandGqa;
+pub use fold_reshape::FoldReshape;
 pub use fold_rope::{FoldLayout, FoldRope};
 pub use fuse_add_rms_norm::FuseAddRmsNorm;
 pub use fuse_gate_up::FuseGateUp;

@@ -1,13 +1,15 @@
 //! Conversion to a target: in full, or not at all.
 //!
-//! The target's own rules come first, then the decompositions of operations, until neither changes anything. A graph
-//! that is legal by then becomes a [`Legalized`]; otherwise every operation that stays illegal is reported.
+//! The target's own rules come first, while operations are whole, then they and the decompositions of operations, until
+//! nothing changes. A graph that is legal by then becomes a [`Legalized`]; otherwise every operation that stays illegal
+//! is reported.
 
 use llamac_ir::rewrite::{self, Decompose, DynRule, Firing, Legality, RuleSet, legality_of};
 use llamac_ir::{Graph, NodeId};
 use llamac_plan::diagnostic::{Code, Diagnostic, Diagnostics};
 
 use super::Target;
+use crate::passes::FoldReshape;
 
 /// A graph in which a target can take every operation.
 #[derive(Clone, Debug)]
@@ -34,9 +36,17 @@ impl Legalized {
 /// `IllegalOp` for every operation that stays illegal, with the reason and the nearest rule that did not apply;
 /// `InvalidGraph` when a rule breaks the graph.
 pub fn legalize(mut graph: Graph, target: &dyn Target) -> Result<(Legalized, rewrite::Report), Diagnostics> {
-    let rules = target.legalizations().where_illegal().with(Decompose);
-    let mut report = rewrite::apply(&mut graph, &rules, target)
-        .map_err(|error| Diagnostic::new(Code::InvalidGraph).message(error.to_string()))?;
+    let mut apply = |rules: &RuleSet| {
+        rewrite::apply(&mut graph, rules, target)
+            .map_err(|error| Diagnostic::new(Code::InvalidGraph).message(error.to_string()))
+    };
+    let first = apply(&target.legalizations())?;
+    let rules = target.legalizations().with(Decompose).with(FoldReshape);
+    let mut report = apply(&rules)?;
+    // The same rules, in the same order.
+    for (firing, first) in report.firings.iter_mut().zip(first.firings) {
+        firing.count += first.count;
+    }
     report.firings.push(Firing { rule: "CommonSubexpressions", count: graph.merge_common() });
     let mut faults = Diagnostics::new();
     for node in graph.order() {
@@ -109,7 +119,7 @@ mod tests {
         }
 
         fn legalizations(&self) -> RuleSet {
-            RuleSet::new().with(ExpandGqa)
+            RuleSet::new().with(ExpandGqa).where_illegal()
         }
     }
 

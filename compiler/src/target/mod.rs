@@ -5,6 +5,7 @@
 
 mod legalize;
 pub mod native;
+pub mod onnx;
 
 use llamac_ir::rewrite::{OpSet, RuleSet};
 
@@ -15,12 +16,13 @@ pub trait Target: OpSet {
     /// What it is, in a line.
     fn summary(&self) -> &'static str;
 
-    /// The rules that turn operations which it cannot take into some that it can. They see illegal operations only; what
-    /// they leave is decomposed.
+    /// The rules that turn operations which it cannot take into some that it can; those are in
+    /// [`RuleSet::where_illegal`]. What they leave is decomposed.
     fn legalizations(&self) -> RuleSet {
         RuleSet::new()
     }
 }
 
 /// All targets.
-pub const ALL: &[&dyn Target] = &[&native::Native];
+pub const ALL: &[&dyn Target] =
+    &[&native::Native, &onnx::Onnx::PORTABLE, &onnx::Onnx::STANDARD, &onnx::Onnx::ORT];

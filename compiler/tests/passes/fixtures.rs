@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use llamac_compiler::model::{self, Inputs, ModelOptions};
+use llamac_compiler::model::{self, Inputs, Logits, ModelOptions};
 use llamac_compiler::source::Checkpoint;
 use llamac_ir::Graph;
 
@@ -28,9 +28,17 @@ pub fn graph(name: &str, options: &ModelOptions) -> Graph {
 }
 
 /// Token ids in, the head's result out, and nothing beside them.
-pub const PLAIN: ModelOptions =
-    ModelOptions { inputs: Inputs::Ids, mask: false, hidden_states: false, presents: false };
+pub const PLAIN: ModelOptions = ModelOptions {
+    inputs: Inputs::Ids,
+    mask: false,
+    positions: true,
+    length: true,
+    cache: true,
+    hidden_states: false,
+    presents: false,
+    logits: Logits::Keep,
+    weights: None,
+};
 
 /// Everything that a graph can take and give.
-pub const FULL: ModelOptions =
-    ModelOptions { inputs: Inputs::Ids, mask: true, hidden_states: true, presents: true };
+pub const FULL: ModelOptions = ModelOptions { mask: true, hidden_states: true, presents: true, ..PLAIN };

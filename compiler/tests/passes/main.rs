@@ -3,4 +3,5 @@
 mod fixtures;
 mod graphs;
 mod manager;
+mod onnx;
 mod pictures;

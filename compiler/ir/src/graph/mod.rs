@@ -126,6 +126,11 @@ impl Graph {
         &self.nodes[value.node.0].types[value.result as usize]
     }
 
+    /// Where a value comes from.
+    pub fn loc_of(&self, value: ValueId) -> &Loc {
+        self.loc(value.node)
+    }
+
     /// Where a node comes from. Panics if the node is not of this graph.
     pub fn loc(&self, node: NodeId) -> &Loc {
         &self.nodes[node.0].loc

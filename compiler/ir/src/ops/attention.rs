@@ -1,7 +1,10 @@
+mod decompose;
+
 use ndarray::ArrayD;
 
 use crate::attrs::Attrs;
 use crate::op::{EvalContext, OpDef, heads_width, require, require_type, take_weights};
+use crate::rewrite::{NoMatch, OpRef, Patch};
 use crate::{DType, Dim, Real, Tensor, TensorType, Types, Weight};
 
 /// `attention q, k, v, mask? {heads, kv_heads, head_dim, scale, causal}`: grouped-query attention.
@@ -110,6 +113,14 @@ impl OpDef for Attention {
             }
         }
         Ok(vec![out.into()])
+    }
+
+    /// Products, a softmax, and products again. The query heads of a group are rows of one matrix, so that no key is
+    /// copied.
+    fn decompose(node: OpRef<'_, Self>) -> Option<Result<Patch, NoMatch>> {
+        let masked = node.operands().get(3).is_some_and(|&mask| node.ty(mask).dtype == DType::I64);
+        // Which keys are seen, a bias has to say.
+        (!masked && !node.causal).then(|| decompose::products(node))
     }
 }
 

@@ -1,7 +1,9 @@
 use ndarray::ArrayD;
 
+use super::{Concat, SplitHeads};
 use crate::attrs::Attrs;
 use crate::op::{EvalContext, OpDef, require, require_type, take_args, take_weights};
+use crate::rewrite::{NoMatch, OpRef, Patch, Steps};
 use crate::{DType, Dim, Tensor, TensorType, Types, Weight};
 
 /// `kv_append past, new`: a cache with new positions after the old ones.
@@ -40,5 +42,17 @@ impl OpDef for KvAppend {
             if position < old { past[&at] } else { new[[row, position - old, head * head_dim + i]] }
         });
         Ok(vec![total.into()])
+    }
+
+    fn decompose(node: OpRef<'_, Self>) -> Option<Result<Patch, NoMatch>> {
+        let build = || {
+            let (mut steps, past) = (Steps::new(node), node.operand(0));
+            let heads = node.ty(past).shape[1].as_constant().and_then(|heads| usize::try_from(heads).ok());
+            let heads = heads.ok_or_else(|| node.miss("the number of heads is not fixed"))?;
+            let new = steps.add(SplitHeads { heads }, &[node.operand(1).into()])?;
+            let all = steps.add(Concat { axis: 2 }, &[past.into(), new])?;
+            Ok(steps.replace(node.value(), all))
+        };
+        Some(build())
     }
 }

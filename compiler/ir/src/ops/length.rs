@@ -1,9 +1,9 @@
 use ndarray::ArrayD;
 
-use super::{Add, Constant, Reduce, Reduction};
+use super::{Reduce, Reduction};
 use crate::attrs::Attrs;
 use crate::op::{EvalContext, OpDef, require, take_args, take_weights};
-use crate::rewrite::{NoMatch, OpRef, Patch};
+use crate::rewrite::{NoMatch, OpRef, Patch, Steps};
 use crate::{DType, Tensor, TensorType, Types, Weight};
 
 /// `length positions`: one more than the largest of `positions i64[batch, seq]`, as `i64[]`: what transformers takes for
@@ -32,13 +32,12 @@ impl OpDef for Length {
 
     fn decompose(node: OpRef<'_, Self>) -> Option<Result<Patch, NoMatch>> {
         let build = || {
-            let (g, mut patch) = (node.graph(), Patch::new());
-            let one = Weight::literal(DType::I64, &[], &[1.0]).map_err(|e| node.miss(e.to_string()))?;
-            let one = patch.add(g, node.loc(), Constant { weight: one }, &[])?;
+            let mut steps = Steps::new(node);
+            let one = steps.literal(DType::I64, &[], &[1.0])?;
             let max = Reduce { function: Reduction::Max, axis: None };
-            let last = patch.add(g, node.loc(), max, &[node.operand(0).into()])?;
-            let length = patch.add(g, node.loc(), Add, &[last, one])?;
-            Ok(patch.replace(node.value(), length))
+            let last = steps.add(max, &[node.operand(0).into()])?;
+            let length = steps.sum(last, one)?;
+            Ok(steps.replace(node.value(), length))
         };
         Some(build())
     }

@@ -1,7 +1,9 @@
 use ndarray::{ArrayD, Axis, stack};
 
+use super::{BinaryFunction, Gather, GatherRows, Positions, Reduce, Reduction};
 use crate::attrs::{Attrs, optional_text};
 use crate::op::{EvalContext, OpDef, require, require_type, take_weights};
+use crate::rewrite::{NoMatch, OpRef, Patch, Steps};
 use crate::{DType, Tensor, TensorType, Types, Weight};
 
 /// `pool_last x, ids? {pad}`: one position of each row of `x [batch, seq, width]`.
@@ -55,5 +57,30 @@ impl OpDef for PoolLast {
             return Ok(vec![ArrayD::<f32>::zeros(vec![0, x.shape()[2]]).into()]);
         }
         Ok(vec![stack(Axis(0), &rows).map_err(|e| e.to_string())?.into()])
+    }
+
+    /// The largest of the positions whose token is not padding, in 32 bits, which more runtimes can compare.
+    fn decompose(node: OpRef<'_, Self>) -> Option<Result<Patch, NoMatch>> {
+        let build = || {
+            let (mut steps, x) = (Steps::new(node), node.operand(0).into());
+            let (Some(pad), Some(&ids)) = (node.pad, node.operands().get(1)) else {
+                let last = steps.literal(DType::I64, &[], &[-1.0])?;
+                let pooled = steps.add(Gather { axis: 1 }, &[x, last])?;
+                return Ok(steps.replace(node.value(), pooled));
+            };
+            let (pad, one) =
+                (steps.literal(DType::I64, &[], &[pad as f64])?, steps.literal(DType::I32, &[], &[1.0])?);
+            let padding = steps.binary(BinaryFunction::Equal, ids.into(), pad)?;
+            let padding = steps.cast(padding, DType::I32)?;
+            let kept = steps.binary(BinaryFunction::Sub, one, padding)?;
+            let positions = steps.add(Positions, &[ids.into()])?;
+            let positions = steps.cast(positions, DType::I32)?;
+            let kept = steps.product(kept, positions)?;
+            let last = steps.add(Reduce { function: Reduction::Max, axis: Some(1) }, &[kept])?;
+            let last = steps.cast(last, DType::I64)?;
+            let pooled = steps.add(GatherRows, &[x, last])?;
+            Ok(steps.replace(node.value(), pooled))
+        };
+        Some(build())
     }
 }

@@ -1,9 +1,9 @@
 use ndarray::ArrayD;
 
-use super::{Constant, Expand, Gather, Range, Shape};
+use super::{Expand, Gather, Range, Shape};
 use crate::attrs::Attrs;
 use crate::op::{EvalContext, OpDef, take_args, take_weights};
-use crate::rewrite::{NoMatch, OpRef, Patch};
+use crate::rewrite::{NoMatch, OpRef, Patch, Steps};
 use crate::{DType, Tensor, TensorType, Types, Weight};
 
 /// `positions x`: 0, 1, 2, … in every row of `i64[batch, seq]`, for `x [batch, seq, …]`.
@@ -35,17 +35,15 @@ impl OpDef for Positions {
 
     fn decompose(node: OpRef<'_, Self>) -> Option<Result<Patch, NoMatch>> {
         let build = || {
-            let (g, mut patch) = (node.graph(), Patch::new());
+            let mut steps = Steps::new(node);
             let shape = node.ty(node.value()).shape.to_vec();
-            let zero = Weight::literal(DType::I64, &[], &[0.0]).map_err(|e| node.miss(e.to_string()))?;
-            let one = Weight::literal(DType::I64, &[], &[1.0]).map_err(|e| node.miss(e.to_string()))?;
-            let zero = patch.add(g, node.loc(), Constant { weight: zero }, &[])?;
-            let one = patch.add(g, node.loc(), Constant { weight: one }, &[])?;
-            let sizes = patch.add(g, node.loc(), Shape { start: 0, end: 2 }, &[node.operand(0).into()])?;
-            let seq = patch.add(g, node.loc(), Gather { axis: 0 }, &[sizes, one])?;
-            let row = patch.add(g, node.loc(), Range { length: shape[1].clone() }, &[zero, seq])?;
-            let rows = patch.add(g, node.loc(), Expand { shape }, &[row, sizes])?;
-            Ok(patch.replace(node.value(), rows))
+            let zero = steps.literal(DType::I64, &[], &[0.0])?;
+            let one = steps.literal(DType::I64, &[], &[1.0])?;
+            let sizes = steps.add(Shape { start: 0, end: 2 }, &[node.operand(0).into()])?;
+            let seq = steps.add(Gather { axis: 0 }, &[sizes, one])?;
+            let row = steps.add(Range { length: shape[1].clone() }, &[zero, seq])?;
+            let rows = steps.add(Expand { shape }, &[row, sizes])?;
+            Ok(steps.replace(node.value(), rows))
         };
         Some(build())
     }

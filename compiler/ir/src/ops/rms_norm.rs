@@ -1,8 +1,10 @@
 use ndarray::ArrayD;
 
+use super::{BinaryFunction, Reduce, Reduction, UnaryFunction};
 use crate::attrs::Attrs;
 use crate::op::{EvalContext, OpDef, require_weight, take_args, take_weights, width};
-use crate::{Real, Tensor, TensorType, Types, Weight};
+use crate::rewrite::{NoMatch, OpRef, Patch, Steps};
+use crate::{DType, Real, Tensor, TensorType, Types, Weight};
 
 /// `rms_norm x @w {eps}`: `w · (x / √(mean(x²) + eps))` along the last dimension (Zhang and Sennrich, 2019).
 ///
@@ -40,6 +42,25 @@ impl OpDef for RmsNorm {
     fn eval(&self, args: &[&Tensor], context: &EvalContext<'_>) -> Result<Vec<Tensor>, String> {
         let weight = context.weight(&self.weight)?;
         Ok(vec![normalize(args[0].as_f32()?, &weight, self.eps).into()])
+    }
+
+    /// The form that runtimes recognize as a norm: a power, a mean, a sum, a root, a quotient, a product.
+    fn decompose(node: OpRef<'_, Self>) -> Option<Result<Patch, NoMatch>> {
+        let build = || {
+            let (mut steps, x) = (Steps::new(node), node.operand(0));
+            let axis = node.ty(x).rank() - 1;
+            let (two, eps) = (steps.number(2.0)?, steps.number(node.eps.get())?);
+            let squares = steps.binary(BinaryFunction::Pow, x.into(), two)?;
+            let mean = steps.add(Reduce { function: Reduction::Mean, axis: Some(axis) }, &[squares])?;
+            let mean = steps.sum(mean, eps)?;
+            let root = steps.unary(UnaryFunction::Sqrt, mean)?;
+            let unit = steps.binary(BinaryFunction::Div, x.into(), root)?;
+            let weight = steps.constant(node.weight.clone())?;
+            let weight = steps.cast(weight, DType::F32)?;
+            let normed = steps.product(unit, weight)?;
+            Ok(steps.replace(node.value(), normed))
+        };
+        Some(build())
     }
 }
 

@@ -3,7 +3,7 @@ use super::{Frequencies, Rotary, RotaryAngles};
 use crate::attrs::Attrs;
 use crate::op::{EvalContext, OpDef, heads_width, require, require_type, take_weights};
 use crate::rewrite::{NoMatch, OpRef, Patch};
-use crate::{DType, Real, RopeScaling, Tensor, TensorType, Types, Weight, WeightError};
+use crate::{DType, Loc, Real, RopeScaling, Tensor, TensorType, Types, Weight, WeightError};
 
 /// `rope x, positions, length? {heads, head_dim, theta, scaling, interleaved}`: rotary position embedding
 /// (Su et al., "RoFormer") of every head of `x [batch, seq, heads · head_dim]`.
@@ -91,7 +91,8 @@ impl OpDef for Rope {
             let (g, mut patch) = (node.graph(), Patch::new());
             let angles = node.angles().map_err(|e| node.miss(e.to_string()))?;
             let args: Vec<_> = node.operands()[1..].iter().map(|&v| v.into()).collect();
-            let cos = patch.add(g, node.loc(), angles, &args)?;
+            // Of the whole model: what layers share is computed once.
+            let cos = patch.add(g, &Loc::new("model.rotary_emb"), angles, &args)?;
             let args = [node.operand(0).into(), cos, cos.result(1)];
             let rotated = patch.add(g, node.loc(), node.rotation(), &args)?;
             Ok(patch.replace(node.value(), rotated))

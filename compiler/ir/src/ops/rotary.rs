@@ -1,7 +1,9 @@
 use ndarray::ArrayD;
 
+use super::{Concat, Split, UnaryFunction};
 use crate::attrs::Attrs;
 use crate::op::{EvalContext, OpDef, heads_width, require, require_type, take_args, take_weights};
+use crate::rewrite::{NoMatch, OpRef, Patch, PatchValue, Steps};
 use crate::{DType, Tensor, TensorType, Types, Weight};
 
 /// `rotary x, cos, sin {heads, head_dim, interleaved}`: the rotation of [`super::Rope`] with given angles.
@@ -47,6 +49,37 @@ impl OpDef for Rotary {
 
     fn eval(&self, args: &[&Tensor], _: &EvalContext<'_>) -> Result<Vec<Tensor>, String> {
         Ok(vec![rotate(args[0].as_f32()?, args[1].as_f32()?, args[2].as_f32()?, self).into()])
+    }
+
+    /// `x · (cos | cos) + (second half of x | first half) · (-sin | sin)` in every head. The angles are the same for all
+    /// layers and computed once.
+    fn decompose(node: OpRef<'_, Self>) -> Option<Result<Patch, NoMatch>> {
+        if node.interleaved {
+            return None;
+        }
+        let build = || {
+            let (mut steps, x) = (Steps::new(node), node.operand(0));
+            let (cos, sin): (PatchValue, PatchValue) = (node.operand(1).into(), node.operand(2).into());
+            let (batch, seq) = (node.ty(x).shape[0].clone(), node.ty(x).shape[1].clone());
+            let half = node.head_dim / 2;
+            steps.move_to(node.graph().loc(node.operand(1).node));
+            let wide = [batch.clone(), seq.clone(), 1usize.into(), node.head_dim.into()];
+            let minus_sin = steps.unary(UnaryFunction::Neg, sin)?;
+            let cos = steps.add(Concat { axis: 2 }, &[cos, cos])?;
+            let cos = steps.reshape(cos, wide.clone())?;
+            let sin = steps.add(Concat { axis: 2 }, &[minus_sin, sin])?;
+            let sin = steps.reshape(sin, wide)?;
+            steps.move_to(node.loc());
+            let heads = steps.reshape(x.into(), [batch, seq, node.heads.into(), node.head_dim.into()])?;
+            let first = steps.add(Split { sizes: vec![half; 2] }, &[heads])?;
+            let turned = steps.add(Concat { axis: 3 }, &[first.result(1), first])?;
+            let straight = steps.product(heads, cos)?;
+            let turned = steps.product(turned, sin)?;
+            let rotated = steps.sum(straight, turned)?;
+            let rotated = steps.reshape(rotated, node.ty(x).shape.iter().cloned())?;
+            Ok(steps.replace(node.value(), rotated))
+        };
+        Some(build())
     }
 }
 

@@ -1,8 +1,10 @@
 use ndarray::ArrayD;
 
 use super::rope::require_length;
+use super::{BinaryFunction, UnaryFunction, Where};
 use crate::attrs::Attrs;
 use crate::op::{EvalContext, OpDef, require, take_weights};
+use crate::rewrite::{NoMatch, OpRef, Patch, PatchValue, Steps};
 use crate::weight::FrequencySet;
 use crate::{
     DType, Real, RopeScaling, Tensor, TensorType, Types, Weight, WeightError, WeightExpr, frequencies,
@@ -178,4 +180,64 @@ impl OpDef for RotaryAngles {
         let tensor = |values| ArrayD::from_shape_vec(shape.clone(), values).map_err(|e| e.to_string());
         Ok(vec![tensor(cos)?.into(), tensor(sin)?.into()])
     }
+
+    fn decompose(node: OpRef<'_, Self>) -> Option<Result<Patch, NoMatch>> {
+        let build = || {
+            let (mut steps, positions) = (Steps::new(node), node.operand(0));
+            let inv_freq = match (&node.frequencies, node.operands().get(1)) {
+                (Frequencies::Static { inv_freq }, _) => steps.constant(inv_freq.clone())?,
+                (Frequencies::ByLength { short, long, threshold }, Some(&length)) => {
+                    let (short, long) = (steps.constant(short.clone())?, steps.constant(long.clone())?);
+                    let threshold = steps.literal(DType::I64, &[], &[*threshold as f64])?;
+                    let beyond = steps.binary(BinaryFunction::Greater, length.into(), threshold)?;
+                    steps.add(Where, &[beyond, long, short])?
+                }
+                (Frequencies::Dynamic { theta, stretch, max_position, head_dim }, Some(&length)) => {
+                    stretched(&mut steps, *theta, *stretch, *max_position as f64, *head_dim, length.into())?
+                }
+                _ => return Err(node.miss("the length is missing")),
+            };
+            let positions_f32 = steps.cast(positions.into(), DType::F32)?;
+            let column = node.ty(positions).shape.iter().cloned().chain([1usize.into()]);
+            let column = steps.reshape(positions_f32, column)?;
+            let phases = steps.product(column, inv_freq)?;
+            let factor = node.factor.get();
+            let mut patch_values = Vec::new();
+            for function in [UnaryFunction::Cos, UnaryFunction::Sin] {
+                let mut angles = steps.unary(function, phases)?;
+                if factor != 1.0 {
+                    let factor = steps.number(factor)?;
+                    angles = steps.product(angles, factor)?;
+                }
+                patch_values.push(angles);
+            }
+            let patch = steps.replace(node.result(0), patch_values[0]);
+            Ok(patch.replace(node.result(1), patch_values[1]))
+        };
+        Some(build())
+    }
+}
+
+/// [`frequencies::dynamic`] as operations: the base grows with the length beyond the context.
+fn stretched(
+    steps: &mut Steps<'_>,
+    theta: Real,
+    stretch: Real,
+    context: f64,
+    head_dim: usize,
+    length: PatchValue,
+) -> Result<PatchValue, NoMatch> {
+    let size = head_dim as f64;
+    let exponents: Vec<f64> = (0..head_dim / 2).map(|i| -((2 * i) as f64) / size).collect();
+    let length = steps.cast(length, DType::F32)?;
+    let (context_value, slope) = (steps.number(context)?, steps.number(stretch.get() / context)?);
+    let (offset, exponent) = (steps.number(stretch.get() - 1.0)?, steps.number(size / (size - 2.0))?);
+    let (theta, exponents) =
+        (steps.number(theta.get())?, steps.literal(DType::F32, &[head_dim / 2], &exponents)?);
+    let length = steps.binary(BinaryFunction::Max, length, context_value)?;
+    let growth = steps.product(length, slope)?;
+    let growth = steps.binary(BinaryFunction::Sub, growth, offset)?;
+    let growth = steps.binary(BinaryFunction::Pow, growth, exponent)?;
+    let base = steps.product(growth, theta)?;
+    steps.binary(BinaryFunction::Pow, base, exponents)
 }

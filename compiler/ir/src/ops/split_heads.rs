@@ -1,7 +1,6 @@
-use super::{Reshape, Transpose};
 use crate::attrs::Attrs;
 use crate::op::{EvalContext, OpDef, require, take_args, take_weights};
-use crate::rewrite::{NoMatch, OpRef, Patch};
+use crate::rewrite::{NoMatch, OpRef, Patch, Steps};
 use crate::{DType, Dim, Tensor, TensorType, Types, Weight};
 
 /// `split_heads x {heads}`: `[batch, seq, heads · head_dim]` → `[batch, heads, seq, head_dim]`, the form of a cache that
@@ -54,13 +53,13 @@ impl OpDef for SplitHeads {
 
     fn decompose(node: OpRef<'_, Self>) -> Option<Result<Patch, NoMatch>> {
         let build = || {
-            let (g, mut patch) = (node.graph(), Patch::new());
+            let mut steps = Steps::new(node);
             let x = node.ty(node.operand(0));
             let head_dim = node.head_dim(x).map_err(|message| node.miss(message))?;
-            let shape = vec![x.shape[0].clone(), x.shape[1].clone(), node.heads.into(), head_dim.into()];
-            let split = patch.add(g, node.loc(), Reshape { shape }, &[node.operand(0).into()])?;
-            let turned = patch.add(g, node.loc(), Transpose { perm: vec![0, 2, 1, 3] }, &[split])?;
-            Ok(patch.replace(node.value(), turned))
+            let shape = [x.shape[0].clone(), x.shape[1].clone(), node.heads.into(), head_dim.into()];
+            let split = steps.reshape(node.operand(0).into(), shape)?;
+            let turned = steps.transpose(split, &[0, 2, 1, 3])?;
+            Ok(steps.replace(node.value(), turned))
         };
         Some(build())
     }

@@ -7,8 +7,10 @@ mod driver;
 mod legality;
 mod patch;
 mod rule;
+mod steps;
 
 pub use driver::{Firing, Miss, Report, RewriteError, apply};
 pub use legality::{AnyOp, Decompose, IllegalOp, Legality, OpSet, Signature, illegal_ops, legality_of};
 pub use patch::{Patch, PatchError, PatchValue};
 pub use rule::{DynRule, NoMatch, OpRef, Rule, RuleSet};
+pub use steps::Steps;

@@ -114,7 +114,7 @@ impl Patch {
         Ok(())
     }
 
-    fn ty<'a>(&'a self, graph: &'a Graph, value: PatchValue) -> Result<&'a TensorType, String> {
+    pub(super) fn ty<'a>(&'a self, graph: &'a Graph, value: PatchValue) -> Result<&'a TensorType, String> {
         match value {
             PatchValue::Old(value) if graph.contains(value) => Ok(graph.ty(value)),
             PatchValue::New { index, result } => {

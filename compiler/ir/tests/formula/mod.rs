@@ -137,11 +137,11 @@ impl Model<'_> {
         self.builder.result(&format!("hidden.{LAYERS}"), x)?;
         let logits = match self.shape.head {
             Head::Untied => {
-                let kept = self.push(KeepLast, &[x])?;
+                let kept = self.push(KeepLast::default(), &[x])?;
                 self.linear(kept, VOCABULARY, HIDDEN)?
             }
             Head::Tied => {
-                let kept = self.push(KeepLast, &[x])?;
+                let kept = self.push(KeepLast::default(), &[x])?;
                 self.push(Linear { weight: table, bias: None }, &[kept])?
             }
             Head::Score { labels, pad } => {

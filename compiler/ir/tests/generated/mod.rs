@@ -1,8 +1,9 @@
 //! Random graphs: a list of small numbers decides what each operation is and which earlier values it takes.
 
 use llamac_ir::ops::{
-    Act, Add, AddRmsNorm, Attention, Embed, Gated, KeepLast, KvAppend, Linear, Mul, PoolLast, RepeatKv,
-    RmsNorm, Rope, Split,
+    Act, Add, AddRmsNorm, Attention, Binary, BinaryFunction, Concat, Embed, Gated, KeepLast, KvAppend,
+    Linear, Mul, PoolLast, Reduce, Reduction, RepeatKv, RmsNorm, Rope, Softmax, Split, SplitHeads, Transpose,
+    Unary, UnaryFunction,
 };
 use llamac_ir::{
     Activation, Bounds, Builder, DType, Dim, Graph, Loc, Op, Permutation, Real, RopeScaling, Symbol,
@@ -60,6 +61,9 @@ fn scaling(seed: u8) -> RopeScaling {
     }
 }
 
+/// How many kinds of operations a choice may name.
+pub const KINDS: u8 = 20;
+
 /// The operation that a choice names, over operands `x`, `y` and the parameters.
 fn operation(kind: u8, [x, y]: [ValueId; 2], width: usize, seed: u8, p: &Params) -> (Op, Vec<ValueId>) {
     let function = Activation::ALL[usize::from(seed) % 5];
@@ -67,7 +71,7 @@ fn operation(kind: u8, [x, y]: [ValueId; 2], width: usize, seed: u8, p: &Params)
     let interleaved = seed.is_multiple_of(2);
     let attention =
         Attention { heads: width / 4, kv_heads: 1, head_dim: 4, scale: Real::new(0.5), causal: interleaved };
-    match kind % 13 {
+    match kind % KINDS {
         0 => (Add.into(), vec![x, y]),
         1 => (Mul.into(), vec![x, y]),
         2 => (Act { function }.into(), vec![x]),
@@ -86,6 +90,19 @@ fn operation(kind: u8, [x, y]: [ValueId; 2], width: usize, seed: u8, p: &Params)
         }
         10 => (KvAppend.into(), vec![p.cache, x]),
         11 => (RepeatKv { groups: usize::from(seed % 3) }.into(), vec![p.cache]),
+        12 => {
+            use UnaryFunction::{Cos, Erf, Neg, Sigmoid, Sin, Tanh};
+            (Unary { function: [Cos, Erf, Neg, Sigmoid, Sin, Tanh][usize::from(seed) % 6] }.into(), vec![x])
+        }
+        13 => {
+            use BinaryFunction::{Max, Sub};
+            (Binary { function: [Max, Sub][usize::from(seed) % 2] }.into(), vec![x, y])
+        }
+        14 => (Softmax.into(), vec![x]),
+        15 => (Concat { axis: 2 }.into(), vec![x, y, x]),
+        16 => (SplitHeads { heads: width / 4 }.into(), vec![x]),
+        17 => (Transpose { perm: vec![0, 2, 1, 3] }.into(), vec![p.cache]),
+        18 => (Reduce { function: Reduction::Mean, axis: Some(2) }.into(), vec![x]),
         _ => (attention.into(), vec![x, p.keys, p.keys, p.mask]),
     }
 }
@@ -133,7 +150,7 @@ pub fn graph(choices: &[Choice]) -> Graph {
     for (n, &value) in values.iter().enumerate().rev().take(6) {
         builder.result(&format!("out.{n}"), value).unwrap();
     }
-    let kept = builder.push(KeepLast, &[last], &Loc::none()).unwrap();
+    let kept = builder.push(KeepLast::default(), &[last], &Loc::none()).unwrap();
     builder.result("kept", kept).unwrap();
     let pad = choices.first().map(|choice| i64::from(choice.3 % 4));
     let pooled = builder.push(PoolLast { pad }, &[last, ids], &Loc::none()).unwrap();

@@ -1,0 +1,111 @@
+//! Products with a matrix as the checkpoint has it, `[out, in]`: over all tokens as the rows of one matrix.
+//!
+//! ```text
+//!                                r = reshape x {shape=[batch*seq, in]}
+//! y = linear x, @w          →    g = linear r, @w
+//!                                y = reshape g {shape=[batch, seq, out]}
+//! ```
+//!
+//! A linear operation of three dimensions becomes a product with the transposed matrix. That needs a copy of the matrix,
+//! which there must not be where weights stay in place, nor where the matrix is the table of the embedding too.
+
+use llamac_ir::ops::{Embed, Linear};
+use llamac_ir::rewrite::{DynRule, NoMatch, OpRef, OpSet, Patch, Rule, Steps};
+use llamac_ir::{Dim, Graph, NodeId};
+
+/// Where a linear operation is illegal as it is.
+#[derive(Clone, Copy, Debug)]
+pub struct LinearToGemm;
+
+impl Rule for LinearToGemm {
+    const NAME: &'static str = "LinearToGemm";
+    type Root = Linear;
+
+    fn rewrite(&self, root: OpRef<'_, Linear>, target: &dyn OpSet) -> Result<Patch, NoMatch> {
+        let (x, y) = (root.ty(root.operand(0)), root.ty(root.value()));
+        let [batch, seq, width] = &x.shape[..] else {
+            return Err(root.miss("it is a product of two matrices"));
+        };
+        let mut steps = Steps::new(root);
+        let tokens: Dim = batch.clone() * seq.clone();
+        let rows = steps.reshape(root.operand(0).into(), [tokens, width.clone()])?;
+        let product = steps.add(root.op().clone(), &[rows])?;
+        let product = steps.reshape(product, y.shape.iter().cloned())?;
+        let patch = steps.replace(root.value(), product);
+        patch.require_legal(root.graph(), target)?;
+        Ok(patch.erase([root.id()]))
+    }
+}
+
+/// Where the matrix is also the table of an embedding: it is then stored once.
+#[derive(Clone, Copy, Debug)]
+pub struct ShareTable;
+
+impl DynRule for ShareTable {
+    fn name(&self) -> &'static str {
+        "ShareTable"
+    }
+
+    fn at(&self, node: NodeId, graph: &Graph, target: &dyn OpSet) -> Option<Result<Patch, NoMatch>> {
+        let root = graph.op_ref::<Linear>(node)?;
+        let mut tables = graph.order().into_iter().filter_map(|node| graph.op_ref::<Embed>(node));
+        let shared = tables.any(|embed| embed.table == root.weight);
+        // A product of matrices takes the table as it is.
+        (shared && graph.ty(root.operand(0)).rank() > 2).then(|| LinearToGemm.rewrite(root, target))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use insta::assert_snapshot;
+    use llamac_ir::testing::run;
+
+    use super::*;
+
+    const TIED: &str = "graph(%ids: i64[batch, seq], @table: bf16[16, 8], @w: bf16[8, 8]) {
+        %x = embed %ids, @table
+        %y = linear %x, @w
+        %z = linear %y, @table
+        return logits=%z }";
+
+    #[test]
+    fn tokens_are_the_rows_of_one_matrix() {
+        assert_snapshot!(run(LinearToGemm, TIED), @"
+        graph<batch: 1.., seq: 1..>(
+          %ids: i64[batch, seq],
+          @table: bf16[16, 8],
+          @w: bf16[8, 8],
+        ) {
+          %0 = embed %ids, @table : f32[batch, seq, 8]
+          %1 = reshape %0 {shape=[batch*seq, 8]} : f32[batch*seq, 8]
+          %2 = linear %1, @w : f32[batch*seq, 8]
+          %3 = reshape %2 {shape=[batch, seq, 8]} : f32[batch, seq, 8]
+          %4 = reshape %3 {shape=[batch*seq, 8]} : f32[batch*seq, 8]
+          %5 = linear %4, @table : f32[batch*seq, 16]
+          %6 = reshape %5 {shape=[batch, seq, 16]} : f32[batch, seq, 16]
+          return logits=%6
+        }
+        fired LinearToGemm 2 times
+        missed LinearToGemm: ?: it is a product of two matrices
+        ");
+    }
+
+    #[test]
+    fn a_table_is_not_copied() {
+        assert_snapshot!(run(ShareTable, TIED), @"
+        graph<batch: 1.., seq: 1..>(
+          %ids: i64[batch, seq],
+          @table: bf16[16, 8],
+          @w: bf16[8, 8],
+        ) {
+          %0 = embed %ids, @table : f32[batch, seq, 8]
+          %1 = linear %0, @w : f32[batch, seq, 8]
+          %2 = reshape %1 {shape=[batch*seq, 8]} : f32[batch*seq, 8]
+          %3 = linear %2, @table : f32[batch*seq, 16]
+          %4 = reshape %3 {shape=[batch, seq, 16]} : f32[batch, seq, 16]
+          return logits=%4
+        }
+        fired ShareTable once
+        ");
+    }
+}
