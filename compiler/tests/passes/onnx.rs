@@ -35,7 +35,6 @@ fn every_checkpoint_keeps_its_meaning() {
             for target in TARGETS {
                 let (legal, _) = legal(model.clone(), &target);
                 assert_round_trip(&legal);
-                println!("{name} {kind} {target:?}");
                 assert_equivalent(&model, &legal);
             }
         }
