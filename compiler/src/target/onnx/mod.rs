@@ -5,6 +5,8 @@
 //! graph is a node of the file, and a [`llamac_ir::ops::Constant`] an initializer.
 
 mod legality;
+pub mod model;
+pub mod proto;
 mod rules;
 
 use llamac_ir::Op;
