@@ -4,6 +4,7 @@
 //! those that ONNX Runtime adds. What an operation becomes is decided here and by rules; after that, an operation of the
 //! graph is a node of the file, and a [`llamac_ir::ops::Constant`] an initializer.
 
+pub mod data;
 mod legality;
 pub mod model;
 pub mod proto;
