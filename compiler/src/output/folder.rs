@@ -60,10 +60,10 @@ impl Folder {
     ///
     /// # Errors
     /// When there is no room for it.
-    pub fn file(&mut self, name: &str) -> Result<&Output, Diagnostic> {
+    pub fn file(&mut self, name: &Path) -> Result<&Output, Diagnostic> {
         let path = self.path.join(name);
         let kind = Kind::create_in(self.base(self.place()?)).map_err(|e| write_fault(&path, &e))?;
-        self.files.push((name.into(), Output { path, kind }));
+        self.files.push((name.to_owned(), Output { path, kind }));
         Ok(&self.files[self.files.len() - 1].1)
     }
 
@@ -183,7 +183,7 @@ mod tests {
     fn write(path: &Path, content: &str) -> Result<(), Diagnostic> {
         let mut folder = Folder::create(path, guard)?;
         for name in ["sub/part", "ours"] {
-            folder.file(name)?.file().write_all(content.as_bytes()).unwrap();
+            folder.file(Path::new(name))?.file().write_all(content.as_bytes()).unwrap();
         }
         folder.publish()
     }
@@ -210,7 +210,7 @@ mod tests {
         for content in ["first", "second"] {
             let before = tree(around.path());
             let mut folder = Folder::create(&path, guard).unwrap();
-            folder.file("ours").unwrap().file().write_all(b"unfinished").unwrap();
+            folder.file(Path::new("ours")).unwrap().file().write_all(b"unfinished").unwrap();
             assert_eq!(tree(around.path()), before, "nothing has a name yet");
             drop(folder);
             assert_eq!(tree(around.path()), before);
@@ -250,9 +250,9 @@ mod tests {
     fn a_failed_filling_leaves_the_folder_empty() {
         let around = tempfile::tempdir().unwrap();
         let mut folder = Folder::create(around.path(), guard).unwrap();
-        folder.file("sub/part").unwrap();
+        folder.file(Path::new("sub/part")).unwrap();
         // A file where a folder should be.
-        folder.file("sub/part/deeper").unwrap();
+        folder.file(Path::new("sub/part/deeper")).unwrap();
         folder.publish().unwrap_err();
         assert!(tree(around.path()).is_empty() && fs::read_dir(around.path()).unwrap().next().is_none());
     }
@@ -267,7 +267,7 @@ mod tests {
         symlink("nowhere", at("link")).unwrap();
         let before = tree(around.path());
         let mut folder = Folder::create(&at("late"), guard).unwrap();
-        folder.file("ours").unwrap();
+        folder.file(Path::new("ours")).unwrap();
         for (name, why) in [
             ("full", "not ours"),
             ("file", "no folder"),

@@ -4,7 +4,9 @@
 //! those that ONNX Runtime adds. What an operation becomes is decided here and by rules; after that, an operation of the
 //! graph is a node of the file, and a [`llamac_ir::ops::Constant`] an initializer.
 
+mod config;
 pub mod data;
+<<<<<<< HEAD
 mod legality;
 pub mod model;
 pub mod proto;
@@ -81,3 +83,11 @@ impl Target for Onnx {
             .with(rules::ShareTable)
     }
 }
+=======
+pub mod directory;
+mod genai;
+pub mod layout;
+pub mod model;
+pub mod proto;
+pub mod storage;
+>>>>>>> 0c9dad3 (Lay out the directory of an export: files for each runtime, what it replaces, where weights are)

@@ -114,3 +114,15 @@ pub struct Region {
     /// How long it is, in bytes.
     pub length: u64,
 }
+
+impl Graph {
+    /// Whether it takes keys and values of earlier positions.
+    pub fn has_cache(&self) -> bool {
+        self.inputs.iter().any(|input| input.name.starts_with("past_key_values."))
+    }
+
+    /// Whether constants are in files of their own.
+    pub fn has_external_data(&self) -> bool {
+        self.initializers.iter().any(|initializer| matches!(initializer.data, Data::External(_)))
+    }
+}
