@@ -6,11 +6,14 @@
 
 mod config;
 pub mod data;
-<<<<<<< HEAD
+pub mod directory;
+mod genai;
+pub mod layout;
 mod legality;
 pub mod model;
 pub mod proto;
 mod rules;
+pub mod storage;
 
 use llamac_ir::Op;
 use llamac_ir::rewrite::{Legality, OpSet, RuleSet, Signature};
@@ -83,11 +86,3 @@ impl Target for Onnx {
             .with(rules::ShareTable)
     }
 }
-=======
-pub mod directory;
-mod genai;
-pub mod layout;
-pub mod model;
-pub mod proto;
-pub mod storage;
->>>>>>> 0c9dad3 (Lay out the directory of an export: files for each runtime, what it replaces, where weights are)
