@@ -60,6 +60,8 @@ pub enum Attribute {
     Ints(Vec<i64>),
     /// A number in single precision.
     Float(f32),
+    /// The type of elements.
+    Type(DType),
 }
 
 /// The name and the type of an input or an output.

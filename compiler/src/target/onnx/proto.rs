@@ -66,6 +66,9 @@ fn attribute_proto((name, value): (&str, Attribute)) -> onnx::AttributeProto {
     match value {
         Attribute::Int(value) => (proto.type_, proto.i) = (AttributeType::INT.into(), value),
         Attribute::Ints(values) => (proto.type_, proto.ints) = (AttributeType::INTS.into(), values),
+        Attribute::Type(dtype) => {
+            (proto.type_, proto.i) = (AttributeType::INT.into(), data_type(dtype).into());
+        }
         Attribute::Float(value) => (proto.type_, proto.f) = (AttributeType::FLOAT.into(), value),
     }
     proto
@@ -119,7 +122,7 @@ fn entry(key: &str, value: String) -> onnx::StringStringEntryProto {
 }
 
 /// The number of an element type.
-pub(super) fn data_type(dtype: DType) -> i32 {
+fn data_type(dtype: DType) -> i32 {
     let data_type = match dtype {
         DType::F32 => DataType::FLOAT,
         DType::F16 => DataType::FLOAT16,
@@ -205,6 +208,7 @@ mod tests {
                         ("axis", Attribute::Int(-1)),
                         ("axes", Attribute::Ints(vec![0, 2])),
                         ("scale", Attribute::Float(0.5)),
+                        ("to", Attribute::Type(DType::Bool)),
                     ],
                 }],
                 initializers: vec![
@@ -254,10 +258,11 @@ mod tests {
         assert_eq!(names, [&b"y"[..], b"/n/Softmax", b"Softmax", b"com.microsoft"]);
         let attributes = all(&node, 5);
         let kinds = attributes.iter().map(|attribute| one(attribute, &[20])[0]);
-        assert_eq!(kinds.collect::<Vec<_>>(), [2, 7, 1]);
+        assert_eq!(kinds.collect::<Vec<_>>(), [2, 7, 1, 2]);
         assert_eq!(one(&attributes[0], &[3]), (-1i64).to_le_bytes());
         assert_eq!(all(&attributes[1], 8).len(), 2);
         assert_eq!(one(&attributes[2], &[2]), 0.5f32.to_le_bytes());
+        assert_eq!(one(&attributes[3], &[3])[0], 9);
 
         let [inline, external] = &all(&one(&bytes, &[7]), 5)[..] else { panic!("two initializers") };
         assert_eq!((one(inline, &[8]), one(inline, &[2])[0]), (b"i".to_vec(), 7));
