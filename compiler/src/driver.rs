@@ -1,14 +1,21 @@
 //! The way from a checkpoint to a target's output, in one place: build, pass, legalize, emit.
+//!
+//! [`compile`] goes to the native target, [`export`] to ONNX.
+
+mod export;
 
 use llamac_plan::diagnostic::{Code, Diagnostic, Diagnostics};
 use llamac_plan::layout::WeightDtype;
 use llamac_plan::{KvDtype, PassRecord};
+use rayon::ThreadPool;
 
 use crate::model::{self, ModelOptions};
 use crate::output::Output;
-use crate::passes::{self, Outcome, PassManager, Stage};
+use crate::passes::{self, Outcome, PassManager, PassReport, Stage};
 use crate::source::Checkpoint;
 use crate::target::native::{self, Artifact, Native, NativeOptions};
+
+pub use export::{ExportOptions, Exported, export, lower_for_export};
 
 /// Hears how far a long piece of work has come.
 pub trait Progress: Sync {
@@ -91,14 +98,21 @@ pub fn compile(
         return Ok(Compiled { outcome, artifact: None });
     };
     let native = NativeOptions { weights: options.weights, kv: options.kv, max_context: options.max_context };
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(options.threads).build();
-    let pool = pool.map_err(|e| Diagnostic::new(Code::NoThreads).message(e.to_string()))?;
-    let records = outcome.report.passes.iter().map(|pass| PassRecord {
+    let artifact = pool(options.threads)?
+        .install(|| native::emit(checkpoint, legalized, records(&outcome), &native, output, progress))?;
+    Ok(Compiled { outcome, artifact: Some(artifact) })
+}
+
+/// What the passes did, for the output to tell.
+fn records(outcome: &Outcome) -> Vec<PassRecord> {
+    let record = |pass: &PassReport| PassRecord {
         name: pass.name.to_owned(),
         firings: pass.firings.iter().map(|&(rule, count)| (rule.to_owned(), count)).collect(),
-    });
-    let records = records.collect();
-    let artifact =
-        pool.install(|| native::emit(checkpoint, legalized, records, &native, output, progress))?;
-    Ok(Compiled { outcome, artifact: Some(artifact) })
+    };
+    outcome.report.passes.iter().map(record).collect()
+}
+
+fn pool(threads: usize) -> Result<ThreadPool, Diagnostic> {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+    pool.map_err(|e| Diagnostic::new(Code::NoThreads).message(e.to_string()))
 }

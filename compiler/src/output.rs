@@ -4,6 +4,8 @@
 //! system cannot do that, a temporary name in the same folder stands in, removed on every way out but a kill.
 //! A finished file takes the place of a regular file only: to replace `/dev/null` would break the whole machine.
 
+mod folder;
+
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -12,6 +14,11 @@ use std::path::{Path, PathBuf};
 use llamac_plan::diagnostic::{Code, Diagnostic};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use tempfile::NamedTempFile;
+
+pub use folder::Folder;
+
+/// How names begin that nobody but this process should see.
+const TEMPORARY: &str = ".llamac-";
 
 /// A file under construction.
 #[derive(Debug)]
@@ -35,15 +42,7 @@ impl Output {
         let target = if path.is_symlink() { std::fs::canonicalize(path).ok() } else { None };
         let path = target.as_deref().unwrap_or(path);
         let folder = folder(path);
-        let kind = match unnamed(folder) {
-            Ok(file) => Ok(Kind::Unnamed(file)),
-            Err(_) => tempfile::Builder::new()
-                .prefix(".llamac-")
-                .permissions(std::fs::Permissions::from_mode(0o666))
-                .tempfile_in(folder)
-                .map(Kind::Named),
-        };
-        match (kind, std::fs::metadata(path).ok()) {
+        match (Kind::create_in(folder), std::fs::metadata(path).ok()) {
             (Ok(_), Some(there)) if !there.is_file() => {
                 let what = if there.is_dir() { "a folder" } else { "a device, a pipe or a socket" };
                 Err(Diagnostic::new(Code::Io)
@@ -87,21 +86,41 @@ impl Output {
     /// When it cannot be stored or named; the older file is then still there.
     pub fn publish(self) -> Result<(), Diagnostic> {
         let path = self.path;
-        let done = self.kind.sync().and_then(|()| match self.kind {
-            Kind::Unnamed(file) => link(&file, &path),
-            Kind::Named(file) => file.persist(&path).map(|_| ()).map_err(|e| e.error),
-        });
-        done.and_then(|()| File::open(folder(&path))?.sync_all()).map_err(|e| write_fault(&path, &e))
+        let done = self.kind.sync().and_then(|()| self.kind.name(&path));
+        done.and_then(|()| sync_folder(folder(&path))).map_err(|e| write_fault(&path, &e))
     }
 }
 
 impl Kind {
+    fn create_in(folder: &Path) -> io::Result<Self> {
+        match unnamed(folder) {
+            Ok(file) => Ok(Self::Unnamed(file)),
+            Err(_) => tempfile::Builder::new()
+                .prefix(TEMPORARY)
+                .permissions(std::fs::Permissions::from_mode(0o666))
+                .tempfile_in(folder)
+                .map(Self::Named),
+        }
+    }
+
     fn sync(&self) -> io::Result<()> {
         match self {
             Self::Unnamed(file) => file.sync_all(),
             Self::Named(file) => file.as_file().sync_all(),
         }
     }
+
+    fn name(self, path: &Path) -> io::Result<()> {
+        match self {
+            Self::Unnamed(file) => link(&file, path),
+            Self::Named(file) => file.persist(path).map(|_| ()).map_err(|e| e.error),
+        }
+    }
+}
+
+/// Stores the names in `folder`.
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
 }
 
 /// A fault of writing `path`.
@@ -136,7 +155,7 @@ fn link(file: &File, path: &Path) -> io::Result<()> {
     match link_to(path) {
         Err(rustix::io::Errno::EXIST) => {
             let other = tempfile::Builder::new()
-                .prefix(".llamac-")
+                .prefix(TEMPORARY)
                 .make_in(folder(path), |name| Ok(link_to(name)?))?;
             other.into_temp_path().persist(path).map_err(|e| e.error)
         }

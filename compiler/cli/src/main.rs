@@ -14,6 +14,7 @@ mod human;
 mod ids;
 mod input;
 mod model;
+mod onnx;
 mod progress;
 mod request;
 mod tensors;

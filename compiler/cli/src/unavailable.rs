@@ -23,9 +23,7 @@ const COMMANDS: &[(&str, &str)] = &[
 /// Options: the commands that will have them (none: all), with what they are for and a way out.
 const OPTIONS: &[(&str, &[&str], &str, &str)] = &[
     ("--chat", &["run"], "chat templates", "write the template out in the prompt (`-p`)"),
-    ("--external-data", &["compile"], "ONNX output", ""),
     ("--layers", &["compile"], "compiling some of the layers", ""),
-    ("--layout", &["compile"], "ONNX output", ""),
     ("--lookup", &["run"], "guessing tokens from the prompt", "leave it out: the text is the same"),
     (
         "--lora",
@@ -50,7 +48,6 @@ const VALUES: &[(&str, &[&str], &str, &str)] = &[
     ("--compute", &["bf16", "int8"], "narrower arithmetic", "use --compute f32"),
     ("--emit", &["report"], "reports", "use --remarks, or `llamac inspect`"),
     ("--kv", &["int8"], "an int8 cache", "use --kv bf16"),
-    ("--target", &["onnx", "onnx-ort", "onnx-std"], "ONNX output", "use --target native"),
     ("--weights", &["q4", "q8"], "quantized weights", "use --weights bf16"),
 ];
 
@@ -125,7 +122,6 @@ mod tests {
             "llamac run model -p x --lookup 3",
             "llamac run model -p x --compute int8",
             "llamac run model -p x --kv=int8",
-            "llamac compile dir -o out --target onnx-ort",
             "llamac compile dir -o out --weights q4,lm_head=q8",
             "llamac compile dir -o out --weights as-is,lm_head=q8",
             "llamac compile dir -o out --emit ir,report",

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use llamac_ir::DType;
@@ -71,12 +71,16 @@ pub enum Tie {
 /// A LLaMA checkpoint in Hugging Face's layout.
 #[derive(Debug)]
 pub struct Checkpoint {
+    /// The directory, as it was given.
+    pub path: PathBuf,
     /// The model's description.
     pub config: Config,
     /// The file that it was read from.
     pub config_json: Vec<u8>,
     /// How it wants to be decoded.
     pub generation: GenerationDefaults,
+    /// The file that this was read from, if there is one.
+    pub generation_json: Option<Vec<u8>>,
     /// What is computed from the trunk.
     pub head: Head,
     /// The tensors that configuration and head call for, by canonical name; no others.
@@ -110,7 +114,10 @@ impl Checkpoint {
         if faults.iter().any(|fault| fault.code == Code::UnsupportedModel) {
             return Err(faults);
         }
-        let generation = faults.absorb(read_generation(path, config.as_ref(), &mut warnings));
+        let generation_json = faults.absorb(read_generation(path)).flatten();
+        let generation =
+            generation::parse(GENERATION, generation_json.as_deref(), config.as_ref(), &mut warnings);
+        let generation = faults.absorb(generation);
         let tokenizer = faults.absorb(TokenizerFiles::read(path));
         let weights = faults.absorb(shards::open(path));
         let named = weights.and_then(|weights| faults.absorb(Named::new(weights)));
@@ -125,9 +132,11 @@ impl Checkpoint {
                 let Model { head, tie, tensors, ignored } = model;
                 let files = named.files;
                 Ok(Self {
+                    path: path.to_owned(),
                     config,
                     config_json,
                     generation,
+                    generation_json,
                     head,
                     tensors,
                     tie,
@@ -165,13 +174,8 @@ impl Checkpoint {
     }
 }
 
-fn read_generation(
-    path: &Path,
-    config: Option<&Config>,
-    warnings: &mut Vec<String>,
-) -> Result<GenerationDefaults, Diagnostics> {
-    let bytes = file::read(&path.join(GENERATION), json::MAX_BYTES)?;
-    generation::parse(GENERATION, bytes.as_deref(), config, warnings)
+fn read_generation(path: &Path) -> Result<Option<Vec<u8>>, Diagnostics> {
+    Ok(file::read(&path.join(GENERATION), json::MAX_BYTES)?)
 }
 
 /// The tensors of the files by canonical name.

@@ -31,7 +31,7 @@ fn failed(path: &Path, error: &io::Error) -> Diagnostic {
 ///
 /// # Errors
 /// `Io` where it cannot be read, `BadJson` (all files that are read whole are JSON) where it is larger.
-pub(super) fn read(path: &Path, limit: u64) -> Result<Option<Vec<u8>>, Diagnostic> {
+pub(crate) fn read(path: &Path, limit: u64) -> Result<Option<Vec<u8>>, Diagnostic> {
     let (file, length) = match open(path) {
         Ok(opened) => opened,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),

@@ -17,7 +17,7 @@ use super::{json, locate};
 /// The file that holds all tensors.
 pub(super) const SINGLE: &str = "model.safetensors";
 /// The file that names the shards.
-pub(super) const INDEX: &str = "model.safetensors.index.json";
+pub(crate) const INDEX: &str = "model.safetensors.index.json";
 
 /// The mapped files of a checkpoint and what they hold.
 #[derive(Debug)]

@@ -85,6 +85,34 @@ pub fn narrow(dtype: DType, values: &[f32], out: &mut [u8]) {
     }
 }
 
+/// Elements that are in single precision on their way from one dtype to another.
+const WIDE: usize = 256;
+
+/// The elements of `bytes` as another dtype, in `out`, which has as many; the same dtype keeps its bytes.
+///
+/// # Errors
+/// The first finite number that would become infinite.
+pub fn convert(from: DType, bytes: &[u8], to: DType, out: &mut [u8]) -> Result<(), f32> {
+    if from == to {
+        out.copy_from_slice(bytes);
+        return Ok(());
+    }
+    let mut wide = [0.0; WIDE];
+    let blocks = bytes.chunks(WIDE * from.size()).zip(out.chunks_mut(WIDE * to.size()));
+    for (bytes, out) in blocks {
+        let wide = &mut wide[..bytes.len() / from.size()];
+        widen(from, bytes, wide);
+        let too_large = |value: &&f32| value.is_finite() && !to.round(**value).is_finite();
+        if to != DType::F32
+            && let Some(value) = wide.iter().find(too_large)
+        {
+            return Err(*value);
+        }
+        narrow(to, wide, out);
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -120,5 +148,28 @@ mod tests {
             widen(dtype, &bytes, &mut back);
             assert_eq!(back, values);
         }
+    }
+
+    #[test]
+    fn dtypes_become_others_unless_a_number_does_not_fit() {
+        let values: Vec<f32> = (0..1000).map(|i| i as f32 * 0.37 - 100.0).collect();
+        let stored = |dtype: DType, values: &[f32]| {
+            let mut bytes = vec![0; values.len() * dtype.size()];
+            narrow(dtype, values, &mut bytes);
+            bytes
+        };
+        for from in [DType::F32, DType::F16, DType::BF16] {
+            for to in [DType::F32, DType::F16, DType::BF16] {
+                let mut out = vec![0xAA; values.len() * to.size()];
+                assert_eq!(convert(from, &stored(from, &values), to, &mut out), Ok(()));
+                let rounded: Vec<f32> = values.iter().map(|value| from.round(*value)).collect();
+                assert_eq!(out, stored(to, &rounded), "{from} to {to}");
+            }
+        }
+        let large = stored(DType::F32, &[1.0, f32::INFINITY, f32::NAN, 65519.0, -7e4]);
+        let mut out = vec![0; 10];
+        assert_eq!(convert(DType::F32, &large, DType::F16, &mut out), Err(-7e4));
+        assert_eq!(convert(DType::F32, &large[..16], DType::F16, &mut out[..8]), Ok(()));
+        assert_eq!(out[6..8], f16::MAX.to_le_bytes());
     }
 }

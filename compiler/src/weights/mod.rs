@@ -1,8 +1,8 @@
 //! Weights as numbers: recipes evaluated row by row, from the mapped checkpoint.
 //!
-//! A [`WeightReader`] gives any rows of a recipe, so that a packer can walk over a weight in tiles, from several
+//! A [`WeightReader`] gives any block of a recipe, in any dtype, so that a packer can walk over a weight in tiles, from several
 //! threads, and hold no more than its tiles: concatenations, slices and permutations only choose which mapped bytes
-//! are read. A transposition scatters into the tile; a low-rank change holds its two factors, which are small. The
+//! are read. A transposition gathers a block of its operand; a low-rank change holds its two factors, which are small. The
 //! naive evaluation of `llamac-ir` is the judge of this one, to the bit.
 //!
 //! Not here: quantization and the layouts of packed weights.
@@ -10,5 +10,4 @@
 mod convert;
 mod reader;
 
-pub(crate) use convert::narrow;
-pub use reader::{ReadError, WeightReader};
+pub use reader::{Block, ReadError, WeightReader};

@@ -7,15 +7,15 @@ use llamac_ir::{DType, WeightSource, frequencies};
 use llamac_plan::diagnostic::{Code, Diagnostic};
 use ndarray::{ArrayD, IxDyn};
 
-use super::convert::{narrow, widen};
+use super::convert::{convert, narrow, widen};
 use crate::source::Checkpoint;
 
-/// Rows of the operand of a transposition that are evaluated at once.
-const TRANSPOSED_ROWS: usize = 16;
+/// Bytes of neighbours that a transposition writes at once: a line of the processor's cache.
+const LINE: usize = 64;
 
-/// Why a recipe cannot be read from a checkpoint. Recipes are made from the checkpoint's own tensors, so that none of
-/// these depends on a file.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+/// Why a recipe cannot be read from a checkpoint. Recipes are made from the checkpoint's own tensors, so that only
+/// [`ReadError::Overflow`] depends on a file.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum ReadError {
     /// The checkpoint has no such tensor.
     #[error("weight `{tensor}`: the checkpoint has no such tensor")]
@@ -49,11 +49,59 @@ pub enum ReadError {
         /// What the output counts.
         unit: &'static str,
     },
+    /// A finite number would become infinite.
+    #[error("weight `{recipe}`: {value} is more than {dtype} can hold")]
+    Overflow {
+        /// The recipe.
+        recipe: String,
+        /// The type asked for.
+        dtype: DType,
+        /// The number.
+        value: f32,
+    },
 }
 
 impl From<ReadError> for Diagnostic {
     fn from(error: ReadError) -> Self {
-        Self::new(Code::InvalidGraph).message(error.to_string())
+        match error {
+            ReadError::Overflow { recipe, dtype, value } => Self::new(Code::OutOfRange)
+                .at(recipe)
+                .expected(format!("numbers that {dtype} can hold"))
+                .found(value.to_string())
+                .help("keep the checkpoint's own dtype, or use `--weights bf16`"),
+            other => Self::new(Code::InvalidGraph).message(other.to_string()),
+        }
+    }
+}
+
+/// Some rows of a weight, and some columns of these: elements within a row. A vector has one column.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Block {
+    /// The rows.
+    pub rows: Range<usize>,
+    /// The columns.
+    pub columns: Range<usize>,
+}
+
+impl Block {
+    /// All of `weight`.
+    pub fn whole(weight: &Weight) -> Self {
+        Self::rows(weight, 0..row_count(weight))
+    }
+
+    /// All of `rows`.
+    pub fn rows(weight: &Weight, rows: Range<usize>) -> Self {
+        Self { rows, columns: 0..row_elements(weight) }
+    }
+
+    /// The number of elements.
+    pub fn elements(&self) -> usize {
+        self.rows.len() * self.columns.len()
+    }
+
+    fn is_in(&self, weight: &Weight) -> bool {
+        let within = |range: &Range<usize>, end| range.start <= range.end && range.end <= end;
+        within(&self.rows, row_count(weight)) && within(&self.columns, row_elements(weight))
     }
 }
 
@@ -65,8 +113,9 @@ pub struct WeightReader<'a> {
     checkpoint: &'a Checkpoint,
 }
 
-/// Takes rows as they come: the position of the first one in the output, and their bytes in the recipe's dtype.
-type Sink<'s> = dyn FnMut(usize, &[u8]) + 's;
+/// Takes the rows of a block as they come: the position of the first one in the block, and their bytes in the recipe's
+/// dtype.
+type Sink<'s> = dyn FnMut(usize, &[u8]) -> Result<(), ReadError> + 's;
 
 impl<'a> WeightReader<'a> {
     /// Reads from `checkpoint`.
@@ -79,26 +128,34 @@ impl<'a> WeightReader<'a> {
     /// # Errors
     /// Where the recipe does not fit the checkpoint, or `rows` or `out` do not fit the recipe.
     pub fn rows(&self, weight: &Weight, rows: Range<usize>, out: &mut [f32]) -> Result<(), ReadError> {
-        let elements = row_elements(weight);
-        check(weight, &rows, elements, out.len(), "elements")?;
-        let size = weight.dtype().size();
-        self.visit(weight, rows, 0, &mut |row, bytes| {
-            let start = row * elements;
+        let block = Block::rows(weight, rows);
+        check(weight, &block, out.len() == block.elements(), out.len(), "elements")?;
+        let (width, size) = (block.columns.len(), weight.dtype().size());
+        self.visit(weight, &block, 0, &mut |row, bytes| {
+            let start = row * width;
             widen(weight.dtype(), bytes, &mut out[start..start + bytes.len() / size]);
+            Ok(())
         })
     }
 
-    /// The elements of `rows` in the weight's own dtype, little-endian: stored bytes as they are, wherever a recipe
-    /// only chooses rows; computed values rounded to nearest.
+    /// The elements of `block` as `dtype`, little-endian, row after row: in the recipe's own dtype, stored bytes as they
+    /// are; in another, and where values are computed, rounded to nearest.
     ///
     /// # Errors
-    /// As [`WeightReader::rows`].
-    pub fn rows_bytes(&self, weight: &Weight, rows: Range<usize>, out: &mut [u8]) -> Result<(), ReadError> {
-        let size = row_elements(weight) * weight.dtype().size();
-        check(weight, &rows, size, out.len(), "bytes")?;
-        self.visit(weight, rows, 0, &mut |row, bytes| {
-            let start = row * size;
-            out[start..start + bytes.len()].copy_from_slice(bytes);
+    /// As [`WeightReader::rows`], and for a finite number that would become infinite.
+    pub fn read(
+        &self,
+        weight: &Weight,
+        block: &Block,
+        dtype: DType,
+        out: &mut [u8],
+    ) -> Result<(), ReadError> {
+        check(weight, block, out.len() == block.elements() * dtype.size(), out.len(), "bytes")?;
+        let (width, from, to) = (block.columns.len(), weight.dtype(), dtype.size());
+        self.visit(weight, block, 0, &mut |row, bytes| {
+            let start = row * width * to;
+            let out = &mut out[start..start + bytes.len() / from.size() * to];
+            converted_to(weight, from, bytes, dtype, out)
         })
     }
 
@@ -108,26 +165,29 @@ impl<'a> WeightReader<'a> {
     /// As [`WeightReader::rows`].
     pub fn tensor(&self, weight: &Weight) -> Result<ArrayD<f32>, ReadError> {
         let mut data = vec![0.0; weight.elements()];
-        self.rows(weight, 0..weight.shape().first().copied().unwrap_or(1), &mut data)?;
+        self.rows(weight, 0..row_count(weight), &mut data)?;
         Ok(ArrayD::from_shape_vec(IxDyn(weight.shape()), data).expect("as many elements as the shape has"))
     }
 
-    /// Gives `rows` of `weight`, of which the first is row `at` of the output, to `sink`; in any order, each once.
-    fn visit(
-        &self,
-        weight: &Weight,
-        rows: Range<usize>,
-        at: usize,
-        sink: &mut Sink<'_>,
-    ) -> Result<(), ReadError> {
-        if rows.is_empty() {
+    /// Gives `block` of `weight`, of which the first row is row `at` of the output, to `sink`; in any order, each row
+    /// once.
+    fn visit(&self, weight: &Weight, block: &Block, at: usize, sink: &mut Sink<'_>) -> Result<(), ReadError> {
+        let Block { rows, columns } = block;
+        if block.elements() == 0 {
             return Ok(());
         }
+        let within = |rows: Range<usize>| Block { rows, columns: columns.clone() };
         match weight.expr() {
             WeightExpr::Source { tensor, .. } => {
-                let size = row_elements(weight) * weight.dtype().size();
-                sink(at, &self.source(weight, tensor)?[rows.start * size..rows.end * size]);
-                Ok(())
+                let (size, width) = (weight.dtype().size(), row_elements(weight));
+                let bytes = self.source(weight, tensor)?;
+                if columns.len() == width {
+                    return sink(at, &bytes[rows.start * width * size..rows.end * width * size]);
+                }
+                rows.clone().enumerate().try_for_each(|(i, row)| {
+                    let [start, end] = [columns.start, columns.end].map(|c| (row * width + c) * size);
+                    sink(at + i, &bytes[start..end])
+                })
             }
             WeightExpr::Concat { parts } => {
                 let mut first = 0;
@@ -135,49 +195,51 @@ impl<'a> WeightReader<'a> {
                     let end = first + row_count(part);
                     let (start, stop) = (rows.start.max(first), rows.end.min(end));
                     if start < stop {
-                        self.visit(part, start - first..stop - first, at + start - rows.start, sink)?;
+                        let block = within(start - first..stop - first);
+                        self.visit(part, &block, at + start - rows.start, sink)?;
                     }
                     first = end;
                 }
                 Ok(())
             }
             WeightExpr::Slice { base, start, .. } => {
-                self.visit(base, start + rows.start..start + rows.end, at, sink)
+                self.visit(base, &within(start + rows.start..start + rows.end), at, sink)
             }
-            WeightExpr::Permute { base, order } => {
-                let first = rows.start;
-                rows.into_iter().try_for_each(|row| {
-                    let source = order.source_row(row);
-                    self.visit(base, source..source + 1, at + row - first, sink)
-                })
-            }
+            WeightExpr::Permute { base, order } => rows.clone().enumerate().try_for_each(|(i, row)| {
+                let source = order.source_row(row);
+                self.visit(base, &within(source..source + 1), at + i, sink)
+            }),
             WeightExpr::Transpose { base } => {
-                sink(at, &self.transposed(base, rows)?);
-                Ok(())
+                let block = Block { rows: columns.clone(), columns: rows.clone() };
+                let transposed = match weight.dtype() {
+                    DType::Bool => self.transposed::<1>(base, &block),
+                    DType::F16 | DType::BF16 => self.transposed::<2>(base, &block),
+                    DType::F32 | DType::I32 => self.transposed::<4>(base, &block),
+                    DType::I64 => self.transposed::<8>(base, &block),
+                };
+                sink(at, &transposed?)
             }
             WeightExpr::AddLowRank { base, a, b, scale } => {
-                self.add_low_rank(base, a, b, scale.get(), rows, at, sink)
+                self.add_low_rank(base, a, b, scale.get(), block, at, sink)
             }
             WeightExpr::InvFreq { theta, head_dim, scaling, set } => {
                 let long = *set == FrequencySet::Long;
                 let all = frequencies::inverse(*theta, *head_dim, scaling, long);
-                sink(at, &narrowed(DType::F32, &all[rows]));
-                Ok(())
+                sink(at, &narrowed(DType::F32, &all[rows.clone()]))
             }
             WeightExpr::Convert { base, dtype } => {
-                let mut values = Vec::new();
-                self.visit(base, rows, at, &mut |row, bytes| {
-                    values.resize(bytes.len() / base.dtype().size(), 0.0);
-                    widen(base.dtype(), bytes, &mut values);
-                    sink(row, &narrowed(*dtype, &values));
+                let mut converted = Vec::new();
+                self.visit(base, block, at, &mut |row, bytes| {
+                    converted.resize(bytes.len() / base.dtype().size() * dtype.size(), 0);
+                    converted_to(weight, base.dtype(), bytes, *dtype, &mut converted)?;
+                    sink(row, &converted)
                 })
             }
             WeightExpr::Literal { dtype, values, .. } => {
-                let elements = row_elements(weight);
-                let values = &values[rows.start * elements..rows.end * elements];
-                let values: Vec<f32> = values.iter().map(|value| value.f32()).collect();
-                sink(at, &narrowed(*dtype, &values));
-                Ok(())
+                let width = row_elements(weight);
+                let rows = rows.clone().map(|row| &values[row * width..][columns.clone()]);
+                let values: Vec<f32> = rows.flatten().map(|value| value.f32()).collect();
+                sink(at, &narrowed(*dtype, &values))
             }
         }
     }
@@ -196,26 +258,33 @@ impl<'a> WeightReader<'a> {
         Ok(bytes)
     }
 
-    /// Some columns of the matrix `base`, as rows.
-    fn transposed(&self, base: &Weight, columns: Range<usize>) -> Result<Vec<u8>, ReadError> {
-        let (size, height, width) = (base.dtype().size(), row_count(base), row_elements(base));
-        let mut out = vec![0; columns.len() * height * size];
-        let mut scatter = |first: usize, bytes: &[u8]| {
-            for (row, bytes) in bytes.chunks_exact(width * size).enumerate() {
-                for (i, column) in columns.clone().enumerate() {
-                    let to = (i * height + first + row) * size;
-                    out[to..to + size].copy_from_slice(&bytes[column * size..(column + 1) * size]);
+    /// The block of the matrix `base`, of elements of `N` bytes, with rows and columns exchanged.
+    ///
+    /// As many rows as their elements fill a line are gathered, close to the processor, before lines are written.
+    fn transposed<const N: usize>(&self, base: &Weight, block: &Block) -> Result<Vec<u8>, ReadError> {
+        let (height, width) = (block.rows.len(), block.columns.len());
+        let mut out = vec![[0; N]; height * width];
+        let mut gathered = vec![[0; N]; LINE / N * width];
+        for start in (0..height).step_by(LINE / N) {
+            let end = height.min(start + LINE / N);
+            let rows = block.rows.start + start..block.rows.start + end;
+            let some = Block { rows, columns: block.columns.clone() };
+            self.visit(base, &some, 0, &mut |row, bytes| {
+                let elements = bytes.as_chunks().0;
+                gathered[row * width..][..elements.len()].copy_from_slice(elements);
+                Ok(())
+            })?;
+            for (column, line) in out.chunks_exact_mut(height).enumerate() {
+                let elements = gathered[column..].iter().step_by(width);
+                for (place, element) in line[start..end].iter_mut().zip(elements) {
+                    *place = *element;
                 }
             }
-        };
-        for start in (0..height).step_by(TRANSPOSED_ROWS) {
-            let end = height.min(start + TRANSPOSED_ROWS);
-            self.visit(base, start..end, start, &mut scatter)?;
         }
-        Ok(out)
+        Ok(out.into_flattened())
     }
 
-    /// Rows of `base + scale · b · a`. Products are summed in double precision and in the order of the rank.
+    /// A block of `base + scale · b · a`. Products are summed in double precision and in the order of the rank.
     #[expect(clippy::too_many_arguments, reason = "the members of one recipe, and where its rows go")]
     fn add_low_rank(
         &self,
@@ -223,7 +292,7 @@ impl<'a> WeightReader<'a> {
         a: &Weight,
         b: &Weight,
         scale: f64,
-        rows: Range<usize>,
+        block: &Block,
         at: usize,
         sink: &mut Sink<'_>,
     ) -> Result<(), ReadError> {
@@ -233,8 +302,7 @@ impl<'a> WeightReader<'a> {
         let mut values = vec![0.0; width];
         let mut weights = vec![0.0; rank];
         let mut sums = vec![0.0; width];
-        let first = rows.start;
-        for row in rows {
+        for (i, row) in block.rows.clone().enumerate() {
             self.rows(base, row..row + 1, &mut values)?;
             self.rows(b, row..row + 1, &mut weights)?;
             sums.fill(-0.0);
@@ -246,7 +314,7 @@ impl<'a> WeightReader<'a> {
             for (value, sum) in values.iter_mut().zip(&sums) {
                 *value = (f64::from(*value) + scale * sum) as f32;
             }
-            sink(at + row - first, &narrowed(base.dtype(), &values));
+            sink(at + i, &narrowed(base.dtype(), &values[block.columns.clone()]))?;
         }
         Ok(())
     }
@@ -256,6 +324,18 @@ impl WeightSource for WeightReader<'_> {
     fn load(&self, weight: &Weight) -> Result<ArrayD<f32>, String> {
         self.tensor(weight).map_err(|error| error.to_string())
     }
+}
+
+/// [`convert`] for `weight`.
+fn converted_to(
+    weight: &Weight,
+    from: DType,
+    bytes: &[u8],
+    dtype: DType,
+    out: &mut [u8],
+) -> Result<(), ReadError> {
+    let overflow = |value| ReadError::Overflow { recipe: weight.to_string(), dtype, value };
+    convert(from, bytes, dtype, out).map_err(overflow)
 }
 
 fn narrowed(dtype: DType, values: &[f32]) -> Vec<u8> {
@@ -276,18 +356,17 @@ fn row_elements(weight: &Weight) -> usize {
 
 fn check(
     weight: &Weight,
-    rows: &Range<usize>,
-    row: usize,
+    block: &Block,
+    fills: bool,
     length: usize,
     unit: &'static str,
 ) -> Result<(), ReadError> {
-    let count = row_count(weight);
-    let fits = rows.start <= rows.end && rows.end <= count && (rows.end - rows.start) * row == length;
-    if fits {
+    if fills && block.is_in(weight) {
         return Ok(());
     }
-    let Range { start, end } = *rows;
-    Err(ReadError::Rows { recipe: weight.to_string(), start, end, rows: count, length, unit })
+    let Range { start, end } = block.rows;
+    let rows = row_count(weight);
+    Err(ReadError::Rows { recipe: weight.to_string(), start, end, rows, length, unit })
 }
 
 #[cfg(test)]

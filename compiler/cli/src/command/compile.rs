@@ -1,12 +1,14 @@
-//! `llamac compile`: from a checkpoint to one file, and every stop on the way.
+//! `llamac compile`: from a checkpoint to one file or a directory of ONNX, and every stop on the way.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::ValueEnum;
-use llamac_compiler::driver::{self, CompileOptions};
+use llamac_compiler::diagnostic::{Code, Diagnostic};
+use llamac_compiler::driver::{self, CompileOptions, ExportOptions};
+use llamac_compiler::ir::DType;
 use llamac_compiler::passes::{self, Outcome};
-use llamac_compiler::target::native::Artifact;
+use llamac_compiler::target::onnx::{Destination, Onnx, OnnxOptions, Profile};
 use llamac_runtime::plan::layout::WeightDtype;
 use tracing::info;
 
@@ -17,15 +19,16 @@ use crate::failure::Failure;
 use crate::guard;
 use crate::human;
 use crate::model;
+use crate::onnx::OnnxArgs;
 use crate::progress::Bar;
 
-/// Compile a checkpoint into one file that `run` and `eval` take
+/// Compile a checkpoint into one file that `run` and `eval` take, or into ONNX
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// A Hugging Face directory
     #[arg(value_name = "CKPT")]
     checkpoint: PathBuf,
-    /// The compiled model; without it only what --emit, --print-after, --dump-ir or --remarks ask for is made
+    /// The compiled model, for ONNX a folder; without it only what --emit, --print-after, --dump-ir or --remarks ask for is made
     #[arg(short, long, value_name = "OUT", conflicts_with = "stop_after",
         required_unless_present_any = ["emit", "print_after", "stop_after", "dump_ir", "remarks"])]
     output: Option<PathBuf>,
@@ -35,9 +38,9 @@ pub struct Args {
     /// The head to compile
     #[arg(long, value_enum, default_value_t = HeadArg::Auto)]
     head: HeadArg,
-    /// How weights are stored
-    #[arg(long, value_enum, default_value_t = Weights::AsIs)]
-    weights: Weights,
+    /// How weights are stored [default: as-is; f32 for ONNX that has its own]
+    #[arg(long, value_enum)]
+    weights: Option<Weights>,
     /// Precision of activations and arithmetic
     #[arg(long, value_enum, default_value_t = Compute::Auto)]
     compute: Compute,
@@ -67,6 +70,8 @@ pub struct Args {
     remarks: bool,
     #[command(flatten)]
     threads: ThreadsArg,
+    #[command(flatten)]
+    onnx: OnnxArgs,
 }
 
 /// What to compile for.
@@ -74,6 +79,24 @@ pub struct Args {
 enum Target {
     /// One file for llamac's own runtime
     Native,
+    /// ONNX of primitives, for every runtime
+    Onnx,
+    /// ONNX with the standard's attention, norms and rotations
+    OnnxStd,
+    /// ONNX with ONNX Runtime's own operators
+    OnnxOrt,
+}
+
+impl Target {
+    /// The profile, if it is ONNX.
+    fn profile(self) -> Option<Profile> {
+        match self {
+            Self::Native => None,
+            Self::Onnx => Some(Profile::Portable),
+            Self::OnnxStd => Some(Profile::Standard),
+            Self::OnnxOrt => Some(Profile::Ort),
+        }
+    }
 }
 
 /// How weights are stored.
@@ -87,6 +110,7 @@ enum Weights {
 }
 
 impl Weights {
+    /// The dtype; nothing for the checkpoint's own.
     fn dtype(self) -> Option<WeightDtype> {
         match self {
             Self::AsIs => None,
@@ -109,6 +133,14 @@ fn toggle(text: &str) -> Result<(String, bool), String> {
 impl Args {
     /// Compiles, or goes as far as the options ask for.
     pub fn run(&self, console: &Console) -> Result<(), Failure> {
+        match self.target.profile() {
+            None => self.compile(console),
+            Some(profile) => self.export(profile, console),
+        }
+    }
+
+    fn compile(&self, console: &Console) -> Result<(), Failure> {
+        self.onnx.refuse()?;
         let start = Instant::now();
         let checkpoint = model::checkpoint(&self.checkpoint, self.head.head(), console)?;
         // Started first, so that a folder that is not there is known before the work is done.
@@ -121,9 +153,35 @@ impl Args {
         // The model first: whoever reads what is shown may have gone away.
         if let Some(artifact) = compiled.artifact {
             output.publish()?;
-            console.note(summary(path, &artifact, start.elapsed().as_secs_f64()));
+            let seconds = start.elapsed().as_secs_f64();
+            console.note(summary(path, artifact.bytes, "", seconds, &compiled.outcome));
         }
         self.show(&compiled.outcome, console)
+    }
+
+    fn export(&self, profile: Profile, console: &Console) -> Result<(), Failure> {
+        let start = Instant::now();
+        if self.kv != Kv::F32 {
+            let fault = Diagnostic::new(Code::BadArgument).at("--kv").expected("f32 in ONNX output");
+            return Err(fault.help("leave it out").into());
+        }
+        let checkpoint = model::checkpoint(&self.checkpoint, self.head.head(), console)?;
+        let options = self.export_options(profile);
+        let OnnxOptions { layout, external, .. } = options.files;
+        let create = |path: &PathBuf| Destination::create(path, &checkpoint, layout, external);
+        let destination = self.output.as_ref().map(create).transpose()?;
+        let (Some(mut destination), Some(path)) = (destination, &self.output) else {
+            return self.show(&driver::lower_for_export(&checkpoint, &options)?, console);
+        };
+        let exported =
+            driver::export(&checkpoint, &options, &mut destination, &Bar::new(console, "writing"))?;
+        if let Some(export) = exported.export {
+            destination.publish()?;
+            let seconds = start.elapsed().as_secs_f64();
+            let nodes = format!(", {} nodes", export.nodes);
+            console.note(summary(path, export.bytes, &nodes, seconds, &exported.outcome));
+        }
+        self.show(&exported.outcome, console)
     }
 
     fn passes(&self) -> passes::Options {
@@ -137,11 +195,33 @@ impl Args {
 
     fn options(&self) -> CompileOptions {
         let (Compute::Auto | Compute::F32) = self.compute;
-        let Target::Native = self.target;
         CompileOptions {
-            weights: self.weights.dtype(),
+            weights: self.weights.and_then(Weights::dtype),
             kv: self.kv.into(),
             max_context: self.max_context,
+            threads: self.threads.count(),
+            passes: self.passes(),
+        }
+    }
+
+    fn export_options(&self, profile: Profile) -> ExportOptions {
+        let (Compute::Auto | Compute::F32) = self.compute;
+        let files = self.onnx.files(self.max_context);
+        let weights_in_place = files.external.is_stored();
+        // Few runtimes read anything else, but weights that stay where they are stay what they are.
+        let default = if weights_in_place { Weights::AsIs } else { Weights::F32 };
+        let weights = self.weights.unwrap_or(default).dtype().map(|dtype| match dtype {
+            WeightDtype::F32 => DType::F32,
+            WeightDtype::F16 => DType::F16,
+            WeightDtype::Bf16 => DType::BF16,
+        });
+        ExportOptions {
+            target: Onnx { profile, weights_in_place },
+            inputs: self.onnx.inputs(),
+            logits: self.onnx.logits(),
+            cache: self.onnx.cache(),
+            weights,
+            files,
             threads: self.threads.count(),
             passes: self.passes(),
         }
@@ -177,10 +257,9 @@ impl Args {
 }
 
 /// `model.llamac: 2.1 MiB in 0.3 s; FuseQkv 4, FuseGateUp 4`.
-fn summary(path: &Path, artifact: &Artifact, seconds: f64) -> String {
-    let mut text =
-        format!("{}: {} in {}", path.display(), human::bytes(artifact.bytes), human::seconds(seconds));
-    let fired = artifact.plan.passes.iter().flat_map(|pass| &pass.firings).filter(|(_, times)| *times > 0);
+fn summary(path: &Path, size: u64, more: &str, seconds: f64, outcome: &Outcome) -> String {
+    let mut text = format!("{}: {}{more} in {}", path.display(), human::bytes(size), human::seconds(seconds));
+    let fired = outcome.report.passes.iter().flat_map(|pass| &pass.firings).filter(|(_, times)| *times > 0);
     for (i, (rule, times)) in fired.enumerate() {
         text.push_str(if i == 0 { "; " } else { ", " });
         text.push_str(&format!("{rule} {times}"));

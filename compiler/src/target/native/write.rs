@@ -5,6 +5,7 @@
 //! weights are shared out among the threads, the largest first. Memory is a tile or two a thread, whatever the model.
 
 use std::io;
+use std::ops::Range;
 use std::path::Path;
 
 use llamac_ir::{DType, Weight};
@@ -18,7 +19,7 @@ use super::container::{Container, TensorWriter};
 use super::pack::pack;
 use crate::driver::Progress;
 use crate::output::{Output, write_fault};
-use crate::weights::{WeightReader, narrow};
+use crate::weights::{Block, WeightReader};
 
 /// Bytes of packed weights that a thread prepares at a time, at least one panel.
 const TILE: usize = 1 << 20;
@@ -97,45 +98,28 @@ impl Job<'_> {
             WeightDtype::Bf16 => DType::BF16,
         };
         let panels = (TILE / layout.panel_bytes().max(1)).max(1);
-        let mut wide = Vec::new();
         let mut raw = Vec::new();
         let mut packed = Vec::new();
         for first in (0..layout.rows).step_by(panels * PANEL) {
             let rows = first..layout.rows.min(first + panels * PANEL);
             raw.resize(rows.len() * layout.cols * layout.dtype.size(), 0);
-            if dtype == self.recipe.dtype() {
-                self.reader.rows_bytes(self.recipe, rows.clone(), &mut raw).map_err(Diagnostic::from)?;
-            } else {
-                wide.resize(rows.len() * layout.cols, 0.0);
-                self.reader.rows(self.recipe, rows.clone(), &mut wide).map_err(Diagnostic::from)?;
-                self.check_range(dtype, &wide)?;
-                narrow(dtype, &wide, &mut raw);
-            }
             packed.resize(rows.len().div_ceil(PANEL) * layout.panel_bytes(), 0);
+            self.read(rows, dtype, &mut raw)?;
             pack(&layout, &raw, &mut packed);
             self.append(&packed, writer)?;
         }
         Ok(())
     }
 
-    /// Fails for a finite number that would become infinite.
-    fn check_range(&self, dtype: DType, values: &[f32]) -> Result<(), Diagnostic> {
-        match values.iter().find(|value| value.is_finite() && !dtype.round(**value).is_finite()) {
-            None => Ok(()),
-            Some(value) => Err(Diagnostic::new(Code::OutOfRange)
-                .at(self.recipe.to_string())
-                .expected(format!("numbers that {dtype} can hold"))
-                .found(value.to_string())
-                .help("keep the checkpoint's own dtype, or use `--weights bf16`")),
-        }
+    fn vector(&self, len: usize, writer: &mut TensorWriter<'_>) -> Result<(), Diagnostics> {
+        let mut raw = vec![0; len * DType::F32.size()];
+        self.read(0..len, DType::F32, &mut raw)?;
+        self.append(&raw, writer)
     }
 
-    fn vector(&self, len: usize, writer: &mut TensorWriter<'_>) -> Result<(), Diagnostics> {
-        let mut wide = vec![0.0; len];
-        self.reader.rows(self.recipe, 0..len, &mut wide).map_err(Diagnostic::from)?;
-        let mut raw = vec![0; len * 4];
-        narrow(DType::F32, &wide, &mut raw);
-        self.append(&raw, writer)
+    fn read(&self, rows: Range<usize>, dtype: DType, out: &mut [u8]) -> Result<(), Diagnostic> {
+        let block = Block::rows(self.recipe, rows);
+        Ok(self.reader.read(self.recipe, &block, dtype, out)?)
     }
 
     fn append(&self, bytes: &[u8], writer: &mut TensorWriter<'_>) -> Result<(), Diagnostics> {

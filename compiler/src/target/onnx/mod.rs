@@ -4,13 +4,36 @@
 //! those that ONNX Runtime adds. What an operation becomes is decided here and by rules; after that, an operation of the
 //! graph is a node of the file, and a [`llamac_ir::ops::Constant`] an initializer.
 
+mod config;
+mod data;
+mod directory;
+mod emit;
+mod genai;
+mod layout;
 mod legality;
+mod model;
+mod names;
+mod nodes;
+mod proto;
 mod rules;
+mod storage;
 
 use llamac_ir::Op;
 use llamac_ir::rewrite::{Legality, OpSet, RuleSet, Signature};
+use llamac_plan::PassRecord;
+use llamac_plan::diagnostic::Diagnostics;
 
-use super::Target;
+use self::directory::Content;
+use self::emit::{Emitted, MICROSOFT};
+use self::model::Model;
+use self::storage::Storage;
+use super::{Legalized, Target};
+use crate::driver::Progress;
+use crate::source::Checkpoint;
+
+pub use directory::Destination;
+pub use layout::Layout;
+pub use storage::ExternalData;
 
 /// Which operators a file may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +44,26 @@ pub enum Profile {
     Standard,
     /// Opset 21 and what ONNX Runtime adds under `com.microsoft`.
     Ort,
+}
+
+impl Profile {
+    /// The sets of operators.
+    fn opsets(self) -> Vec<(&'static str, i64)> {
+        match self {
+            Self::Portable => vec![("", 17)],
+            Self::Standard => vec![("", 23)],
+            Self::Ort => vec![("", 21), (MICROSOFT, 1)],
+        }
+    }
+
+    /// The version of the format, which is the first that has the sets of operators.
+    fn ir_version(self) -> i64 {
+        match self {
+            Self::Portable => 8,
+            Self::Standard => 11,
+            Self::Ort => 10,
+        }
+    }
 }
 
 /// An ONNX target.
@@ -77,4 +120,71 @@ impl Target for Onnx {
             .where_illegal()
             .with(rules::ShareTable)
     }
+}
+
+/// How an export is made beside the graph.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OnnxOptions {
+    /// Which files there are.
+    pub layout: Layout,
+    /// Where weights are.
+    pub external: ExternalData,
+    /// The longest context, where it is shorter than the model's.
+    pub max_context: Option<u64>,
+}
+
+/// What [`emit`] wrote.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Export {
+    /// Size of the files in bytes.
+    pub bytes: u64,
+    /// Nodes of the model.
+    pub nodes: usize,
+}
+
+/// Writes the legal graph of `checkpoint` to `destination`, which is not yet published.
+///
+/// # Errors
+/// When it cannot be written, or a weight not read; when weights cannot be where they should.
+pub fn emit(
+    checkpoint: &Checkpoint,
+    target: Onnx,
+    legalized: &Legalized,
+    passes: &[PassRecord],
+    options: OnnxOptions,
+    destination: &mut Destination,
+    progress: &dyn Progress,
+) -> Result<Export, Diagnostics> {
+    assert_eq!(legalized.target(), target.name(), "a graph is emitted for the target that it is legal for");
+    let OnnxOptions { layout, external, max_context } = options;
+    let storage = Storage::new(checkpoint, external, layout.data());
+    let Emitted { graph, storage } = emit::emit(legalized.graph(), target.profile, storage)?;
+    let nodes = graph.nodes.len();
+    let model = Model {
+        ir_version: target.profile.ir_version(),
+        opsets: target.profile.opsets(),
+        producer: ("llamac", env!("CARGO_PKG_VERSION")),
+        metadata: metadata(checkpoint, target, passes),
+        graph,
+    };
+    let context = checkpoint.config.max_position_embeddings.min(max_context.unwrap_or(u64::MAX));
+    let data = storage.finish()?;
+    let content = Content { checkpoint, layout, external, context, data, model };
+    Ok(Export { bytes: destination.write(content, progress)?, nodes })
+}
+
+/// Where a model comes from. No more of a path than its last name: the same checkpoint gives the same bytes anywhere.
+fn metadata(checkpoint: &Checkpoint, target: Onnx, passes: &[PassRecord]) -> Vec<(&'static str, String)> {
+    let name = std::fs::canonicalize(&checkpoint.path).ok();
+    let name = name.as_deref().and_then(|path| path.file_name()).unwrap_or_default();
+    let fired = |pass: &PassRecord| {
+        let fired = pass.firings.iter().filter(|(_, times)| *times > 0);
+        fired.map(|(rule, times)| format!("{rule} {times}")).collect::<Vec<_>>()
+    };
+    vec![
+        ("llamac.target", target.name().to_owned()),
+        ("llamac.head", checkpoint.head.name().to_owned()),
+        ("llamac.checkpoint", name.to_string_lossy().into_owned()),
+        ("llamac.passes", passes.iter().flat_map(fired).collect::<Vec<_>>().join(", ")),
+    ]
 }

@@ -31,7 +31,7 @@ fn source(checkpoint: &Checkpoint, name: &str) -> Weight {
     Weight::source(name, info.dtype, &info.shape).unwrap()
 }
 
-/// Reads `weight` in tiles of `tile` rows, and compares it with the naive evaluation, to the bit.
+/// Reads `weight` in tiles of `tile` rows, and of `tile` rows and 3 columns, and compares it with the naive evaluation, to the bit.
 fn compare(checkpoint: &Checkpoint, weight: &Weight, tile: usize) {
     let reader = WeightReader::new(checkpoint);
     let expected = evaluate(weight, &mut |name| {
@@ -44,18 +44,31 @@ fn compare(checkpoint: &Checkpoint, weight: &Weight, tile: usize) {
     let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
     let expected = bits(&expected.as_standard_layout().iter().copied().collect::<Vec<_>>());
     let (rows, elements) = (row_count(weight), row_elements(weight));
-    let size = elements * weight.dtype().size();
+    let size = weight.dtype().size();
     let mut found = vec![f32::NAN; rows * elements];
-    let mut stored = vec![0xFF; rows * size];
+    let mut stored = vec![0xFF; rows * elements * size];
+    let mut wide = vec![0xFF; rows * elements * 4];
     for start in (0..rows).step_by(tile) {
         let end = rows.min(start + tile);
         reader.rows(weight, start..end, &mut found[start * elements..end * elements]).unwrap();
-        reader.rows_bytes(weight, start..end, &mut stored[start * size..end * size]).unwrap();
+        let all = Block::rows(weight, start..end);
+        let out = &mut stored[start * elements * size..end * elements * size];
+        reader.read(weight, &all, weight.dtype(), out).unwrap();
+        for first in (0..elements).step_by(3) {
+            let block = Block { rows: start..end, columns: first..elements.min(first + 3) };
+            let mut out = vec![0xFF; block.elements() * 4];
+            reader.read(weight, &block, DType::F32, &mut out).unwrap();
+            for (row, out) in block.rows.zip(out.chunks_exact(block.columns.len() * 4)) {
+                wide[(row * elements + first) * 4..][..out.len()].copy_from_slice(out);
+            }
+        }
     }
     assert_eq!(bits(&found), expected, "{weight}");
-    let mut widened = vec![f32::NAN; rows * elements];
-    widen(weight.dtype(), &stored, &mut widened);
-    assert_eq!(bits(&widened), expected, "{weight}");
+    for (dtype, bytes) in [(weight.dtype(), stored), (DType::F32, wide)] {
+        let mut widened = vec![f32::NAN; rows * elements];
+        widen(dtype, &bytes, &mut widened);
+        assert_eq!(bits(&widened), expected, "{weight}");
+    }
 }
 
 #[test]
@@ -65,7 +78,9 @@ fn rows_that_are_only_chosen_keep_their_bytes() {
     let [q, k, v] = ["q", "k", "v"].map(|n| source(&checkpoint, &name(n)));
     let fused = Weight::concat([q, k, v]).unwrap();
     let mut bytes = vec![0; 16 * 8 * 2];
-    WeightReader::new(&checkpoint).rows_bytes(&fused, 0..16, &mut bytes).unwrap();
+    WeightReader::new(&checkpoint)
+        .read(&fused, &Block::rows(&fused, 0..16), DType::BF16, &mut bytes)
+        .unwrap();
     let parts = ["q", "k", "v"].map(|n| checkpoint.bytes(&name(n)).unwrap());
     assert_eq!(bytes, parts.concat());
 }
@@ -101,6 +116,10 @@ fn every_recipe_is_what_the_naive_evaluation_says() {
         half.permute(Permutation::HalfToInterleaved { heads: 2, head_dim: 4 }).unwrap(),
         half,
         down.transpose().unwrap(),
+        q.transpose().unwrap().convert(DType::F32).unwrap(),
+        q.convert(DType::F16).unwrap().transpose().unwrap().slice(2, 5).unwrap(),
+        Weight::literal(DType::I64, &[2, 3], &[1.0, -2.0, 3.0, 4.0, 5.0, 6.0]).unwrap().transpose().unwrap(),
+        Weight::literal(DType::Bool, &[3], &[1.0, 0.0, 1.0]).unwrap(),
         low_rank.transpose().unwrap(),
         low_rank,
         inv_freq,
@@ -160,6 +179,13 @@ fn what_does_not_fit_is_an_error() {
     assert_eq!(rows(8..8, 0), Ok(()));
     for (range, length) in [(0..9, 72), (7..9, 16), (0..1, 7), (Range { start: 3, end: 2 }, 0)] {
         assert!(matches!(rows(range, length), Err(ReadError::Rows { .. })));
+    }
+    let columns = |columns: Range<usize>, length: usize| {
+        reader.read(&q, &Block { rows: 0..1, columns }, DType::BF16, &mut vec![0; length])
+    };
+    assert_eq!(columns(5..8, 6), Ok(()));
+    for (range, length) in [(5..9, 8), (5..8, 5), (Range { start: 8, end: 7 }, 0)] {
+        assert!(matches!(columns(range, length), Err(ReadError::Rows { .. })));
     }
     let load = |name: &str, dtype, shape: &[usize]| {
         reader.tensor(&Weight::source(name, dtype, shape).unwrap()).unwrap_err()

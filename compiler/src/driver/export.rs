@@ -1,0 +1,85 @@
+//! From a checkpoint to a directory of ONNX.
+
+use llamac_ir::DType;
+use llamac_plan::diagnostic::Diagnostics;
+
+use super::{Progress, pool, records};
+use crate::model::{self, Inputs, Logits, ModelOptions};
+use crate::passes::{self, Outcome, PassManager, Stage};
+use crate::source::{Checkpoint, Head};
+use crate::target::onnx::{self, Destination, Export, Onnx, OnnxOptions};
+
+/// How a checkpoint is exported.
+#[derive(Clone, Debug)]
+pub struct ExportOptions {
+    /// The profile, and whether weights stay where they are.
+    pub target: Onnx,
+    /// What the model reads.
+    pub inputs: Inputs,
+    /// Which positions of a causal language model get logits.
+    pub logits: Logits,
+    /// Whether a causal language model has a cache.
+    pub cache: bool,
+    /// The element type of matrices; that of the checkpoint if not given.
+    pub weights: Option<DType>,
+    /// Files, and where weights are.
+    pub files: OnnxOptions,
+    /// Threads that write weights.
+    pub threads: usize,
+    /// What is asked of the passes.
+    pub passes: passes::Options,
+}
+
+/// What an export gives.
+#[derive(Clone, Debug)]
+pub struct Exported {
+    /// The graph, and what the passes did.
+    pub outcome: Outcome,
+    /// What was written; nothing if the passes were stopped before the graph was legal.
+    pub export: Option<Export>,
+}
+
+/// Takes `checkpoint` through the passes to what the target of `options` can take.
+///
+/// Causal language models have a cache and take positions; the other heads read whole texts and count them, because
+/// nobody tells them positions.
+///
+/// # Errors
+/// As [`super::lower`].
+pub fn lower_for_export(checkpoint: &Checkpoint, options: &ExportOptions) -> Result<Outcome, Diagnostics> {
+    let manager = PassManager::new(options.passes.clone())?;
+    let decoder = checkpoint.head == Head::CausalLm;
+    let cache = decoder && options.cache;
+    let model = ModelOptions {
+        inputs: options.inputs,
+        mask: true,
+        positions: decoder,
+        length: false,
+        cache,
+        hidden_states: false,
+        presents: cache,
+        logits: options.logits,
+        weights: options.weights,
+    };
+    manager.run(model::build(checkpoint, &model)?, &options.target)
+}
+
+/// Exports `checkpoint` to `destination`, which is left to the caller to publish.
+///
+/// # Errors
+/// As [`lower_for_export`], and when the output cannot be written or a weight not read.
+pub fn export(
+    checkpoint: &Checkpoint,
+    options: &ExportOptions,
+    destination: &mut Destination,
+    progress: &dyn Progress,
+) -> Result<Exported, Diagnostics> {
+    let outcome = lower_for_export(checkpoint, options)?;
+    let Stage::Legalized(legalized) = &outcome.stage else {
+        return Ok(Exported { outcome, export: None });
+    };
+    let (target, files, records) = (options.target, options.files, records(&outcome));
+    let export = pool(options.threads)?
+        .install(|| onnx::emit(checkpoint, target, legalized, &records, files, destination, progress))?;
+    Ok(Exported { outcome, export: Some(export) })
+}

@@ -1,0 +1,107 @@
+//! The `config.json` of an export: that of the checkpoint, byte for byte, unless it says something else than the graph.
+
+use std::fmt;
+
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde_json::value::{RawValue, to_raw_value};
+
+use super::layout::Layout;
+use super::model::Graph;
+use crate::source::{Checkpoint, Head};
+
+/// The configuration that goes with `graph`.
+///
+/// Loaders take the model's class, and whether it has a cache, from this file. transformers.js has no defaults of its
+/// own and wants to be told that the weights are in a second file.
+pub(super) fn config_json(checkpoint: &Checkpoint, layout: Layout, graph: &Graph) -> Vec<u8> {
+    let config = &checkpoint.config;
+    let Ok(mut members) = serde_json::from_slice::<Members>(&checkpoint.config_json) else {
+        unreachable!("the file was parsed when the checkpoint was opened");
+    };
+    members.default("model_type", &"llama");
+    let class = checkpoint.head.class();
+    if !config.architectures.iter().any(|name| name == class) {
+        members.set("architectures", &[class]);
+    }
+    let cached = graph.has_cache();
+    // Without a word it is on.
+    let says = members.get("use_cache").unwrap_or("true") == "true";
+    if checkpoint.head == Head::CausalLm && says != cached {
+        members.set("use_cache", &cached);
+    }
+    if layout == Layout::TransformersJs {
+        members.default("num_hidden_layers", &config.num_hidden_layers);
+        members.default("num_attention_heads", &config.num_attention_heads);
+        members.default("num_key_value_heads", &config.num_key_value_heads);
+        members.default("hidden_size", &config.hidden_size);
+        members.default("head_dim", &config.head_dim);
+        let external = serde_json::json!({ "use_external_data_format": graph.has_external_data() });
+        members.set("transformers.js_config", &external);
+    }
+    members.text().unwrap_or_else(|| checkpoint.config_json.clone())
+}
+
+/// The members of an object in the order of the file, their values as they are there.
+#[derive(Debug)]
+struct Members {
+    members: Vec<(String, Box<RawValue>)>,
+    changed: bool,
+}
+
+impl Members {
+    fn get(&self, key: &str) -> Option<&str> {
+        self.members.iter().find(|(name, _)| name == key).map(|(_, value)| value.get())
+    }
+
+    fn set(&mut self, key: &str, value: &impl serde::Serialize) {
+        let value = to_raw_value(value).expect("numbers, texts and lists of them are JSON");
+        self.changed = true;
+        self.insert(key.to_owned(), value);
+    }
+
+    /// Sets what is not there, or null.
+    fn default(&mut self, key: &str, value: &impl serde::Serialize) {
+        if self.get(key).is_none_or(|value| value == "null") {
+            self.set(key, value);
+        }
+    }
+
+    /// As in every reader, the last of several members of one name counts.
+    fn insert(&mut self, key: String, value: Box<RawValue>) {
+        match self.members.iter_mut().find(|(name, _)| *name == key) {
+            Some((_, old)) => *old = value,
+            None => self.members.push((key, value)),
+        }
+    }
+
+    /// The object as text, if it was changed.
+    fn text(&self) -> Option<Vec<u8>> {
+        let member = |(key, value): &(String, Box<RawValue>)| {
+            format!("  {}: {value}", serde_json::Value::from(key.as_str()))
+        };
+        let lines: Vec<String> = self.members.iter().map(member).collect();
+        self.changed.then(|| format!("{{\n{}\n}}\n", lines.join(",\n")).into_bytes())
+    }
+}
+
+impl<'de> Deserialize<'de> for Members {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Object;
+        impl<'de> Visitor<'de> for Object {
+            type Value = Members;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members, A::Error> {
+                let mut members = Members { members: Vec::new(), changed: false };
+                while let Some((key, value)) = map.next_entry()? {
+                    members.insert(key, value);
+                }
+                Ok(members)
+            }
+        }
+        deserializer.deserialize_map(Object)
+    }
+}

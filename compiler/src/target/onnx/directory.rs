@@ -1,0 +1,272 @@
+//! The directory of an export: which files are in it, what it may replace, and how it comes to be.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+
+use llamac_plan::diagnostic::{Code, Diagnostic, Diagnostics};
+
+use super::config::config_json;
+use super::data::DataFile;
+use super::genai::genai_config;
+use super::layout::Layout;
+use super::model::{Graph, Model};
+use super::proto;
+use super::storage::ExternalData;
+use crate::driver::Progress;
+use crate::output::{Folder, Output, write_fault};
+use crate::source::{self, Checkpoint};
+use crate::weights::WeightReader;
+
+const CONFIG: &str = "config.json";
+const GENERATION: &str = "generation_config.json";
+const GENAI: &str = "genai_config.json";
+
+/// The files of tokenizers, whatever library reads them.
+const TOKENIZER: [&str; 9] = [
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+];
+
+/// What else is in the folder of an export.
+const FILES: [&str; 6] = [CONFIG, GENERATION, GENAI, "model.onnx", "model.onnx.data", "onnx"];
+
+/// What is in the folder of a model for transformers.js.
+const MODELS: [&str; 2] = ["model.onnx", "model.onnx_data"];
+
+/// The largest file that is carried along.
+const MAX_CARRIED: u64 = 256 << 20;
+
+/// Bytes that are copied between two reports of progress.
+const STRETCH: u64 = 64 << 20;
+
+/// Where an export goes.
+#[derive(Debug)]
+pub enum Destination {
+    /// A directory of its own.
+    Folder(Folder),
+    /// The directory of the checkpoint, whose weights the model uses.
+    Checkpoint {
+        /// The model.
+        model: Output,
+        /// The configuration of onnxruntime-genai, which gets its name after the model has one.
+        genai: Option<Output>,
+    },
+}
+
+/// What is written beside the weights.
+pub(super) struct Content<'a> {
+    pub(super) checkpoint: &'a Checkpoint,
+    pub(super) layout: Layout,
+    pub(super) external: ExternalData,
+    /// The longest sequence.
+    pub(super) context: u64,
+    /// The file of weights that the model uses, if it has one of its own.
+    pub(super) data: Option<DataFile>,
+    pub(super) model: Model,
+}
+
+impl Destination {
+    /// Starts the export of `checkpoint` to `path`.
+    ///
+    /// # Errors
+    /// When `path` cannot be written to, or holds something else than an earlier export; when weights shall be used
+    /// where they are, and cannot be.
+    pub fn create(
+        path: &Path,
+        checkpoint: &Checkpoint,
+        layout: Layout,
+        external: ExternalData,
+    ) -> Result<Self, Diagnostics> {
+        let fault = Diagnostic::new(Code::BadArgument).at(format!("--external-data {external}"));
+        if external.is_stored() && layout == Layout::TransformersJs {
+            let why =
+                "transformers.js has the model in a folder of its own, away from the files of the checkpoint";
+            return Err(fault.message(why).help("use --layout flat, or --external-data file").into());
+        }
+        if external != ExternalData::Reference {
+            return Ok(Self::Folder(Folder::create(path, guard)?));
+        }
+        if let Some(why) = out_of_reach(path, checkpoint) {
+            return Err(fault.message(why).help("use --external-data copy, or file").into());
+        }
+        let model = path.join(layout.model());
+        if model.exists() && !is_ours(&model) {
+            return Err(fault
+                .message(format!("{} was not made by llamac: it is not replaced", model.display()))
+                .help("move it away, or use --external-data copy with another folder")
+                .into());
+        }
+        Ok(Self::Checkpoint { model: Output::create(&model)?, genai: None })
+    }
+
+    /// Makes the finished export visible.
+    ///
+    /// # Errors
+    /// When it cannot be stored or named.
+    pub fn publish(self) -> Result<(), Diagnostic> {
+        match self {
+            Self::Folder(folder) => folder.publish(),
+            Self::Checkpoint { model, genai } => {
+                model.publish()?;
+                genai.map_or(Ok(()), Output::publish)
+            }
+        }
+    }
+
+    /// Writes all of `content`, and returns the number of bytes.
+    ///
+    /// # Errors
+    /// When it cannot be written, or a weight not read.
+    pub(super) fn write(
+        &mut self,
+        content: Content<'_>,
+        progress: &dyn Progress,
+    ) -> Result<u64, Diagnostics> {
+        let Content { checkpoint, layout, external, context, data, model } = content;
+        let genai = genai_config(checkpoint, &model.graph, layout.model(), context);
+        if genai.is_none() && layout == Layout::Genai {
+            return Err(not_for_genai(&model.graph).into());
+        }
+        let mut files: Vec<(&str, Vec<u8>)> = Vec::new();
+        if layout != Layout::Genai {
+            files.push((CONFIG, config_json(checkpoint, layout, &model.graph)));
+            files.extend(checkpoint.generation_json.clone().map(|bytes| (GENERATION, bytes)));
+        }
+        for name in TOKENIZER {
+            let bytes = source::read_file(&checkpoint.path.join(name), MAX_CARRIED)?;
+            files.extend(bytes.map(|bytes| (name, bytes)));
+        }
+        if layout != Layout::TransformersJs {
+            files.extend(genai.clone().map(|bytes| (GENAI, bytes)));
+        }
+        let bytes = proto::encode(model).ok_or_else(|| {
+            Diagnostic::new(Code::InvalidGraph).message("the model without its weights is larger than 2 GiB")
+        })?;
+        let mut total = bytes.len() as u64;
+        match self {
+            Self::Folder(folder) => {
+                if external == ExternalData::Copy {
+                    total += copy(checkpoint, folder, progress)?;
+                }
+                if let Some(data) = data {
+                    let path = Path::new(layout.model()).with_file_name(layout.data());
+                    data.write(WeightReader::new(checkpoint), folder.file(&path)?, progress)?;
+                    total += data.length();
+                }
+                files.push((layout.model(), bytes));
+                for (name, bytes) in files {
+                    put(folder.file(Path::new(name))?, &bytes)?;
+                    total += if name == layout.model() { 0 } else { bytes.len() as u64 };
+                }
+            }
+            Self::Checkpoint { model, genai: beside } => {
+                let path = model.path().with_file_name(GENAI);
+                // One that is there without a model of ours is somebody else's.
+                if let Some(config) = genai
+                    && (model.path().exists() || !path.exists())
+                {
+                    let output = Output::create(&path)?;
+                    put(&output, &config)?;
+                    total += config.len() as u64;
+                    *beside = Some(output);
+                }
+                put(model, &bytes)?;
+            }
+        }
+        Ok(total)
+    }
+}
+
+fn put(output: &Output, bytes: &[u8]) -> Result<(), Diagnostic> {
+    output.file().write_all(bytes).map_err(|e| write_fault(output.path(), &e))
+}
+
+/// Copies the files of the checkpoint's weights as they are; where the file system can, they share their storage.
+fn copy(checkpoint: &Checkpoint, folder: &mut Folder, progress: &dyn Progress) -> Result<u64, Diagnostic> {
+    let total: u64 = checkpoint.files().iter().map(|file| file.bytes().len() as u64).sum();
+    progress.start(total);
+    for file in checkpoint.files() {
+        let output = folder.file(Path::new(file.name()))?;
+        let fault = |e: io::Error| write_fault(output.path(), &e);
+        let (mut from, mut to) = (File::open(file.path()).map_err(fault)?, output.file());
+        loop {
+            match io::copy(&mut (&mut from).take(STRETCH), &mut to).map_err(fault)? {
+                0 => break,
+                bytes => progress.advance(bytes),
+            }
+        }
+    }
+    if let Some(index) = source::read_file(&checkpoint.path.join(source::INDEX), MAX_CARRIED)? {
+        put(folder.file(Path::new(source::INDEX))?, &index)?;
+    }
+    Ok(total)
+}
+
+/// Why a model at `path` cannot use the files of the checkpoint: runtimes refuse what is not in the same directory, and
+/// links that leave it.
+fn out_of_reach(path: &Path, checkpoint: &Checkpoint) -> Option<String> {
+    let (Ok(there), Ok(here)) = (fs::canonicalize(path), fs::canonicalize(&checkpoint.path)) else {
+        return Some(format!(
+            "the output has to be the checkpoint's own directory, {}",
+            checkpoint.path.display()
+        ));
+    };
+    if there != here {
+        return Some(format!("the output has to be the checkpoint's own directory, {}", here.display()));
+    }
+    checkpoint.files().iter().find_map(|file| {
+        let real = fs::canonicalize(file.path()).ok();
+        (real != Some(here.join(file.name())))
+            .then(|| format!("{} is a link, which runtimes do not follow", file.path().display()))
+    })
+}
+
+/// Says why a folder that is not empty must stay: it holds something that no export does, or no model of ours.
+fn guard(path: &Path) -> Result<(), Diagnostic> {
+    let stranger = stranger(path, &[&FILES, &TOKENIZER]).or_else(|| stranger(&path.join("onnx"), &[&MODELS]));
+    let why = match stranger {
+        Some(stranger) => format!("{} is not of an export", stranger.display()),
+        None if Layout::ALL.iter().any(|layout| is_ours(&path.join(layout.model()))) => return Ok(()),
+        None => "it holds no model that llamac made".to_owned(),
+    };
+    Err(Diagnostic::new(Code::BadArgument)
+        .at(path.display().to_string())
+        .message(format!("the folder is not empty, and {why}: it is not replaced"))
+        .help("give the output a folder of its own"))
+}
+
+/// Something in `folder` that has none of the `known` names.
+fn stranger(folder: &Path, known: &[&[&str]]) -> Option<PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
+    paths.sort();
+    let is_known = |path: &PathBuf| {
+        let name = path.file_name().and_then(|name| name.to_str());
+        name.is_some_and(|name| known.iter().any(|known| known.contains(&name)))
+    };
+    paths.into_iter().find(|path| !is_known(path))
+}
+
+/// Whether llamac made the model at `path`: its first two members, which are its version and its producer, say so.
+fn is_ours(path: &Path) -> bool {
+    let mut start = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(32).read_to_end(&mut start));
+    read.is_ok() && matches!(start[..], [8, _, 18, 6, b'l', b'l', b'a', b'm', b'a', b'c', ..])
+}
+
+fn not_for_genai(graph: &Graph) -> Diagnostic {
+    let fault = Diagnostic::new(Code::BadArgument).at("--layout genai");
+    let names: Vec<&str> = graph.inputs.iter().map(|input| input.name.as_str()).take(4).collect();
+    fault
+        .message("onnxruntime-genai runs causal language models with a cache, and feeds no other inputs than theirs")
+        .found(format!("a model of {}, …", names.join(", ")))
+        .help("use --layout flat")
+}
