@@ -43,4 +43,4 @@ pub use tensor::Tensor;
 pub use text::{SyntaxError, TextError};
 pub use types::{DType, TensorType, Types};
 pub use verify::{Fault, VerifyErrors};
-pub use weight::{Permutation, Weight, WeightError, WeightExpr};
+pub use weight::{Permutation, QuantizedPart, Scheme, Weight, WeightError, WeightExpr};

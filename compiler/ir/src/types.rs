@@ -23,11 +23,13 @@ pub enum DType {
     I32,
     /// Truth values.
     Bool,
+    /// Bytes: codes of quantized weights.
+    U8,
 }
 
 impl DType {
     /// Every element type.
-    pub const ALL: [Self; 6] = [Self::F32, Self::F16, Self::BF16, Self::I64, Self::I32, Self::Bool];
+    pub const ALL: [Self; 7] = [Self::F32, Self::F16, Self::BF16, Self::I64, Self::I32, Self::Bool, Self::U8];
 
     /// The name in text.
     pub fn name(self) -> &'static str {
@@ -38,6 +40,7 @@ impl DType {
             Self::I64 => "i64",
             Self::I32 => "i32",
             Self::Bool => "bool",
+            Self::U8 => "u8",
         }
     }
 
@@ -47,7 +50,7 @@ impl DType {
             Self::F32 | Self::I32 => 4,
             Self::F16 | Self::BF16 => 2,
             Self::I64 => 8,
-            Self::Bool => 1,
+            Self::Bool | Self::U8 => 1,
         }
     }
 
@@ -62,7 +65,7 @@ impl DType {
             Self::F32 => value,
             Self::F16 => half::f16::from_f32(value).to_f32(),
             Self::BF16 => half::bf16::from_f32(value).to_f32(),
-            Self::I64 | Self::I32 => value.round(),
+            Self::I64 | Self::I32 | Self::U8 => value.round(),
             Self::Bool => f32::from(u8::from(value != 0.0)),
         }
     }
@@ -145,7 +148,7 @@ impl TensorType {
         let start = cursor.mark();
         let name = cursor.identifier("a type, such as f32[batch, seq, 8]")?;
         let dtype = name.parse().map_err(|()| {
-            start.error(format!("`{name}` is not an element type: f32, f16, bf16, i64, i32 or bool"))
+            start.error(format!("`{name}` is not an element type: f32, f16, bf16, i64, i32, bool or u8"))
         })?;
         cursor.expect("[")?;
         let shape = cursor.list("]", Dim::parse)?;

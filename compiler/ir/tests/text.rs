@@ -54,7 +54,7 @@ fn errors_have_a_place_and_say_what_was_expected() {
 fn headers_are_checked() {
     let error = |text: &str| Graph::parse(text).unwrap_err().to_string();
     assert_snapshot!(error(""), @"line 1, column 1: expected `graph`, found the end of the text");
-    assert_snapshot!(error("graph(%x: f64[batch]) { return out=%x }"), @"line 1, column 11: `f64` is not an element type: f32, f16, bf16, i64, i32 or bool");
+    assert_snapshot!(error("graph(%x: f64[batch]) { return out=%x }"), @"line 1, column 11: `f64` is not an element type: f32, f16, bf16, i64, i32, bool or u8");
     assert_snapshot!(error("graph(%x: f32[rows]) { return out=%x }"), @"line 1, column 15: `rows` is not a symbol: sizes are numbers, batch, seq, past and keep");
     assert_snapshot!(error("graph(%x: f32[99999999999999999999]) { return out=%x }"), @"line 1, column 15: 99999999999999999999 is too large a number");
     assert_snapshot!(error("graph(@w: f32[seq]) { return out=%x }"), @"line 1, column 7: @w: sizes of weights are numbers");

@@ -15,6 +15,8 @@ pub(super) fn simplify(weight: &Weight) -> Weight {
         WeightExpr::Permute { base, order } => permute(&inner(base), *order),
         WeightExpr::Transpose { base } => transpose(&inner(base)),
         WeightExpr::Convert { base, dtype } => inner(base).convert(*dtype).ok(),
+        WeightExpr::Quantize { base, scheme } => inner(base).quantize(*scheme).ok(),
+        WeightExpr::QuantizedPart { of, part } => inner(of).quantized_part(*part).ok(),
         WeightExpr::AddLowRank { base, a, b, scale } => {
             inner(base).add_low_rank(&inner(a), &inner(b), *scale).ok()
         }

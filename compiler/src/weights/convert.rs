@@ -45,6 +45,11 @@ pub fn widen(dtype: DType, bytes: &[u8], out: &mut [f32]) {
                 *out = f32::from(u8::from(*byte != 0));
             }
         }
+        DType::U8 => {
+            for (out, byte) in out.iter_mut().zip(bytes) {
+                *out = f32::from(*byte);
+            }
+        }
     }
 }
 
@@ -80,6 +85,11 @@ pub fn narrow(dtype: DType, values: &[f32], out: &mut [u8]) {
         DType::Bool => {
             for (out, value) in out.iter_mut().zip(values) {
                 *out = u8::from(*value != 0.0);
+            }
+        }
+        DType::U8 => {
+            for (out, value) in out.iter_mut().zip(values) {
+                *out = value.round() as u8;
             }
         }
     }

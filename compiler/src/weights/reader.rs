@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use llamac_ir::weight::{FrequencySet, Weight, WeightExpr};
+use llamac_ir::weight::{FrequencySet, QuantizedPart, Scheme, Weight, WeightExpr};
 use llamac_ir::{DType, WeightSource, frequencies};
 use llamac_plan::diagnostic::{Code, Diagnostic};
 use ndarray::{ArrayD, IxDyn};
@@ -212,7 +212,7 @@ impl<'a> WeightReader<'a> {
             WeightExpr::Transpose { base } => {
                 let block = Block { rows: columns.clone(), columns: rows.clone() };
                 let transposed = match weight.dtype() {
-                    DType::Bool => self.transposed::<1>(base, &block),
+                    DType::Bool | DType::U8 => self.transposed::<1>(base, &block),
                     DType::F16 | DType::BF16 => self.transposed::<2>(base, &block),
                     DType::F32 | DType::I32 => self.transposed::<4>(base, &block),
                     DType::I64 => self.transposed::<8>(base, &block),
@@ -235,6 +235,15 @@ impl<'a> WeightReader<'a> {
                     sink(row, &converted)
                 })
             }
+            WeightExpr::Quantize { base, scheme } => {
+                let mut values = vec![0.0; row_elements(base)];
+                rows.clone().enumerate().try_for_each(|(i, row)| {
+                    self.rows(base, row..row + 1, &mut values)?;
+                    scheme.round_row(&mut values);
+                    sink(at + i, &narrowed(DType::F32, &values[columns.clone()]))
+                })
+            }
+            WeightExpr::QuantizedPart { of, part } => self.quantized(of, *part, block, at, sink),
             WeightExpr::Literal { dtype, values, .. } => {
                 let width = row_elements(weight);
                 let rows = rows.clone().map(|row| &values[row * width..][columns.clone()]);
@@ -242,6 +251,40 @@ impl<'a> WeightReader<'a> {
                 sink(at, &narrowed(*dtype, &values))
             }
         }
+    }
+
+    /// A block of what the quantized matrix `of` is stored as.
+    fn quantized(
+        &self,
+        of: &Weight,
+        part: QuantizedPart,
+        block: &Block,
+        at: usize,
+        sink: &mut Sink<'_>,
+    ) -> Result<(), ReadError> {
+        let WeightExpr::Quantize { base, scheme } = of.expr() else {
+            unreachable!("parts are of quantized weights")
+        };
+        let mut values = vec![0.0; row_elements(base)];
+        let mut codes = [0; Scheme::BLOCK];
+        block.rows.clone().enumerate().try_for_each(|(i, row)| {
+            self.rows(base, row..row + 1, &mut values)?;
+            let (mut packed, mut scales) = (Vec::new(), Vec::new());
+            for values in values.chunks(Scheme::BLOCK) {
+                codes.fill(scheme.zero());
+                scales.push(scheme.quantize(values, &mut codes));
+                match scheme {
+                    Scheme::Q8 => packed.extend(codes),
+                    Scheme::Q4 => {
+                        packed.extend(codes.as_chunks::<2>().0.iter().map(|[low, high]| low | high << 4))
+                    }
+                }
+            }
+            match part {
+                QuantizedPart::Codes => sink(at + i, &packed[block.columns.clone()]),
+                QuantizedPart::Scales => sink(at + i, &narrowed(DType::F32, &scales[block.columns.clone()])),
+            }
+        })
     }
 
     /// The bytes of a tensor, checked against the recipe's type.

@@ -46,6 +46,16 @@ pub fn evaluate(
                 .map_err(|e| format!("{weight}: {e}"))?
         }
         WeightExpr::Convert { base, .. } => evaluate(base, read)?,
+        WeightExpr::Quantize { base, scheme } => {
+            let mut values = evaluate(base, read)?;
+            for mut row in values.rows_mut() {
+                scheme.round_row(row.as_slice_mut().ok_or("rows are not contiguous")?);
+            }
+            values
+        }
+        WeightExpr::QuantizedPart { of, .. } => {
+            return Err(format!("{of} is stored in parts that are no numbers"));
+        }
         WeightExpr::Literal { shape, values, .. } => {
             let values = values.iter().map(|value| value.f32()).collect();
             ArrayD::from_shape_vec(shape.to_vec(), values).map_err(|e| format!("{weight}: {e}"))?

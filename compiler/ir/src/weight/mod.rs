@@ -5,6 +5,7 @@
 
 mod eval;
 mod permutation;
+mod scheme;
 mod text;
 
 use std::fmt;
@@ -15,6 +16,7 @@ use smallvec::SmallVec;
 
 pub use eval::evaluate;
 pub use permutation::Permutation;
+pub use scheme::{QuantizedPart, Scheme};
 
 use crate::{DType, Dim, Real, RopeScaling, TensorType};
 
@@ -95,6 +97,21 @@ pub enum WeightExpr {
         base: Weight,
         /// The element type.
         dtype: DType,
+    },
+    /// The numbers that are left of a matrix after quantization, in `f32`.
+    Quantize {
+        /// The matrix.
+        base: Weight,
+        /// How it is quantized.
+        scheme: Scheme,
+    },
+    /// What a quantized matrix `[rows, columns]` is stored as: codes `u8[rows, blocks, bytes of a block]`, low bits first
+    /// and with the code of zero behind the last column, or scales `f32[rows, blocks]`.
+    QuantizedPart {
+        /// A [`WeightExpr::Quantize`].
+        of: Weight,
+        /// Which part.
+        part: QuantizedPart,
     },
     /// A few numbers that are no part of a checkpoint.
     Literal {
@@ -182,6 +199,16 @@ impl Weight {
         Self::new(WeightExpr::Literal { dtype, shape: shape.into(), values })
     }
 
+    /// What is left of this matrix after quantization.
+    pub fn quantize(&self, scheme: Scheme) -> Result<Self, WeightError> {
+        Self::new(WeightExpr::Quantize { base: self.clone(), scheme })
+    }
+
+    /// What this quantized matrix is stored as.
+    pub fn quantized_part(&self, part: QuantizedPart) -> Result<Self, WeightError> {
+        Self::new(WeightExpr::QuantizedPart { of: self.clone(), part })
+    }
+
     /// How it is made.
     pub fn expr(&self) -> &WeightExpr {
         &self.0.expr
@@ -215,7 +242,9 @@ impl Weight {
             WeightExpr::Slice { base, .. }
             | WeightExpr::Permute { base, .. }
             | WeightExpr::Transpose { base }
-            | WeightExpr::Convert { base, .. } => vec![base],
+            | WeightExpr::Convert { base, .. }
+            | WeightExpr::Quantize { base, .. } => vec![base],
+            WeightExpr::QuantizedPart { of, .. } => vec![of],
             WeightExpr::AddLowRank { base, a, b, .. } => vec![base, a, b],
         }
     }
@@ -319,6 +348,25 @@ fn infer(expr: &WeightExpr) -> Result<(DType, SmallVec<[usize; 2]>), String> {
             (true, true) => Ok((*dtype, base.shape().into())),
             _ => Err(format!("{} does not become {dtype}", base.ty())),
         },
+        WeightExpr::Quantize { base, .. } => {
+            let (rows, columns) = matrix(base, "the base")?;
+            if !base.dtype().is_float() || columns == 0 {
+                return Err(format!("{} cannot be quantized", base.ty()));
+            }
+            Ok((DType::F32, [rows, columns].as_slice().into()))
+        }
+        WeightExpr::QuantizedPart { of, part } => {
+            let WeightExpr::Quantize { scheme, .. } = of.expr() else {
+                return Err(format!("{of} is not quantized"));
+            };
+            let (rows, blocks) = (of.shape()[0], of.shape()[1].div_ceil(Scheme::BLOCK));
+            Ok(match part {
+                QuantizedPart::Scales => (DType::F32, [rows, blocks].as_slice().into()),
+                QuantizedPart::Codes => {
+                    (DType::U8, [rows, blocks, Scheme::BLOCK * scheme.bits() / 8].as_slice().into())
+                }
+            })
+        }
         WeightExpr::Literal { dtype, shape, values } => {
             let elements = shape.iter().try_fold(1usize, |all, &size| all.checked_mul(size));
             match elements == Some(values.len()) {

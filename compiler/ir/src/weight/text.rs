@@ -23,6 +23,8 @@ impl WeightExpr {
             Self::AddLowRank { .. } => "add_low_rank",
             Self::InvFreq { .. } => "inv_freq",
             Self::Convert { .. } => "convert",
+            Self::Quantize { .. } => "quantize",
+            Self::QuantizedPart { .. } => "quantized_part",
             Self::Literal { .. } => "literal",
         }
     }
@@ -45,6 +47,8 @@ impl WeightExpr {
                 ("set", set.to_string()),
             ],
             Self::Convert { dtype, .. } => vec![("dtype", dtype.to_string())],
+            Self::Quantize { scheme, .. } => vec![("scheme", scheme.to_string())],
+            Self::QuantizedPart { part, .. } => vec![("part", part.to_string())],
             Self::Literal { dtype, shape, values } => {
                 vec![("dtype", dtype.to_string()), ("shape", list_text(shape)), ("values", list_text(values))]
             }
@@ -54,7 +58,13 @@ impl WeightExpr {
     fn build(function: &str, mut parts: Vec<Weight>, a: &Attrs) -> Result<Self, String> {
         let expected = match function {
             "concat" => parts.len(),
-            "slice" | "interleaved_to_half" | "half_to_interleaved" | "transpose" | "convert" => 1,
+            "slice"
+            | "interleaved_to_half"
+            | "half_to_interleaved"
+            | "transpose"
+            | "convert"
+            | "quantize"
+            | "quantized_part" => 1,
             "add_low_rank" => 3,
             "inv_freq" | "literal" => 0,
             _ => return Err(format!("`{function}` is not a recipe")),
@@ -78,6 +88,8 @@ impl WeightExpr {
             }
             "transpose" => Self::Transpose { base: next() },
             "convert" => Self::Convert { base: next(), dtype: a.get("dtype")? },
+            "quantize" => Self::Quantize { base: next(), scheme: a.get("scheme")? },
+            "quantized_part" => Self::QuantizedPart { of: next(), part: a.get("part")? },
             "literal" => Self::Literal {
                 dtype: a.get("dtype")?,
                 shape: a.list("shape")?.into(),
@@ -109,7 +121,9 @@ impl fmt::Display for WeightExpr {
             Self::Slice { base, .. }
             | Self::Permute { base, .. }
             | Self::Transpose { base }
-            | Self::Convert { base, .. } => vec![base],
+            | Self::Convert { base, .. }
+            | Self::Quantize { base, .. } => vec![base],
+            Self::QuantizedPart { of, .. } => vec![of],
             Self::AddLowRank { base, a, b, .. } => vec![base, a, b],
             Self::InvFreq { .. } | Self::Literal { .. } => Vec::new(),
         };
@@ -193,6 +207,7 @@ impl Weight {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::weight::{QuantizedPart, Scheme};
     use crate::{DType, Real, RopeScaling};
 
     fn source(name: &str, shape: &[usize]) -> Weight {
@@ -222,6 +237,8 @@ mod tests {
             })
             .unwrap(),
             q.convert(DType::F32).unwrap(),
+            q.quantize(Scheme::Q4).unwrap(),
+            q.quantize(Scheme::Q8).unwrap().quantized_part(QuantizedPart::Codes).unwrap(),
             Weight::literal(DType::I64, &[2, 1], &[-1.0, 3.0]).unwrap(),
             Weight::literal(DType::F32, &[], &[1e-5]).unwrap(),
         ];

@@ -130,6 +130,7 @@ fn data_type(dtype: DType) -> i32 {
         DType::I64 => DataType::INT64,
         DType::I32 => DataType::INT32,
         DType::Bool => DataType::BOOL,
+        DType::U8 => DataType::UINT8,
     };
     data_type as i32
 }
