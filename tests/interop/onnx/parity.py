@@ -86,7 +86,8 @@ def check(folder, profile, out):
     golden, config = read_json(folder / "golden.json"), read_json(folder / "config.json")
     cases = [Case(entry, TENSORS) for TENSORS in [load_file(folder / "golden.safetensors")] for entry in golden["cases"]]
     decoder = golden["head"] == "causal-lm"
-    llamac(LLAMAC, "compile", folder, "--target", profile, "-o", out / "ids")
+    head = ["--head", golden["head"]]
+    llamac(LLAMAC, "compile", folder, *head, "--target", profile, "-o", out / "ids")
     model = out / "ids" / "model.onnx"
     if profile != "onnx-ort":
         onnx.checker.check_model(str(model), full_check=True)
@@ -107,7 +108,7 @@ def check(folder, profile, out):
         target = session
         if case.ids is None:
             if embeds is None:
-                llamac(LLAMAC, "compile", folder, "--target", profile, "--inputs", "embeds", "-o", out / "embeds")
+                llamac(LLAMAC, "compile", folder, *head, "--target", profile, "--inputs", "embeds", "-o", out / "embeds")
                 embeds = Session(out / "embeds" / "model.onnx")
             target = embeds
         for sizes in runs:

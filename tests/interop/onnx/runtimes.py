@@ -1,9 +1,9 @@
 """The story model's exports in other people's runtimes: the same tokens as `llamac run`, the same scores as `classify`.
 
-Usage: runtimes.py LLAMAC
+Usage: runtimes.py LLAMAC NODE_FOLDER
 
-ONNX Runtime, onnxruntime-genai and OpenVINO here; transformers.js in `generate.mjs`, which this calls where Node has the
-package.
+ONNX Runtime, onnxruntime-genai and OpenVINO here; transformers.js in `generate.mjs`, from a folder in which it is
+installed.
 """
 
 import json
@@ -19,7 +19,7 @@ import openvino
 
 from exports import Session, greedy, llamac, read_json
 
-LLAMAC = sys.argv[1]
+LLAMAC, NODE = sys.argv[1], Path(sys.argv[2]).resolve()
 STORIES, CLASSIFIER = Path("fixtures/stories"), Path("fixtures/stories-classifier")
 PROFILES = ["onnx", "onnx-std", "onnx-ort"]
 PROMPTS = ["Mia had a red kite.", "Tom and Ben went to the"]
@@ -124,7 +124,8 @@ def classified(model, texts):
 
 
 def in_transformers_js(folder, runs):
-    probe = Path("tests/interop/onnx/generate.mjs").resolve()
+    # Node looks for packages beside the script.
+    probe = shutil.copy("tests/interop/onnx/generate.mjs", NODE)
     model = export(folder, STORIES, "onnx", "--layout", "transformers.js")
     prompts = [ids for ids, _ in runs]
     done = subprocess.run(
@@ -153,6 +154,5 @@ with tempfile.TemporaryDirectory() as name:
         texts = ["Mia was sad. She lost her kite.", "Tom was happy. He found his ball. They played all day."]
         classified(export(folder, CLASSIFIER, profile), texts)
         print(f"{profile}: the classifier's scores are those of llamac, padded on either side")
-    if len(sys.argv) > 2:
-        in_transformers_js(folder, runs)
-        print("onnx: transformers.js generates what llamac does")
+    in_transformers_js(folder, runs)
+    print("onnx: transformers.js generates what llamac does")
