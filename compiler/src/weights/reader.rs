@@ -246,9 +246,14 @@ impl<'a> WeightReader<'a> {
             WeightExpr::QuantizedPart { of, part } => self.quantized(of, *part, block, at, sink),
             WeightExpr::Literal { dtype, values, .. } => {
                 let width = row_elements(weight);
-                let rows = rows.clone().map(|row| &values[row * width..][columns.clone()]);
-                let values: Vec<f32> = rows.flatten().map(|value| value.f32()).collect();
-                sink(at, &narrowed(*dtype, &values))
+                let rows = rows.clone().flat_map(|row| &values[row * width..][columns.clone()]);
+                let bytes: Vec<u8> = match dtype {
+                    // Single precision does not hold every integer.
+                    DType::I64 => rows.flat_map(|value| (value.get() as i64).to_le_bytes()).collect(),
+                    DType::I32 => rows.flat_map(|value| (value.get() as i32).to_le_bytes()).collect(),
+                    _ => narrowed(*dtype, &rows.map(|value| value.f32()).collect::<Vec<_>>()),
+                };
+                sink(at, &bytes)
             }
         }
     }

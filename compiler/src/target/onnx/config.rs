@@ -105,3 +105,85 @@ impl<'de> Deserialize<'de> for Members {
         deserializer.deserialize_map(Object)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::super::model::{Data, Initializer, Region, ValueInfo};
+    use super::*;
+    use crate::source::testing;
+
+    fn checkpoint(config: &str, head: Head) -> Checkpoint {
+        let directory = testing::checkpoint(&testing::config(), &testing::tensors());
+        std::fs::write(directory.path().join("config.json"), config).unwrap();
+        Checkpoint::open(directory.path(), Some(head)).unwrap()
+    }
+
+    fn graph(cached: bool) -> Graph {
+        let input =
+            |name: &str| ValueInfo { name: name.to_owned(), dtype: llamac_ir::DType::F32, shape: vec![] };
+        let names = ["input_ids", "past_key_values.0.key"];
+        let region = Region { file: "model.onnx_data".to_owned(), offset: 0, length: 4 };
+        let data = Data::External(region);
+        let initializer =
+            Initializer { name: "w".to_owned(), dtype: llamac_ir::DType::F32, shape: vec![1], data };
+        Graph {
+            name: String::new(),
+            inputs: names[..if cached { 2 } else { 1 }].iter().map(|name| input(name)).collect(),
+            outputs: Vec::new(),
+            nodes: Vec::new(),
+            initializers: vec![initializer],
+        }
+    }
+
+    fn written(config: &str, head: Head, layout: Layout, cached: bool) -> String {
+        String::from_utf8(config_json(&checkpoint(config, head), layout, &graph(cached))).unwrap()
+    }
+
+    #[test]
+    fn what_fits_stays_as_it_is() {
+        let config = testing::config().to_string().replace(',', " ,\n");
+        assert_eq!(written(&config, Head::CausalLm, Layout::Flat, true), config);
+        let on = config.replacen('{', "{\"use_cache\": true, ", 1);
+        assert_eq!(written(&on, Head::CausalLm, Layout::Flat, true), on);
+        // No other head is asked whether it has one.
+        let other = config.replace("LlamaForCausalLM", "LlamaModel");
+        assert_eq!(written(&other, Head::Base, Layout::Flat, false), other);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_changed_in_its_place() {
+        let mut config = testing::config();
+        config["use_cache"] = json!(false);
+        config["zeta"] = json!({"kept": [1.0, 1e-5]});
+        let text = written(&config.to_string(), Head::CausalLm, Layout::Flat, true);
+        let keys = |text: &str| {
+            let members: Members = serde_json::from_str(text).unwrap();
+            members.members.into_iter().map(|(key, _)| key).collect::<Vec<_>>()
+        };
+        assert_eq!(keys(&text), keys(&config.to_string()));
+        config["use_cache"] = json!(true);
+        assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), config);
+        assert!(
+            text.contains(r#""zeta": {"kept":[1.0,0.00001]}"#) || text.contains(r#"[1.0,1e-5]"#),
+            "{text}"
+        );
+
+        let base = written(&config.to_string(), Head::Base, Layout::Flat, false);
+        config["architectures"] = json!(["LlamaModel"]);
+        assert_eq!(serde_json::from_str::<Value>(&base).unwrap(), config);
+        let without = written(&testing::config().to_string(), Head::CausalLm, Layout::Flat, false);
+        assert_eq!(serde_json::from_str::<Value>(&without).unwrap()["use_cache"], json!(false));
+    }
+
+    #[test]
+    fn transformers_js_is_told_everything() {
+        let mut config = testing::config();
+        config["head_dim"] = Value::Null;
+        let text = written(&config.to_string(), Head::CausalLm, Layout::TransformersJs, true);
+        config["head_dim"] = json!(4);
+        config["transformers.js_config"] = json!({"use_external_data_format": true});
+        assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), config);
+    }
+}

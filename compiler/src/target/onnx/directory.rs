@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use llamac_plan::diagnostic::{Code, Diagnostic, Diagnostics};
 
+use super::PRODUCER;
 use super::config::config_json;
 use super::data::DataFile;
 use super::genai::genai_config;
@@ -255,11 +256,11 @@ fn stranger(folder: &Path, known: &[&[&str]]) -> Option<PathBuf> {
     paths.into_iter().find(|path| !is_known(path))
 }
 
-/// Whether llamac made the model at `path`: its first two members, which are its version and its producer, say so.
+/// Whether llamac made the model at `path`.
 fn is_ours(path: &Path) -> bool {
     let mut start = Vec::new();
-    let read = File::open(path).and_then(|file| file.take(32).read_to_end(&mut start));
-    read.is_ok() && matches!(start[..], [8, _, 18, 6, b'l', b'l', b'a', b'm', b'a', b'c', ..])
+    let read = File::open(path).and_then(|file| file.take(proto::START).read_to_end(&mut start));
+    read.is_ok() && proto::is_made_by(PRODUCER, &start)
 }
 
 fn not_for_genai(graph: &Graph) -> Diagnostic {
@@ -269,4 +270,62 @@ fn not_for_genai(graph: &Graph) -> Diagnostic {
         .message("onnxruntime-genai runs causal language models with a cache, and feeds no other inputs than theirs")
         .found(format!("a model of {}, …", names.join(", ")))
         .help("use --layout flat")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A folder with these files; models begin as `producer` begins them.
+    fn folder(names: &[&str], producer: &'static str) -> tempfile::TempDir {
+        let model = Model {
+            ir_version: 8,
+            opsets: vec![("", 17), ("com.microsoft", 1)],
+            producer: (producer, "9.9.9"),
+            metadata: Vec::new(),
+            graph: Graph {
+                name: "g".repeat(100),
+                inputs: Vec::new(),
+                outputs: Vec::new(),
+                nodes: Vec::new(),
+                initializers: Vec::new(),
+            },
+        };
+        let bytes = proto::encode(model).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        for name in names {
+            let path = folder.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, if name.ends_with(".onnx") { &bytes[..] } else { b"x" }).unwrap();
+        }
+        folder
+    }
+
+    #[test]
+    fn an_earlier_export_may_be_replaced() {
+        for names in [
+            &["model.onnx", "model.onnx.data", "config.json", "genai_config.json"][..],
+            &["onnx/model.onnx", "onnx/model.onnx_data", "config.json", "tokenizer.json"],
+        ] {
+            assert_eq!(guard(folder(names, "llamac").path()), Ok(()));
+        }
+    }
+
+    #[test]
+    fn what_an_export_does_not_hold_is_not_replaced() {
+        let why = |names: &[&str], producer| {
+            let folder = folder(names, producer);
+            let fault = guard(folder.path()).unwrap_err();
+            fault.message.clone().unwrap().replace(&folder.path().display().to_string(), "DIR")
+        };
+        let stranger = |name: &str| {
+            format!("the folder is not empty, and DIR/{name} is not of an export: it is not replaced")
+        };
+        let none = "the folder is not empty, and it holds no model that llamac made: it is not replaced";
+        assert_eq!(why(&["model.onnx", "notes.txt"], "llamac"), stranger("notes.txt"));
+        assert_eq!(why(&["model.onnx", "onnx/decoder.onnx"], "llamac"), stranger("onnx/decoder.onnx"));
+        assert_eq!(why(&["model.onnx", "model.safetensors"], "llamac"), stranger("model.safetensors"));
+        assert_eq!(why(&["model.onnx", "model.onnx.data", "config.json"], "pytorch"), none);
+        assert_eq!(why(&["config.json"], "llamac"), none);
+    }
 }

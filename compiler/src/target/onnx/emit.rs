@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use llamac_ir::{DType, Dim, Graph, NodeId, ValueId, Weight, WeightExpr};
+use llamac_ir::{DType, Dim, Graph, NodeId, Real, ValueId, Weight, WeightExpr};
 use llamac_plan::SPAN_LOGITS;
 use llamac_plan::diagnostic::{Code, Diagnostic};
 
@@ -104,6 +104,12 @@ impl Operator {
     }
 }
 
+/// What a few numbers are called.
+fn constant_name(dtype: DType, values: &[String], scalar: bool) -> String {
+    let values = values.join(", ");
+    if scalar { format!("/constants/{dtype}/{values}") } else { format!("/constants/{dtype}/[{values}]") }
+}
+
 /// The domain of ONNX Runtime's operators.
 pub(super) const MICROSOFT: &str = "com.microsoft";
 
@@ -189,6 +195,12 @@ impl<'a> Emitter<'_, 'a> {
         if let Some(name) = self.weights.get(weight) {
             return Ok(name.clone());
         }
+        if let WeightExpr::Literal { dtype: DType::I64, shape, values } = weight.expr()
+            && shape.len() <= 1
+        {
+            let values: Vec<i64> = values.iter().map(|value| value.get() as i64).collect();
+            return Ok(self.integer_constant(&values, shape.is_empty()));
+        }
         let name = self.names.unique(&self.weight_name(node, weight, role));
         let data = self.storage.place(weight)?;
         self.push_initializer(&name, weight.dtype(), weight.shape(), data);
@@ -203,10 +215,11 @@ impl<'a> Emitter<'_, 'a> {
                 return self.weight_name(node, base, role);
             }
             WeightExpr::Literal { dtype, shape, values } if values.len() <= SHOWN => {
-                let values: Vec<String> = values.iter().map(ToString::to_string).collect();
-                let values = values.join(", ");
-                let values = if shape.is_empty() { values } else { format!("[{values}]") };
-                return format!("/constants/{dtype}/{values}");
+                let text = |value: &Real| match dtype.is_float() {
+                    true => value.to_string(),
+                    false => (value.get() as i64).to_string(),
+                };
+                return constant_name(*dtype, &values.iter().map(text).collect::<Vec<_>>(), shape.is_empty());
             }
             WeightExpr::InvFreq { .. } => return "model.rotary_emb.inv_freq".to_owned(),
             _ => {}
@@ -249,8 +262,7 @@ impl<'a> Emitter<'_, 'a> {
             return name.clone();
         }
         let texts: Vec<String> = values.iter().map(ToString::to_string).collect();
-        let text = if scalar { texts.join("") } else { format!("[{}]", texts.join(", ")) };
-        let name = self.names.unique(&format!("/constants/i64/{text}"));
+        let name = self.names.unique(&constant_name(DType::I64, &texts, scalar));
         let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
         let shape = [values.len()];
         self.push_initializer(&name, DType::I64, if scalar { &[] } else { &shape }, Data::Inline(bytes));

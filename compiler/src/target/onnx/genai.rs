@@ -135,3 +135,50 @@ pub(super) fn genai_config(
     text.push(b'\n');
     Some(text)
 }
+
+#[cfg(test)]
+mod tests {
+    use llamac_ir::DType;
+
+    use super::super::model::{Node, ValueInfo};
+    use super::*;
+    use crate::source::testing;
+
+    fn graph(inputs: &[&str], op: &'static str) -> Graph {
+        let value = |name: &&str| ValueInfo { name: (*name).to_owned(), dtype: DType::F32, shape: vec![] };
+        let node = Node {
+            name: String::new(),
+            op,
+            domain: "",
+            inputs: Vec::new(),
+            outputs: Vec::new(),
+            attributes: Vec::new(),
+        };
+        Graph {
+            name: String::new(),
+            inputs: inputs.iter().map(value).collect(),
+            outputs: vec![value(&"logits")],
+            nodes: vec![node],
+            initializers: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_decoder_is_described() {
+        let directory = testing::checkpoint(&testing::config(), &testing::tensors());
+        let checkpoint = Checkpoint::open(directory.path(), None).unwrap();
+        let config = |inputs: &[&str], op| genai_config(&checkpoint, &graph(inputs, op), "model.onnx", 40);
+        let cached = ["input_ids", "attention_mask", "past_key_values.0.key", "past_key_values.0.value"];
+        let text = String::from_utf8(config(&cached, "Attention").unwrap()).unwrap();
+        insta::assert_snapshot!(text);
+        let shared = String::from_utf8(config(&cached, "GroupQueryAttention").unwrap()).unwrap();
+        assert_eq!(shared, text.replace("buffer\": false", "buffer\": true"));
+        for inputs in [
+            &["input_ids", "attention_mask", "position_ids"][..],
+            &["inputs_embeds", "attention_mask", "past_key_values.0.key"],
+            &["input_ids", "num_logits_to_keep", "past_key_values.0.key"],
+        ] {
+            assert_eq!(config(inputs, "Attention"), None);
+        }
+    }
+}

@@ -35,6 +35,9 @@ pub use directory::Destination;
 pub use layout::Layout;
 pub use storage::ExternalData;
 
+/// Who makes these models.
+const PRODUCER: &str = "llamac";
+
 /// Which operators a file may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Profile {
@@ -163,7 +166,7 @@ pub fn emit(
     let model = Model {
         ir_version: target.profile.ir_version(),
         opsets: target.profile.opsets(),
-        producer: ("llamac", env!("CARGO_PKG_VERSION")),
+        producer: (PRODUCER, env!("CARGO_PKG_VERSION")),
         metadata: metadata(checkpoint, target, passes),
         graph,
     };

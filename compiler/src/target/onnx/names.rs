@@ -38,8 +38,8 @@ pub(super) fn path(loc: &Loc) -> String {
     }
     match differing[..] {
         [] if parallel => first.join("/"),
-        [at] if is_layer(&first[at]) => without(first, at).join("/"),
-        [at] => {
+        [at] if modules.iter().all(|module| is_layer(&module[at])) => without(first, at).join("/"),
+        [at] if modules.iter().all(|module| !is_layer(&module[at])) => {
             let mut merged = first.clone();
             merged[at] = join(&modules.iter().map(|module| module[at].as_str()).collect::<Vec<_>>());
             merged.join("/")

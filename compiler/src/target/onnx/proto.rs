@@ -21,6 +21,16 @@ pub fn encode(model: Model) -> Option<Vec<u8>> {
     proto.write_to_bytes().ok().filter(|_| fits)
 }
 
+/// Bytes at the start of a model within which its producer is named.
+pub(super) const START: u64 = 64;
+
+/// Whether `start`, the first [`START`] bytes of a file, are those of a model that `producer` made and [`encode`] wrote.
+pub(super) fn is_made_by(producer: &str, start: &[u8]) -> bool {
+    // The version of the format comes first; then opsets, which are short, and the producer as a text.
+    let member = [&[2 << 3 | 2, producer.len() as u8], producer.as_bytes()].concat();
+    start.first() == Some(&(1 << 3)) && start.windows(member.len()).any(|window| window == member)
+}
+
 fn model_proto(model: Model) -> onnx::ModelProto {
     let (producer_name, producer_version) = model.producer;
     onnx::ModelProto {
@@ -279,5 +289,14 @@ mod tests {
     #[test]
     fn the_same_model_has_the_same_bytes() {
         assert_eq!(encode(model()), encode(model()));
+    }
+
+    #[test]
+    fn a_model_is_known_by_its_producer() {
+        let bytes = encode(model()).unwrap();
+        let start = &bytes[..START as usize];
+        assert!(is_made_by("llamac", start));
+        assert!(!is_made_by("pytorch", start) && !is_made_by("llamac", &start[2..]));
+        assert!(!is_made_by("llamac", b"\x08") && !is_made_by("llamac", b""));
     }
 }

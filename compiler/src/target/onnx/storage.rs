@@ -163,3 +163,90 @@ fn not_stored(external: ExternalData, first: &Weight, count: usize) -> Diagnosti
             .help("write weights with --external-data file"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use llamac_ir::DType;
+    use safetensors::tensor::Dtype;
+
+    use super::*;
+    use crate::source::testing;
+
+    /// A checkpoint whose embedding is large enough to be stored outside of a model.
+    fn checkpoint() -> (tempfile::TempDir, Checkpoint) {
+        let mut config = testing::config();
+        config["vocab_size"] = 300.into();
+        let mut tensors = testing::tensors();
+        for name in ["model.embed_tokens.weight", "lm_head.weight"] {
+            let bytes = (0..4800).map(|i| (i % 113) as u8).collect();
+            tensors.insert(name.to_owned(), (Dtype::BF16, vec![300, 8], bytes));
+        }
+        let directory = testing::checkpoint(&config, &tensors);
+        let checkpoint = Checkpoint::open(directory.path(), None).unwrap();
+        (directory, checkpoint)
+    }
+
+    fn source(checkpoint: &Checkpoint, name: &str) -> Weight {
+        let info = checkpoint.tensor(name).unwrap();
+        Weight::source(name, info.dtype, &info.shape).unwrap()
+    }
+
+    #[test]
+    fn small_constants_are_in_the_model() {
+        let (_directory, checkpoint) = checkpoint();
+        let norm = source(&checkpoint, "model.norm.weight");
+        for external in ExternalData::ALL {
+            let mut storage = Storage::new(&checkpoint, external, "d");
+            let expected = checkpoint.bytes("model.norm.weight").unwrap().to_vec();
+            assert_eq!(storage.place(&norm), Ok(Data::Inline(expected)));
+            let numbers = Weight::literal(DType::I64, &[2], &[3.0, -1.0]).unwrap();
+            let expected = [3i64, -1].map(i64::to_le_bytes).concat();
+            assert_eq!(storage.place(&numbers), Ok(Data::Inline(expected)));
+            assert!(storage.finish().unwrap().is_none());
+        }
+    }
+
+    #[test]
+    fn large_constants_are_in_a_file_of_their_own() {
+        let (_directory, checkpoint) = checkpoint();
+        let embedding = source(&checkpoint, "model.embed_tokens.weight");
+        let mut storage = Storage::new(&checkpoint, ExternalData::File, "d");
+        let expected = Region { file: "d".to_owned(), offset: 0, length: 4800 };
+        assert_eq!(storage.place(&embedding), Ok(Data::External(expected)));
+        assert_eq!(storage.finish().unwrap().unwrap().length(), 4800);
+    }
+
+    #[test]
+    fn stored_tensors_are_found_in_the_files_of_the_checkpoint() {
+        let (directory, checkpoint) = checkpoint();
+        for name in ["model.embed_tokens.weight", "lm_head.weight"] {
+            let mut storage = Storage::new(&checkpoint, ExternalData::Reference, "d");
+            let place = storage.place(&source(&checkpoint, name)).unwrap();
+            let Data::External(Region { file, offset, length }) = place else { panic!("{place:?}") };
+            let bytes = std::fs::read(directory.path().join(file)).unwrap();
+            let found = &bytes[offset as usize..][..length as usize];
+            assert_eq!(found, checkpoint.bytes(name).unwrap());
+            assert!(storage.finish().unwrap().is_none());
+        }
+    }
+
+    #[test]
+    fn what_is_not_stored_may_not_be_large() {
+        let (_directory, checkpoint) = checkpoint();
+        let embedding = source(&checkpoint, "model.embed_tokens.weight");
+        let converted = embedding.convert(DType::F32).unwrap();
+        let mut storage = Storage::new(&checkpoint, ExternalData::Copy, "d");
+        assert!(matches!(storage.place(&converted), Ok(Data::Inline(bytes)) if bytes.len() == 9600));
+        assert_eq!(storage.finish().unwrap().map(|file| file.length()), None);
+
+        let mut storage = Storage::new(&checkpoint, ExternalData::Reference, "d");
+        let parts = std::iter::repeat_n(embedding, 1000);
+        let large = Weight::concat(parts).unwrap();
+        for weight in [large.convert(DType::F32).unwrap(), large] {
+            storage.place(&weight).unwrap();
+        }
+        let message = storage.finish().unwrap_err().to_string();
+        assert!(message.contains("and 1 more as the graph takes them"), "{message}");
+        assert!(message.contains("expected f32\n   found    bf16\n   help: keep the"), "{message}");
+    }
+}

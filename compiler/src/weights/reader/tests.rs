@@ -86,6 +86,15 @@ fn rows_that_are_only_chosen_keep_their_bytes() {
 }
 
 #[test]
+fn literal_integers_are_exact() {
+    let (_directory, checkpoint) = checkpoint();
+    let weight = Weight::literal(DType::I64, &[2], &[16_777_217.0, -9_007_199_254_740_991.0]).unwrap();
+    let mut bytes = vec![0; 16];
+    WeightReader::new(&checkpoint).read(&weight, &Block::whole(&weight), DType::I64, &mut bytes).unwrap();
+    assert_eq!(bytes, [16_777_217i64, -9_007_199_254_740_991].map(i64::to_le_bytes).concat());
+}
+
+#[test]
 fn every_recipe_is_what_the_naive_evaluation_says() {
     let (_directory, checkpoint) = checkpoint();
     let get = |name: &str| source(&checkpoint, name);
