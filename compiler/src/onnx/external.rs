@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::ErrorKind;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Component, Path};
 
 use llamac_plan::diagnostic::{Code, Diagnostic};
 
@@ -50,67 +50,100 @@ pub(super) struct ExternalFile {
     pub size: u64,
     /// Whether it is a link that leads out of the model's directory.
     pub leads_out: bool,
+    /// The bytes that tensors need it to have.
+    needed: u64,
 }
 
 /// The files of tensors' data, each looked at once.
 pub(super) struct Files<'a> {
+    model: &'a Path,
     directory: &'a Path,
     /// By location; nothing for a file that is not there.
     found: BTreeMap<String, Option<ExternalFile>>,
 }
 
 impl<'a> Files<'a> {
-    /// None so far beside a model in `directory`.
-    pub(super) fn new(directory: &'a Path) -> Self {
-        Self { directory, found: BTreeMap::new() }
+    /// None so far beside the model in the file `model`.
+    pub(super) fn new(model: &'a Path) -> Self {
+        Self { model, directory: model.parent().unwrap_or(Path::new("")), found: BTreeMap::new() }
     }
 
-    /// The files that are there, by location.
-    pub(super) fn into_found(self) -> BTreeMap<String, ExternalFile> {
-        self.found.into_iter().filter_map(|(location, file)| Some((location, file?))).collect()
+    /// The files by location; `faults` get those that are too short for what tensors need.
+    pub(super) fn check(self, faults: &mut Capped<'_>) -> BTreeMap<String, ExternalFile> {
+        let there = self.found.into_iter().filter_map(|(location, file)| Some((location, file?)));
+        there
+            .inspect(|(location, file)| {
+                if file.needed > file.size {
+                    let fault = Diagnostic::new(Code::BadExternalData)
+                        .at(self.directory.join(location).display().to_string())
+                        .expected(format!("at least {} bytes", file.needed))
+                        .found(format!("{} bytes", file.size));
+                    faults.push(fault.help(
+                        "the file is cut, or belongs to another model: get it again, together with the model",
+                    ));
+                }
+            })
+            .collect()
     }
 
-    /// Checks the place of the data of `tensor`, which `name` tells from others.
-    pub(super) fn check(&mut self, name: &str, tensor: &TensorProto, faults: &mut Capped<'_>) {
-        let fault = || Diagnostic::new(Code::BadExternalData).at(format!("{}: {name}", faults.file()));
+    /// Looks at the place of the data of `tensor`, which `name` tells from others.
+    pub(super) fn visit(&mut self, name: &str, tensor: &TensorProto, faults: &mut Capped<'_>) {
+        let fault = Diagnostic::new(Code::BadExternalData).at(format!("{}: {name}", faults.file()));
         let place = match External::of(tensor) {
             Ok(place) => place,
             Err(found) => {
                 let expected = "location, and offset and length as numbers";
-                return faults.push(fault().expected(expected).found(found));
+                return faults.push(fault.expected(expected).found(found));
             }
         };
         if !is_inside(place.location) {
             let found = place.location.chars().take(100).collect::<String>();
-            return faults.push(
-                fault().expected("the name of a file in the model's directory").found(format!("{found:?}")),
-            );
+            let expected = "the name of a file in the model's directory";
+            return faults.push(fault.expected(expected).found(format!("{found:?}")));
         }
         let size = match (place.length, tensor.packed_size()) {
             (Some(length), Some(size)) if length != size => {
                 let expected = format!("{size} bytes for {}", tensor.signature());
-                return faults.push(fault().expected(expected).found(format!("length = {length}")));
+                return faults.push(fault.expected(expected).found(format!("length = {length}")));
             }
             (length, size) => length.or(size).unwrap_or(0),
         };
-        let location = place.location;
-        if !self.found.contains_key(location) {
-            let file = look(self.directory, location).map_err(|fault| faults.push(fault)).ok();
-            self.found.insert(location.to_owned(), file);
+        let Some(end) = place.offset.checked_add(size) else {
+            return faults
+                .push(fault.expected("a place in a file").found(format!("offset = {}", place.offset)));
+        };
+        if !self.found.contains_key(place.location) {
+            let file = self.look(place.location).map_err(|fault| faults.push(fault)).ok();
+            self.found.insert(place.location.to_owned(), file);
         }
-        let Some(Some(file)) = self.found.get(location) else { return };
-        let end = place.offset.checked_add(size);
-        if end.is_none_or(|end| end > file.size) {
-            let expected = format!("{location} with {size} bytes from byte {} on", place.offset);
-            let fault = Diagnostic::new(Code::BadExternalData)
-                .at(format!("{}: {name}", faults.file()))
-                .expected(expected);
-            faults.push(
-                fault.found(format!("{} bytes in all", file.size)).help(
-                    "the file is cut, or belongs to another model: get it again, together with the model",
-                ),
-            );
+        if let Some(Some(file)) = self.found.get_mut(place.location) {
+            file.needed = file.needed.max(end);
         }
+    }
+
+    /// Looks at the file at `location`.
+    fn look(&self, location: &str) -> Result<ExternalFile, Diagnostic> {
+        let path = self.directory.join(location);
+        let failed = |code, found: String| Diagnostic::new(code).at(path.display().to_string()).found(found);
+        let metadata = fs::metadata(&path).map_err(|error| match error.kind() {
+            ErrorKind::NotFound => failed(Code::MissingFile, "no such file".to_owned())
+                .expected("data of the model's tensors")
+                .help("the model and its data belong in one directory, under the names that they were written with"),
+            _ => failed(Code::Io, error.to_string()),
+        })?;
+        if !metadata.is_file() {
+            return Err(failed(Code::Io, "this is not a regular file".to_owned()));
+        }
+        Ok(ExternalFile { size: metadata.len(), leads_out: self.leads_out(&path), needed: 0 })
+    }
+
+    /// Whether the real file at `path` is neither in the model's directory nor in that of the model's real file.
+    fn leads_out(&self, path: &Path) -> bool {
+        let here = if self.directory.as_os_str().is_empty() { Path::new(".") } else { self.directory };
+        let real_model = fs::canonicalize(self.model).ok();
+        let real_directory = real_model.as_deref().and_then(Path::parent);
+        let directories = [fs::canonicalize(here).ok(), real_directory.map(Path::to_owned)];
+        fs::canonicalize(path).is_ok_and(|path| !directories.iter().flatten().any(|d| path.starts_with(d)))
     }
 }
 
@@ -118,28 +151,6 @@ impl<'a> Files<'a> {
 fn is_inside(location: &str) -> bool {
     let normal = |part| matches!(part, Component::Normal(_) | Component::CurDir);
     !location.contains(['\\', '\0']) && Path::new(location).components().all(normal)
-}
-
-/// Looks at the file at `location`.
-fn look(directory: &Path, location: &str) -> Result<ExternalFile, Diagnostic> {
-    let path = directory.join(location);
-    let failed = |code, found: String| Diagnostic::new(code).at(path.display().to_string()).found(found);
-    let metadata = fs::metadata(&path).map_err(|error| match error.kind() {
-        ErrorKind::NotFound => {
-            failed(Code::MissingFile, "no such file".to_owned()).expected("data of the model's tensors").help(
-                "the model and its data belong in one directory, under the names that they were written with",
-            )
-        }
-        _ => failed(Code::Io, error.to_string()),
-    })?;
-    if !metadata.is_file() {
-        return Err(failed(Code::Io, "this is not a regular file".to_owned()));
-    }
-    let real = |path: &Path| fs::canonicalize(path).ok();
-    let here = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
-    let inside = |(path, directory): (PathBuf, PathBuf)| path.starts_with(directory);
-    let leads_out = !real(&path).zip(real(here)).is_none_or(inside);
-    Ok(ExternalFile { size: metadata.len(), leads_out })
 }
 
 #[cfg(test)]

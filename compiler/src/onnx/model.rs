@@ -53,17 +53,17 @@ impl Model {
         let bytes = Bytes::from_owner(MappedFile::open(path.to_owned(), file.clone())?);
         let proto = decode(&file, bytes)?;
         let mut faults = Capped::new(&file);
-        let directory = path.parent().unwrap_or(Path::new(""));
-        let mut files = Files::new(directory);
+        let mut files = Files::new(path);
         each_tensor(&proto, &mut |name, tensor| {
             if let Some((expected, found)) = tensor.inconsistency() {
                 let fault = Diagnostic::new(Code::DamagedOnnx).at(format!("{file}: {name}"));
-                faults.push(fault.message("the tensor's data does not fit").expected(expected).found(found));
+                faults.push(fault.message("the tensor contradicts itself").expected(expected).found(found));
             } else if tensor.is_external() {
-                files.check(name, tensor, &mut faults);
+                files.visit(name, tensor, &mut faults);
             }
         });
-        faults.into_diagnostics().or(Self { proto, files: files.into_found() })
+        let files = files.check(&mut faults);
+        faults.into_diagnostics().or(Self { proto, files })
     }
 
     /// What is odd, but has one meaning: sentences.
@@ -94,7 +94,7 @@ fn decode(file: &str, bytes: Bytes) -> Result<ModelProto, Diagnostic> {
     let broken = |what: String| match first {
         None => fault(Code::NotOnnx).found("an empty file"),
         Some(FIRST) => fault(Code::DamagedOnnx).message(what).help(help),
-        Some(_) => fault(Code::NotOnnx).found(what).help(help),
+        Some(_) => fault(Code::NotOnnx).message(what).help(help),
     };
     let weight = wire::weigh(&bytes)
         .map_err(|wire::Damage { offset, what }| broken(format!("{what}, at byte {offset}")))?;

@@ -2,9 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
+use prost::Message;
 use serde_json::Value;
 
 use super::model::{Model, each_tensor};
+use super::proto::TensorProto;
 use super::{Summary, structure};
 
 const MODELS: [&str; 2] = ["exported/model.onnx", "mixed.onnx"];
@@ -84,4 +86,41 @@ fn the_structure_of_an_exported_model() {
 #[test]
 fn the_structure_of_a_model_with_one_of_everything() {
     insta::assert_snapshot!(structure(&open("mixed.onnx")));
+}
+
+/// The faults of the exported model with its first initializer changed by `edit`.
+fn faults(edit: impl FnOnce(&mut TensorProto)) -> String {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut proto = open("exported/model.onnx").proto;
+    edit(&mut proto.graph.as_mut().expect("a graph").initializer[0]);
+    let path = folder.path().join("model.onnx");
+    std::fs::write(&path, proto.encode_to_vec()).expect("writes");
+    std::fs::copy(fixtures().join("exported/model.onnx_data"), folder.path().join("model.onnx_data"))
+        .expect("a copy");
+    let faults = Model::open(&path).expect_err("it is wrong");
+    faults.to_string().replace(folder.path().to_str().expect("UTF-8"), "DIR")
+}
+
+#[test]
+fn a_place_that_is_wrong_is_told() {
+    let set = |key: &'static str, value: &'static str| {
+        move |tensor: &mut TensorProto| {
+            tensor.external_data.iter_mut().filter(|e| e.key == key).for_each(|e| e.value = value.to_owned());
+        }
+    };
+    let told = [
+        faults(set("location", "../model.onnx_data")),
+        faults(set("location", "/etc/passwd")),
+        faults(set("location", ".")),
+        faults(set("offset", "-1")),
+        faults(set("offset", "641")),
+        faults(set("offset", "18446744073709551615")),
+        faults(set("length", "511")),
+        faults(|tensor| tensor.external_data.clear()),
+        faults(|tensor| tensor.dims[0] = -16),
+        faults(|tensor| tensor.dims = vec![i64::MAX, i64::MAX]),
+        faults(|tensor| (tensor.data_location, tensor.raw_data) = (0, vec![0; 511].into())),
+        faults(|tensor| tensor.data_location = 0),
+    ];
+    insta::assert_snapshot!(told.join("\n"));
 }
