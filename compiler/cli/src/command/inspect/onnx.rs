@@ -75,11 +75,12 @@ fn text(summary: &Summary<'_>) -> String {
     }
     for group in &summary.weights {
         let tensors = plural(group.tensors, "initializer");
-        let (size, elements) = (bytes(group.bytes), count(group.elements));
-        rows.push(row(
-            format!("{} weights", group.dtype),
-            format!("{size} in {tensors}, {elements} elements"),
-        ));
+        let elements = match group.elements {
+            1 => "1 element".to_owned(),
+            n => format!("{} elements", count(n)),
+        };
+        let size = bytes(group.bytes);
+        rows.push(row(format!("{} weights", group.dtype), format!("{size} in {tensors}, {elements}")));
     }
     if summary.sparse_initializers > 0 {
         rows.push(row("sparse weights", plural(summary.sparse_initializers, "initializer")));
