@@ -2,6 +2,7 @@
 
 pub mod driver;
 pub mod model;
+pub mod onnx;
 pub mod output;
 pub mod passes;
 pub mod reference;

@@ -6,7 +6,7 @@ use llamac_plan::diagnostic::{Code, Diagnostic, Diagnostics};
 const TOLD: usize = 20;
 
 /// The faults of one file.
-pub(super) struct Capped<'a> {
+pub(crate) struct Capped<'a> {
     file: &'a str,
     first: Diagnostics,
     last: Option<Code>,

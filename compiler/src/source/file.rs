@@ -65,7 +65,7 @@ impl MappedFile {
     ///
     /// # Errors
     /// `MissingFile`, `Io` or `OutOfMemory`, with the path.
-    pub(super) fn open(path: PathBuf, name: String) -> Result<Self, Diagnostic> {
+    pub(crate) fn open(path: PathBuf, name: String) -> Result<Self, Diagnostic> {
         let (file, _) = open(&path).map_err(|error| failed(&path, &error))?;
         // SAFETY: the mapping is read-only and private to this process, and its bytes are only ever read as plain
         // numbers, of which every bit pattern is valid. Another process that writes to the file changes numbers; one
@@ -87,5 +87,11 @@ impl MappedFile {
     /// Its content.
     pub fn bytes(&self) -> &[u8] {
         &self.map
+    }
+}
+
+impl AsRef<[u8]> for MappedFile {
+    fn as_ref(&self) -> &[u8] {
+        self.bytes()
     }
 }

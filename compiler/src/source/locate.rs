@@ -51,6 +51,11 @@ fn other_format(path: &Path, names: &[String]) -> Option<Diagnostic> {
     if any(&|n| n.starts_with("pytorch_model") && (n.ends_with(".bin") || n.ends_with(".bin.index.json"))) {
         return Some(unsupported(path, "weights in PyTorch's .bin files cannot be read yet", CONVERT));
     }
+    if any(&|n| n.ends_with(".onnx")) {
+        let help =
+            "give the checkpoint that it was exported from; `llamac inspect` tells what an ONNX model holds";
+        return Some(unsupported(path, "an ONNX model cannot be compiled", help));
+    }
     None
 }
 

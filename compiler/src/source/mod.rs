@@ -28,6 +28,7 @@ mod table;
 pub(crate) mod testing;
 mod tokenizer;
 
+pub(crate) use capped::Capped;
 pub use checkpoint::{Checkpoint, TensorInfo, Tie};
 pub use config::Config;
 pub use file::MappedFile;
@@ -35,6 +36,7 @@ pub(crate) use file::read as read_file;
 pub use head::Head;
 pub use names::{EMBEDDING, LM_HEAD, NORM, QA_OUTPUTS, QA_OUTPUTS_BIAS, SCORE, SCORE_BIAS};
 pub use rope::Rope;
-pub(crate) use shards::INDEX;
+pub(crate) use safetensors::other_format;
+pub(crate) use shards::{INDEX, has_weights};
 pub use suggest::nearest;
 pub use tokenizer::TokenizerFiles;

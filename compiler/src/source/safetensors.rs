@@ -135,7 +135,7 @@ fn header<'a>(file: &str, bytes: &'a [u8]) -> Result<&'a str, Diagnostic> {
 }
 
 /// What people have in a `.safetensors` file that is none. Read as a length, the beginning of each is beyond all limits.
-fn other_format(bytes: &[u8]) -> Option<&'static str> {
+pub(crate) fn other_format(bytes: &[u8]) -> Option<&'static str> {
     const OTHER: [(&[u8], &str); 5] = [
         (
             b"version https://git-lfs",

@@ -35,6 +35,11 @@ struct Index {
     weight_map: BTreeMap<String, String>,
 }
 
+/// Whether a directory holds weights of a checkpoint, or says that it does.
+pub(crate) fn has_weights(directory: &Path) -> bool {
+    [SINGLE, INDEX].iter().any(|name| directory.join(name).exists())
+}
+
 /// Opens the weights of a directory.
 ///
 /// # Errors

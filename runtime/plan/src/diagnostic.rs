@@ -111,6 +111,11 @@ codes! {
     // 05xx: the compiler
     IllegalOp = 500, Bug, "an operation cannot be expressed on the target";
     InvalidGraph = 501, Bug, "the graph failed verification";
+    // 06xx: ONNX models
+    NotOnnx = 600, BadInput, "this is not an ONNX model";
+    DamagedOnnx = 601, BadInput, "damaged ONNX model";
+    BadExternalData = 602, BadInput, "the data of an ONNX model's tensors is not where it should be";
+    OnnxTooLarge = 603, Resource, "the ONNX model is too large to be read";
 }
 
 impl std::str::FromStr for Code {
@@ -322,7 +327,7 @@ mod tests {
         }
         let nearest = |text: &str| text.parse::<Code>().map_err(|unknown| unknown.nearest);
         assert_eq!(nearest("E0209"), Err(Some(Code::OutOfRange)));
-        assert_eq!(nearest("9999"), Err(Some(Code::InvalidGraph)));
+        assert_eq!(nearest("9999"), Err(Some(Code::OnnxTooLarge)));
         for text in ["", "E", "shape", "-1", "+203", "E0203 ", "99999"] {
             assert_eq!(nearest(text), Err(None), "{text}");
         }

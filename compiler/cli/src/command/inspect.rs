@@ -1,15 +1,20 @@
-//! `llamac inspect`: what a model is, from the plan that would run it.
+//! `llamac inspect`: what a model is, from the plan that would run it; or what an ONNX model holds.
+
+mod onnx;
+
+use std::path::PathBuf;
 
 use llamac_compiler::diagnostic::{Code, Diagnostic};
+use llamac_compiler::onnx::Model;
 use llamac_compiler::{driver, passes};
 use llamac_runtime::plan::{
     Compute, GenerationDefaults, ModelShape, PassRecord, Plan, WeightEntry, WeightLayout,
 };
 use serde::Serialize;
 
-use crate::args::{ModelArg, ThreadsArg};
+use crate::args::ThreadsArg;
 use crate::console::{Console, Stdout};
-use crate::emit::Form;
+use crate::emit;
 use crate::failure::Failure;
 use crate::human::{bytes, count, table};
 use crate::model::{self, Source};
@@ -17,9 +22,10 @@ use crate::model::{self, Source};
 /// Show what a model is: head, sizes, passes applied, memory
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    #[command(flatten)]
-    model: ModelArg,
-    /// Print the graph after all passes, as IR text (of a checkpoint)
+    /// A Hugging Face directory, a compiled model, or an ONNX model or a directory that holds one
+    #[arg(value_name = "MODEL")]
+    path: PathBuf,
+    /// Print the graph: of a checkpoint after all passes, or of an ONNX model
     #[arg(long, conflicts_with = "json")]
     graph: bool,
     /// Print one JSON object
@@ -70,8 +76,11 @@ struct Memory {
 impl Args {
     /// Prints what the model is.
     pub fn run(&self, console: &Console) -> Result<(), Failure> {
+        if let Some(path) = Model::locate(&self.path) {
+            return onnx::run(&path, self, console);
+        }
         let threads = self.threads.count();
-        let source = model::source(&self.model.path, threads, console)?;
+        let source = model::source(&self.path, threads, console)?;
         let mut out = Stdout::lock();
         if self.graph {
             let Source::Checkpoint(checkpoint) = &source else {
@@ -81,11 +90,11 @@ impl Args {
                 return Err(fault.help("give the directory that it was compiled from").into());
             };
             let lowered = driver::lower(checkpoint, &passes::Options::default())?;
-            write!(out, "{}", Form::Ir.of(lowered.stage.graph()))?;
+            write!(out, "{}", emit::Form::Ir.of(lowered.stage.graph()))?;
             return out.flush();
         }
         let kind = if matches!(source, Source::Checkpoint(_)) { "checkpoint" } else { "artifact" };
-        let model = model::compiled(source, &self.model.path, threads, console)?;
+        let model = model::compiled(source, &self.path, threads, console)?;
         let facts = Facts::new(kind, model.plan(), model.file("tokenizer.json").is_some());
         match self.json {
             true => {

@@ -328,6 +328,44 @@ written.
 **Cure**: `--passes -NAME` leaves out the pass that the message names. Report it with `config.json`
 and the files of `--dump-ir DIR`."
             }
+            Self::NotOnnx => {
+                "\
+The file was expected to be an ONNX model, and is not one: it is empty, begins like something else,
+or holds no graph.
+
+**Cause**: a pointer of Git LFS or an error page in place of the file, the data of a model
+(`model.onnx_data`) in place of the model, or a single tensor.
+
+**Cure**: give the file that ends in `.onnx`, or get it again."
+            }
+            Self::DamagedOnnx => {
+                "\
+The file begins like an ONNX model, and breaks the rules of its encoding at the place that the
+message names; or a tensor has more or less data than its dimensions and its type call for.
+
+**Cause**: nearly always a download or a copy that broke off.
+
+**Cure**: compare the file's size with the original's, and get it again. If it was exported, export
+it again."
+            }
+            Self::BadExternalData => {
+                "\
+A tensor of an ONNX model has its data in another file, and not all of it is there: the file is
+shorter than the model says, the place is no number, or it lies outside of the model's directory,
+which no runtime follows.
+
+**Cause**: data of another model or another export under the same name, or a file that is cut.
+
+**Cure**: get the model and its data again, together, and keep both in one directory."
+            }
+            Self::OnnxTooLarge => {
+                "\
+An ONNX model is limited to 2 GiB, its tensors' data in other files aside; no runtime reads more.
+The graph without any data may take 256 MiB of memory here, which bounds what a damaged file can ask
+for.
+
+**Cure**: export the model with external data (`onnx.save_model(…, save_as_external_data=True)`)."
+            }
         }
     }
 }

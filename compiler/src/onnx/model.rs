@@ -1,0 +1,155 @@
+//! From a path to a model whose parts fit together.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use llamac_plan::diagnostic::{Code, Diagnostic, Diagnostics};
+use prost::Message;
+
+use super::external::{ExternalFile, Files};
+use super::proto::{GraphProto, ModelProto, NodeProto, TensorProto};
+use super::wire;
+use crate::source::{self, Capped, MappedFile};
+
+/// A message of the encoding has at most this many bytes.
+const MAX_FILE: u64 = (1 << 31) - 1;
+
+/// Memory that everything but the data of tensors may take: a hundred times what a model of a thousand layers needs.
+const MAX_DECODED: u64 = 256 << 20;
+
+/// Where an exported directory has its model.
+const IN_DIRECTORY: [&str; 2] = ["model.onnx", "onnx/model.onnx"];
+
+/// The first byte of nearly every model: the key of `ir_version`.
+const FIRST: u8 = 0x08;
+
+/// An ONNX model.
+#[derive(Debug)]
+pub struct Model {
+    pub(super) proto: ModelProto,
+    /// Files of tensors' data, by location.
+    pub(super) files: BTreeMap<String, ExternalFile>,
+}
+
+impl Model {
+    /// The ONNX model at `path`: the file itself if its name ends in `.onnx`, or that of a directory which holds an
+    /// exported model and no checkpoint's weights.
+    pub fn locate(path: &Path) -> Option<PathBuf> {
+        if path.is_dir() {
+            let inside = IN_DIRECTORY.map(|name| path.join(name)).into_iter().find(|inner| inner.is_file());
+            return inside.filter(|_| !source::has_weights(path));
+        }
+        path.extension().is_some_and(|end| end.eq_ignore_ascii_case("onnx")).then(|| path.to_owned())
+    }
+
+    /// Opens the model in the file `path`.
+    ///
+    /// # Errors
+    /// `MissingFile` and `Io` where a file cannot be read, `NotOnnx`, `OnnxTooLarge` and `DamagedOnnx`; for data of
+    /// tensors `BadExternalData` and `MissingFile`, all faults together up to twenty.
+    pub fn open(path: &Path) -> Result<Self, Diagnostics> {
+        let file = path.display().to_string();
+        let bytes = Bytes::from_owner(MappedFile::open(path.to_owned(), file.clone())?);
+        let proto = decode(&file, bytes)?;
+        let mut faults = Capped::new(&file);
+        let mut files = Files::new(path);
+        each_tensor(&proto, &mut |name, tensor| {
+            if let Some((expected, found)) = tensor.inconsistency() {
+                let fault = Diagnostic::new(Code::DamagedOnnx).at(format!("{file}: {name}"));
+                faults.push(fault.message("the tensor contradicts itself").expected(expected).found(found));
+            } else if tensor.is_external() {
+                files.visit(name, tensor, &mut faults);
+            }
+        });
+        let files = files.check(&mut faults);
+        faults.into_diagnostics().or(Self { proto, files })
+    }
+
+    /// What is odd, but has one meaning: sentences.
+    pub fn warnings(&self) -> Vec<String> {
+        let outside = self.files.iter().filter(|(_, file)| file.leads_out);
+        let sentence = |(location, _)| {
+            format!("{location} is a link out of the model's directory: ONNX Runtime will not follow it")
+        };
+        outside.map(sentence).collect()
+    }
+
+    /// The graph.
+    pub(super) fn graph(&self) -> &GraphProto {
+        self.proto.graph.as_ref().expect("a model without a graph is not opened")
+    }
+}
+
+/// Decodes the content of `file`, whose graph is then there.
+fn decode(file: &str, bytes: Bytes) -> Result<ModelProto, Diagnostic> {
+    let fault = |code| Diagnostic::new(code).at(file);
+    let size = bytes.len() as u64;
+    if size > MAX_FILE {
+        let fault = fault(Code::OnnxTooLarge).expected(format!("at most {MAX_FILE} bytes"));
+        return Err(fault.found(format!("{size} bytes")));
+    }
+    let first = bytes.first().copied();
+    let help = source::other_format(&bytes).unwrap_or("the file is cut or damaged: get it again");
+    let broken = |what: String| match first {
+        None => fault(Code::NotOnnx).found("an empty file"),
+        Some(FIRST) => fault(Code::DamagedOnnx).message(what).help(help),
+        Some(_) => fault(Code::NotOnnx).message(what).help(help),
+    };
+    let weight = wire::weigh(&bytes)
+        .map_err(|wire::Damage { offset, what }| broken(format!("{what}, at byte {offset}")))?;
+    if weight > MAX_DECODED {
+        let fault = fault(Code::OnnxTooLarge).message("the graph takes too much memory");
+        return Err(fault
+            .expected(format!("at most {MAX_DECODED} bytes"))
+            .found(format!("{weight} bytes, from {size} in the file")));
+    }
+    let proto = ModelProto::decode(bytes).map_err(|error| {
+        let text = error.to_string();
+        broken(text.strip_prefix("failed to decode Protobuf message: ").unwrap_or(&text).to_owned())
+    })?;
+    if proto.graph.is_none() {
+        return Err(fault(Code::NotOnnx).found("no graph").help(help));
+    }
+    if proto.opset_import.is_empty() {
+        return Err(fault(Code::DamagedOnnx)
+            .message("the model names no version of its operators")
+            .help(help));
+    }
+    Ok(proto)
+}
+
+/// Visits every tensor with its name, or one made from its place.
+pub(super) fn each_tensor(model: &ModelProto, visit: &mut dyn FnMut(&str, &TensorProto)) {
+    model.graph.iter().for_each(|graph| in_graph(graph, visit));
+    model.functions.iter().for_each(|function| in_nodes(&function.node, visit));
+}
+
+fn in_graph(graph: &GraphProto, visit: &mut dyn FnMut(&str, &TensorProto)) {
+    graph.initializer.iter().for_each(|tensor| visit(&tensor.name, tensor));
+    in_nodes(&graph.node, visit);
+}
+
+fn in_nodes(nodes: &[NodeProto], visit: &mut dyn FnMut(&str, &TensorProto)) {
+    for node in nodes {
+        for attribute in &node.attribute {
+            for tensor in attribute.t.iter().chain(&attribute.tensors) {
+                match tensor.name.is_empty() {
+                    true => visit(&format!("{}.{}", node.label(), attribute.name), tensor),
+                    false => visit(&tensor.name, tensor),
+                }
+            }
+            attribute.g.iter().chain(&attribute.graphs).for_each(|graph| in_graph(graph, visit));
+        }
+    }
+}
+
+impl NodeProto {
+    /// What tells the node from others: its name, or that of its first output.
+    fn label(&self) -> &str {
+        match self.output.first() {
+            Some(output) if self.name.is_empty() => output,
+            _ => &self.name,
+        }
+    }
+}
