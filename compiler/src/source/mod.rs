@@ -34,5 +34,5 @@ pub use file::MappedFile;
 pub use head::Head;
 pub use names::{EMBEDDING, LM_HEAD, NORM, QA_OUTPUTS, QA_OUTPUTS_BIAS, SCORE, SCORE_BIAS};
 pub use rope::Rope;
-pub use suggest::nearest;
+pub use suggest::{did_you_mean, nearest_path};
 pub use tokenizer::TokenizerFiles;
