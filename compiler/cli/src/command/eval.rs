@@ -62,7 +62,7 @@ impl Args {
         let inputs = faults.absorb(request::read(&self.inputs));
         // Started first, so that hours of computing do not end at a folder that is not there.
         let file = faults.absorb(guard::create(&self.outputs, &self.model.path).map_err(Diagnostics::from));
-        let source = faults.absorb(model::source(&self.model.path, self.compute.threads.count(), console));
+        let source = faults.absorb(model::source(&self.model, self.compute.threads.count(), console));
         let (Some(inputs), Some(file), Some(source)) = (inputs, file, source) else {
             return Err(faults.into());
         };

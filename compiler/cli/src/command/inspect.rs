@@ -71,7 +71,7 @@ impl Args {
     /// Prints what the model is.
     pub fn run(&self, console: &Console) -> Result<(), Failure> {
         let threads = self.threads.count();
-        let source = model::source(&self.model.path, threads, console)?;
+        let source = model::source(&self.model, threads, console)?;
         let mut out = Stdout::lock();
         if self.graph {
             let Source::Checkpoint(checkpoint) = &source else {
