@@ -92,7 +92,11 @@ pub fn compile(
     };
     let native = NativeOptions { weights: options.weights, kv: options.kv, max_context: options.max_context };
     let pool = rayon::ThreadPoolBuilder::new().num_threads(options.threads).build();
-    let pool = pool.map_err(|e| Diagnostic::new(Code::NoThreads).message(e.to_string()))?;
+    let pool = pool.map_err(|e| {
+        Diagnostic::new(Code::NoThreads)
+            .message(format!("{} threads were asked for: {e}", options.threads))
+            .help("ask for fewer, as with --threads 1: the results are the same")
+    })?;
     let records = outcome.report.passes.iter().map(|pass| PassRecord {
         name: pass.name.to_owned(),
         firings: pass.firings.iter().map(|&(rule, count)| (rule.to_owned(), count)).collect(),

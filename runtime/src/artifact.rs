@@ -45,7 +45,14 @@ const TOLD: usize = 20;
 #[derive(Deserialize)]
 struct Preamble {
     #[serde(rename = "__metadata__", default)]
-    metadata: BTreeMap<String, String>,
+    metadata: Format,
+}
+
+/// Which format a file says it has.
+#[derive(Default, Deserialize)]
+struct Format {
+    format: Option<String>,
+    version: Option<String>,
 }
 
 /// Whether the file at `path` is a compiled model of any version, whole or not, so that a command can tell it from a
@@ -98,12 +105,12 @@ fn version(path: &Path, bytes: &[u8]) -> Result<String, Diagnostic> {
     let length = Some(u64::from_le_bytes(*prefix)).filter(|length| *length <= MAX_HEADER);
     let header = length.and_then(|length| rest.get(..length as usize));
     let header = header.ok_or_else(|| fault("its header does not end where it should".to_owned()))?;
-    let preamble: Preamble =
+    let Preamble { metadata } =
         serde_json::from_slice(header).map_err(|e| fault(format!("its header cannot be read: {e}")))?;
-    if preamble.metadata.get("format").is_none_or(|format| format != FORMAT) {
+    if metadata.format.is_none_or(|format| format != FORMAT) {
         return Err(not_an_artifact(path, "it is a safetensors file, but not one that llamac compiled"));
     }
-    Ok(preamble.metadata.get("version").map_or("none", String::as_str).to_owned())
+    Ok(metadata.version.unwrap_or_else(|| "none".to_owned()))
 }
 
 fn wrong_version(path: &Path, found: &str) -> Diagnostic {

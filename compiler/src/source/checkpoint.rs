@@ -226,7 +226,8 @@ impl Named {
                     Some(other) => faults.push(
                         Diagnostic::new(Code::DuplicateTensor)
                             .at(place)
-                            .message(format!("both this and {} are {name}", other.stored.name)),
+                            .message(format!("{} stands for {name}, too", other.stored.name))
+                            .help("remove one of the two"),
                     ),
                     None => {
                         tensors.insert(name, Stored { file, file_name, stored });

@@ -74,8 +74,9 @@ pub(super) fn read(
         .map(|((max_position, head_dim), original)| Context { max_position, head_dim, original });
     let theta = own_theta.zip(top_theta).map(|(own, top)| own.or(top).unwrap_or(DEFAULT_THETA));
     let scaling = kind(&mut fields).and_then(|kind| {
+        let scaling = read_scaling(&mut fields, kind, context.as_ref(), theta, warnings)?;
         warn_of_unknown(&fields, kind, warnings);
-        read_scaling(&mut fields, kind, context.as_ref(), theta, warnings)
+        Some(scaling)
     });
     top.faults.extend(fields.faults);
     Some(Rope { theta: Real::new(theta?), scaling: scaling? })

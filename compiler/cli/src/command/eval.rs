@@ -66,8 +66,12 @@ impl Args {
         let (Some(inputs), Some(file), Some(source)) = (inputs, file, source) else {
             return Err(faults.into());
         };
-        for name in &inputs.ignored {
-            console.warn(format_args!("{}: `{name}` is no input of a forward", self.inputs.display()));
+        for (name, near) in &inputs.ignored {
+            let text = format!("{}: `{name}` is no input of a forward", self.inputs.display());
+            console.warn(match near {
+                Some(near) => format!("{text}; did you mean `{near}`?"),
+                None => text,
+            });
         }
         let outputs = match self.backend {
             Backend::Native => self.native(source, inputs, console)?,
