@@ -22,9 +22,9 @@ pub struct Cli {
     /// Say what is being done; twice for details
     #[arg(short, long, global = true, action = ArgAction::Count, display_order = 901)]
     pub verbose: u8,
-    /// How messages on standard error are written
-    #[arg(long, global = true, value_enum, value_name = "FORMAT", default_value_t = Format::Human, hide_default_value = true,
-        display_order = 902)]
+    /// Format of messages: human, or json (an object a line)
+    #[arg(long, global = true, value_enum, value_name = "FORMAT", default_value_t = Format::Human,
+        hide_default_value = true, hide_possible_values = true, display_order = 902)]
     pub message_format: Format,
     /// What to do
     #[command(subcommand)]
@@ -37,8 +37,8 @@ pub struct ModelArg {
     /// A Hugging Face directory, or a compiled model
     #[arg(value_name = "MODEL")]
     pub path: PathBuf,
-    /// Open a compiled model without comparing its checksums, which reads all of it
-    #[arg(long)]
+    /// Do not compare the checksums of a compiled model, which reads all of it
+    #[arg(long, display_order = 800)]
     pub no_check: bool,
 }
 
