@@ -30,12 +30,11 @@ impl Args {
             let fault = Diagnostic::new(Code::NotAnArtifact).at(place.to_string()).found("a directory");
             return Err(fault.help(format!("compile it: llamac compile {place} -o OUT")).into());
         }
+        if !self.file.exists() {
+            return Err(model::no_file(&self.file).into());
+        }
         let start = Instant::now();
-        let options = OpenOptions { verify: true, threads: self.threads.count() };
-        let model = match self.file.exists() {
-            true => Model::open(&self.file, options)?,
-            false => return Err(model::no_file(&self.file).into()),
-        };
+        let model = Model::open(&self.file, OpenOptions { verify: true, threads: self.threads.count() })?;
         let time = seconds(start.elapsed().as_secs_f64());
         let (size, tensors) = (bytes(model.file_size() as u64), model.tensor_count());
         let Plan { head, steps, weights, producer, .. } = model.plan();
