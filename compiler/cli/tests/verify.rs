@@ -53,10 +53,12 @@ fn a_whole_model_is_verified() {
     assert_eq!(lines[0], format!("{} is undamaged", out.display()));
     let cells: Vec<(&str, &str)> = lines[1..].iter().map(|line| line.split_at(13)).collect();
     let tensors = SafeTensors::deserialize(&bytes).expect("a safetensors file").len();
-    assert_eq!(cells[0], ("size         ", "2.3 MiB"));
-    assert!((2_250_000..2_500_000).contains(&bytes.len()));
+    let size = bytes.len() as f64 / f64::from(1 << 20);
+    assert_eq!(cells[0], ("size         ", format!("{size:.1} MiB").as_str()));
     assert!(cells[1].1.starts_with(&format!("{tensors} tensors match, in ")), "{text}");
-    assert_eq!(cells[2], ("plan         ", "causal-lm, 28 weights, 54 steps"));
+    let model = Model::open(&out, OpenOptions::default()).expect("a model");
+    let (weights, steps) = (model.plan().weights.len(), model.plan().steps.len());
+    assert_eq!(cells[2], ("plan         ", format!("causal-lm, {weights} weights, {steps} steps").as_str()));
     assert_eq!(cells[3], ("compiled by  ", concat!("llamac ", env!("CARGO_PKG_VERSION"))));
 }
 
@@ -126,6 +128,11 @@ fn every_damaged_tensor_is_named_by_every_command() {
     assert!(last.ends_with(", model.layers.3.mlp.down_proj.weight"), "{last}");
 }
 
+/// A word, or N for a number.
+fn number(word: &str) -> &str {
+    if !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_digit()) { "N" } else { word }
+}
+
 #[test]
 fn a_damaged_header_and_a_cut_file_are_told_from_other_files() {
     let folder = folder();
@@ -133,22 +140,24 @@ fn a_damaged_header_and_a_cut_file_are_told_from_other_files() {
     let (whole, _) = compiled(&out);
     let with = |bytes: &[u8]| {
         fs::write(&out, bytes).expect("writes");
-        refused(&out, 3)
+        // Sizes and columns are those of this very file.
+        let words = |line: &str| line.split(' ').map(number).collect::<Vec<_>>().join(" ");
+        refused(&out, 3).lines().map(words).collect::<Vec<_>>().join("\n")
     };
     assert_snapshot!(with(&whole[..whole.len() - 100]), @"
     error[E0302]: the compiled model is damaged
       --> model
        the file is cut
-       expected 2379584 bytes
-       found    2379484 bytes
+       expected N bytes
+       found    N bytes
        help: compile the checkpoint again
     ");
     assert_snapshot!(with(&[&whole[..], b"more"].concat()), @"
     error[E0302]: the compiled model is damaged
       --> model
        the file is longer than its header says
-       expected 2379584 bytes
-       found    2379588 bytes
+       expected N bytes
+       found    N bytes
        help: compile the checkpoint again
     ");
     assert_snapshot!(with(&whole[..500]), @"
@@ -164,13 +173,13 @@ fn a_damaged_header_and_a_cut_file_are_told_from_other_files() {
     assert_snapshot!(with(&altered("\"dtype\"", "\"dtYpe\"")), @"
     error[E0302]: the compiled model is damaged
       --> model
-       its header cannot be read: invalid JSON in header: missing field `dtype` at line 1 column 3600
+       its header cannot be read: invalid JSON in header: missing field `dtype` at line N column N
        help: compile the checkpoint again
     ");
     assert_snapshot!(with(&altered("[0,", "[O,")), @"
     error[E0302]: the compiled model is damaged
       --> model
-       its header cannot be read: expected value at line 1 column 114
+       its header cannot be read: expected value at line N column N
        help: compile the checkpoint again
     ");
     // A letter of a name: it still reads.
