@@ -114,5 +114,9 @@ fn records(outcome: &Outcome) -> Vec<PassRecord> {
 
 fn pool(threads: usize) -> Result<ThreadPool, Diagnostic> {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
-    pool.map_err(|e| Diagnostic::new(Code::NoThreads).message(e.to_string()))
+    pool.map_err(|e| {
+        Diagnostic::new(Code::NoThreads)
+            .message(format!("{threads} threads were asked for: {e}"))
+            .help("ask for fewer, as with --threads 1: the results are the same")
+    })
 }

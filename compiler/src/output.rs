@@ -125,18 +125,34 @@ fn sync_folder(folder: &Path) -> io::Result<()> {
 
 /// A fault of writing `path`.
 pub fn write_fault(path: &Path, error: &io::Error) -> Diagnostic {
-    let at = path.display().to_string();
+    let fault = |code| Diagnostic::new(code).at(path.display().to_string());
+    // The name that a temporary file was to have is nobody's business.
+    let why = if error.get_ref().is_some() { error.kind().to_string() } else { error.to_string() };
+    let temporary = path == std::env::temp_dir();
+    let folder = folder(path).display();
     match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            Diagnostic::new(Code::NoSpace).at(at).help("free some space, or write to another disk")
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded if temporary => {
+            fault(Code::NoSpace).help(format!("free some space, or {TMPDIR}"))
         }
-        io::ErrorKind::NotFound => Diagnostic::new(Code::Io)
-            .at(at)
-            .message(format!("the folder `{}` does not exist", folder(path).display()))
-            .help(format!("mkdir -p {}", folder(path).display())),
-        _ => Diagnostic::new(Code::Io).at(at).message(format!("it cannot be written: {error}")),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            fault(Code::NoSpace).help("free some space, or write to another disk")
+        }
+        io::ErrorKind::NotFound if temporary => {
+            fault(Code::Io).message("the folder for temporary files does not exist").help(TMPDIR)
+        }
+        io::ErrorKind::NotFound => fault(Code::Io)
+            .message(format!("the folder `{folder}` does not exist"))
+            .help(format!("mkdir -p {folder}")),
+        _ if temporary => fault(Code::Io).message(format!("it cannot be written to: {why}")).help(TMPDIR),
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => fault(Code::Io)
+            .message(format!("the folder `{folder}` cannot be written to: {why}"))
+            .help("choose another folder"),
+        _ => fault(Code::Io).message(format!("it cannot be written: {why}")),
     }
 }
+
+/// A way out where the folder for temporary files is of no use.
+const TMPDIR: &str = "choose another folder for temporary files with TMPDIR";
 
 fn folder(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))

@@ -64,7 +64,9 @@ pub fn classify(
     let Head::SequenceClassification { labels, pad_token_id, problem_type } = &model.plan().head else {
         let fault = Diagnostic::new(Code::WrongHead);
         let fault = fault.expected("a classifier of texts (head `sequence-classification`)");
-        return Err(fault.found(format!("head `{}`", model.plan().head.name())).into());
+        let fault = fault.at(model.path().display().to_string());
+        let fault = fault.found(format!("head `{}`", model.plan().head.name()));
+        return Err(fault.help("`llamac eval` computes what this head gives").into());
     };
     let scoring = Scoring::of(problem_type.as_deref(), labels.len());
     sequences::in_batches(&model, sequences, |batch, sessions| {

@@ -14,6 +14,9 @@ use crate::kernels::Context;
 use crate::model::Model;
 use crate::session::Session;
 
+/// Ids outside the vocabulary that are told one by one; a prompt of another tokenizer has any number.
+const UNKNOWN_TOLD: usize = 5;
+
 /// How an engine is made.
 #[derive(Clone, Copy, Debug)]
 pub struct EngineOptions {
@@ -290,9 +293,11 @@ impl Engine {
             };
             match feed.input {
                 Input::Ids(ids) => {
-                    if let Some(id) = ids.iter().find(|&&id| id as usize >= shape.vocab_size) {
+                    let unknown = ids.iter().enumerate().filter(|(_, id)| **id as usize >= shape.vocab_size);
+                    for (i, id) in unknown.take(UNKNOWN_TOLD) {
                         faults.push(
                             Diagnostic::new(Code::BadToken)
+                                .at(format!("token {}", i + 1))
                                 .expected(format!("an id below {}", shape.vocab_size))
                                 .found(id.to_string()),
                         );

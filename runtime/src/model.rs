@@ -5,10 +5,11 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
+use llamac_plan::artifact::PLAN;
 use llamac_plan::diagnostic::{Code, Diagnostic, Diagnostics};
 use llamac_plan::{Frequencies, Plan, Step, WeightId, WeightLayout};
 
-use crate::artifact::Artifact;
+use crate::artifact::{self, Artifact, HEADER};
 use crate::check;
 use crate::kernels::Matrix;
 use crate::text::Tokenizer;
@@ -41,11 +42,10 @@ impl Model {
     /// Opens the artifact at `path`.
     ///
     /// # Errors
-    /// When the file is not an artifact of this version, is damaged, or its plan makes no sense.
+    /// When the file is not an artifact of this version, is damaged, or its plan makes no sense. Every tensor that
+    /// differs from its checksum is named.
     pub fn open(path: &Path, options: OpenOptions) -> Result<Arc<Self>, Diagnostics> {
-        let file = File::open(path)
-            .map_err(|e| Diagnostic::new(Code::Io).at(path.display().to_string()).message(e.to_string()))?;
-        Self::from_file(&file, path, options)
+        Self::from_file(&artifact::open(path)?, path, options)
     }
 
     /// Opens the artifact in `file`, which messages call `path`; it need not have a name.
@@ -53,11 +53,19 @@ impl Model {
     /// # Errors
     /// As [`Model::open`].
     pub fn from_file(file: &File, path: &Path, options: OpenOptions) -> Result<Arc<Self>, Diagnostics> {
-        let artifact = Artifact::open(file, path, options.verify, options.threads)?;
-        let plan = artifact.plan()?;
-        check::check(&plan).map_err(|why| artifact.damaged(format!("its plan makes no sense: {why}")))?;
+        let artifact = Artifact::open(file, path)?;
+        let differing = if options.verify { artifact.differing(options.threads)? } else { Vec::new() };
+        let mut faults = artifact.faults(&differing);
+        // What a damaged header or plan says is no fault of its own.
+        if [HEADER, PLAN].iter().any(|part| differing.contains(part)) {
+            return Err(faults);
+        }
+        let plan = artifact.plan().and_then(|plan| match check::check(&plan) {
+            Ok(()) => Ok(plan),
+            Err(why) => Err(artifact.damaged(format!("its plan makes no sense: {why}"))),
+        });
+        let Some(plan) = faults.absorb(plan.map_err(Diagnostics::from)) else { return Err(faults) };
         let mut weights = Vec::with_capacity(plan.weights.len());
-        let mut faults = Diagnostics::new();
         for entry in &plan.weights {
             match artifact.range(&entry.tensor) {
                 Ok(range) if Some(range.len()) == entry.layout.bytes() && range.start % 4 == 0 => {
@@ -82,6 +90,16 @@ impl Model {
     /// The file that was opened.
     pub fn path(&self) -> &Path {
         self.artifact.path()
+    }
+
+    /// The size of the file in bytes.
+    pub fn file_size(&self) -> usize {
+        self.artifact.len()
+    }
+
+    /// Tensors of the file: weights, plan, files of the checkpoint, checksums and padding.
+    pub fn tensor_count(&self) -> usize {
+        self.artifact.tensor_count()
     }
 
     /// A file of the checkpoint that travels in the artifact, such as `config.json`.

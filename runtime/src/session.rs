@@ -60,8 +60,9 @@ impl Session {
             .and_then(|slots| layout.layer_bytes(slots))
             .and_then(|bytes| bytes.checked_mul(plan.shape.layers));
         let cache = bytes.and_then(Memory::zeroed).ok_or_else(|| {
+            let size = bytes.map(|bytes| format!(", {} MiB,", bytes >> 20)).unwrap_or_default();
             Diagnostic::new(Code::OutOfMemory)
-                .message(format!("the cache of {} tokens does not fit into memory", options.capacity))
+                .message(format!("the cache of {} tokens{size} does not fit into memory", options.capacity))
                 .help("ask for a shorter context, or for a narrower cache (`--kv bf16`)")
         })?;
         let rope = match model.frequencies() {

@@ -10,6 +10,7 @@ use llamac_compiler::source::Head;
 use llamac_runtime::plan::KvDtype;
 
 use crate::command::Command;
+use crate::message::Format;
 
 /// Compiles LLaMA checkpoints and runs them.
 #[derive(Debug, Parser)]
@@ -21,6 +22,10 @@ pub struct Cli {
     /// Say what is being done; twice for details
     #[arg(short, long, global = true, action = ArgAction::Count, display_order = 901)]
     pub verbose: u8,
+    /// Format of messages: human, or json (an object a line)
+    #[arg(long, global = true, value_enum, value_name = "FORMAT", default_value_t = Format::Human,
+        hide_default_value = true, hide_possible_values = true, display_order = 902)]
+    pub message_format: Format,
     /// What to do
     #[command(subcommand)]
     pub command: Command,
@@ -32,6 +37,9 @@ pub struct ModelArg {
     /// A Hugging Face directory, or a compiled model
     #[arg(value_name = "MODEL")]
     pub path: PathBuf,
+    /// Do not compare the checksums of a compiled model, which reads all of it
+    #[arg(long, display_order = 800)]
+    pub no_check: bool,
 }
 
 /// How computing is done.

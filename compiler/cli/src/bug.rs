@@ -8,6 +8,8 @@ use std::sync::Mutex;
 
 use llamac_compiler::diagnostic::Class;
 
+use crate::message::{Format, Line, Severity};
+
 /// What the latest panic said.
 static LATEST: Mutex<Option<String>> = Mutex::new(None);
 
@@ -28,11 +30,15 @@ pub fn record_panics() {
 }
 
 /// Prints the latest panic and returns the exit status.
-pub fn report() -> u8 {
+pub fn report(format: Format) -> u8 {
     let latest = LATEST.lock().ok().and_then(|mut latest| latest.take());
     let what = latest.unwrap_or_else(|| "a thread panicked".to_owned());
+    let text = format!("this is a bug in llamac {}: {what}", env!("CARGO_PKG_VERSION"));
+    let line = match format {
+        Format::Human => format!("error: {text}"),
+        Format::Json => Line::text(Severity::Error, &text).json(),
+    };
     // There is nowhere left to report a failure to.
-    let _ =
-        writeln!(std::io::stderr(), "error: this is a bug in llamac {}: {what}", env!("CARGO_PKG_VERSION"));
+    let _ = writeln!(std::io::stderr(), "{line}");
     Class::Bug.exit_status()
 }

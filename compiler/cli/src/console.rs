@@ -8,6 +8,7 @@ use llamac_compiler::diagnostic::{Code, Diagnostic, Diagnostics};
 use tracing::level_filters::LevelFilter;
 
 use crate::failure::Failure;
+use crate::message::{Format, Line, Severity};
 
 const ERROR: Style = AnsiColor::Red.on_default().bold();
 const WARNING: Style = AnsiColor::Yellow.on_default().bold();
@@ -15,32 +16,37 @@ const ARROW: Style = AnsiColor::Blue.on_default().bold();
 const HELP: Style = AnsiColor::Cyan.on_default().bold();
 const TITLE: Style = Style::new().bold();
 
-/// Standard error, as loud as the user wants it.
+/// Standard error, as loud as the user wants it, for people or for programs.
 #[derive(Clone, Copy, Debug)]
 pub struct Console {
+    format: Format,
     quiet: bool,
     verbose: bool,
 }
 
 impl Console {
     /// Sets up messages: `quiet` leaves errors only, `verbose` explains: steps at 1, details at 2.
-    pub fn new(quiet: bool, verbose: u8) -> Self {
+    pub fn new(format: Format, quiet: bool, verbose: u8) -> Self {
         let level = match verbose {
             0 => LevelFilter::OFF,
             1 => LevelFilter::INFO,
             _ => LevelFilter::DEBUG,
         };
         if verbose > 0 {
-            let log = tracing_subscriber::fmt().with_writer(io::stderr).with_max_level(level).without_time();
+            let log = tracing_subscriber::fmt().with_max_level(level).without_time();
+            let log = log.with_target(false).with_ansi(false);
             // A second call in one process keeps the first log.
-            let _ = log.with_target(false).with_ansi(false).try_init();
+            let _ = match format {
+                Format::Human => log.with_writer(io::stderr).try_init(),
+                Format::Json => log.with_level(false).with_writer(|| Notes).try_init(),
+            };
         }
-        Self { quiet, verbose: verbose > 0 }
+        Self { format, quiet, verbose: verbose > 0 }
     }
 
     /// Whether a progress bar may be drawn.
     pub fn draws(&self) -> bool {
-        !self.quiet && io::stderr().is_terminal()
+        !self.quiet && self.format == Format::Human && io::stderr().is_terminal()
     }
 
     /// Whether anything but errors may be said.
@@ -55,20 +61,96 @@ impl Console {
 
     /// Says a line, unless the user wants silence.
     pub fn note(&self, text: impl fmt::Display) {
-        if !self.quiet {
-            // A closed standard error leaves nobody to tell.
-            let _ = writeln!(anstream::stderr(), "{text}");
-        }
+        self.say(Severity::Note, &text.to_string());
     }
 
     /// Warns, unless the user wants silence.
     pub fn warn(&self, text: impl fmt::Display) {
-        self.note(format_args!("{WARNING}warning{WARNING:#}: {text}"));
+        self.say(Severity::Warning, &text.to_string());
     }
 
-    /// Prints faults.
+    /// Tells what a pass did, unless the user wants silence.
+    pub fn remark(&self, text: impl fmt::Display) {
+        self.say(Severity::Remark, &text.to_string());
+    }
+
+    fn say(&self, severity: Severity, text: &str) {
+        if self.quiet {
+            return;
+        }
+        self.print(match (self.format, severity) {
+            (Format::Json, _) => Line::text(severity, text).json(),
+            (_, Severity::Warning) => format!("{WARNING}warning{WARNING:#}: {text}"),
+            (_, Severity::Remark) => format!("remark: {text}"),
+            (_, Severity::Note | Severity::Error) => text.to_owned(),
+        });
+    }
+
+    /// Tells how many bytes of `task` are done, unless the user wants silence; `text` says it to people.
+    pub fn progress(&self, task: &str, done: u64, total: u64, text: impl fmt::Display) {
+        if self.quiet {
+            return;
+        }
+        self.print(match self.format {
+            Format::Human => text.to_string(),
+            Format::Json => Line::Progress { task, done, total }.json(),
+        });
+    }
+
+    /// Prints faults, and for people where to read more about them.
     pub fn faults(&self, faults: &Diagnostics) {
-        let _ = writeln!(anstream::stderr(), "{}", paint(&faults.to_string()));
+        if self.format == Format::Json {
+            faults.iter().for_each(|fault| self.print(Line::fault(fault).json()));
+            return;
+        }
+        self.print(paint(&faults.to_string()));
+        if !self.quiet {
+            self.print(format!("\nTo learn more: {TITLE}{}{TITLE:#}", explain(faults)));
+        }
+    }
+
+    /// Prints the message of a mistake in the command line that clap found.
+    pub fn mistake(&self, error: &clap::Error) {
+        if self.format == Format::Human || !error.use_stderr() {
+            // A reader that has gone away needs no help text.
+            let _ = error.print();
+            return;
+        }
+        let text = error.render().to_string();
+        let text = text.strip_prefix("error: ").unwrap_or(&text).trim_end();
+        self.faults(&Diagnostic::new(Code::BadArgument).message(text).into());
+    }
+
+    fn print(&self, line: String) {
+        // A closed standard error leaves nobody to tell.
+        let _ = writeln!(anstream::stderr(), "{line}");
+    }
+}
+
+/// The command that explains the codes of `faults`, each once.
+fn explain(faults: &Diagnostics) -> String {
+    let mut codes: Vec<String> = Vec::new();
+    for fault in faults.iter() {
+        let code = fault.code.to_string();
+        if !codes.contains(&code) {
+            codes.push(code);
+        }
+    }
+    format!("llamac explain {}", codes.join(" "))
+}
+
+/// What the log of `-v` writes to for programs: each event comes in one piece and becomes a note.
+struct Notes;
+
+impl Write for Notes {
+    fn write(&mut self, event: &[u8]) -> io::Result<usize> {
+        let text = String::from_utf8_lossy(event);
+        writeln!(io::stderr(), "{}", Line::text(Severity::Note, text.trim()).json())?;
+        Ok(event.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -123,6 +205,15 @@ fn failure(error: &io::Error) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn codes_are_explained_once() {
+        let mut faults = Diagnostics::new();
+        for code in [Code::WrongShape, Code::MissingTensor, Code::WrongShape] {
+            faults.push(Diagnostic::new(code));
+        }
+        assert_eq!(explain(&faults), "llamac explain E0203 E0202");
+    }
 
     #[test]
     fn colours_add_nothing_but_colours() {

@@ -13,12 +13,14 @@ mod guard;
 mod human;
 mod ids;
 mod input;
+mod message;
 mod model;
 mod onnx;
 mod progress;
 mod request;
 mod tensors;
 mod texts;
+mod tips;
 mod unavailable;
 
 use std::ffi::OsString;
@@ -29,13 +31,14 @@ use clap::Parser;
 use args::Cli;
 use console::Console;
 use failure::Failure;
+use message::Format;
 
 fn main() -> ExitCode {
     bug::record_panics();
     let arguments: Vec<OsString> = std::env::args_os().collect();
     match std::panic::catch_unwind(|| dispatch(&arguments)) {
         Ok(status) => ExitCode::from(status),
-        Err(_) => ExitCode::from(bug::report()),
+        Err(_) => ExitCode::from(bug::report(Format::wanted(&arguments))),
     }
 }
 
@@ -43,9 +46,9 @@ fn main() -> ExitCode {
 fn dispatch(arguments: &[OsString]) -> u8 {
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
-        Err(error) => return refuse(&error, arguments),
+        Err(error) => return refuse(error, arguments),
     };
-    let console = Console::new(cli.quiet, cli.verbose);
+    let console = Console::new(cli.message_format, cli.quiet, cli.verbose);
     match cli.command.run(&console) {
         Ok(()) | Err(Failure::ReaderGone) => 0,
         Err(Failure::Faults(faults)) => {
@@ -56,13 +59,14 @@ fn dispatch(arguments: &[OsString]) -> u8 {
 }
 
 /// A command line that clap did not take: help, a version, an option that is not available yet, or a mistake.
-fn refuse(error: &clap::Error, arguments: &[OsString]) -> u8 {
-    if let Some(fault) = unavailable::explain(error, arguments) {
+fn refuse(error: clap::Error, arguments: &[OsString]) -> u8 {
+    let console = Console::new(Format::wanted(arguments), false, 0);
+    if let Some(fault) = unavailable::explain(&error, arguments) {
         let faults = fault.into();
-        Console::new(false, 0).faults(&faults);
+        console.faults(&faults);
         return faults.exit_status();
     }
-    // A reader that has gone away needs no help text.
-    let _ = error.print();
+    let error = tips::add(error, arguments);
+    console.mistake(&error);
     u8::try_from(error.exit_code()).unwrap_or(2)
 }

@@ -7,11 +7,12 @@ use std::time::Instant;
 use llamac_compiler::diagnostic::{Code, Diagnostic, Diagnostics};
 use llamac_compiler::driver::{self, CompileOptions};
 use llamac_compiler::output::Output;
-use llamac_compiler::source::{Checkpoint, Head, TokenizerFiles};
+use llamac_compiler::source::{Checkpoint, Head, TokenizerFiles, nearest_path};
 use llamac_runtime::text::Tokenizer;
-use llamac_runtime::{Model, OpenOptions};
+use llamac_runtime::{Model, OpenOptions, is_artifact};
 use tracing::{debug, info};
 
+use crate::args::ModelArg;
 use crate::console::Console;
 use crate::human;
 use crate::progress::Bar;
@@ -30,10 +31,17 @@ pub enum Source {
 /// # Errors
 /// All that is wrong with it.
 pub fn checkpoint(path: &Path, head: Option<Head>, console: &Console) -> Result<Checkpoint, Diagnostics> {
-    let checkpoint = Checkpoint::open(path, head)?;
-    for warning in &checkpoint.warnings {
+    if is_artifact(path) {
+        let fault = Diagnostic::new(Code::BadArgument).at(path.display().to_string());
+        let fault = fault.expected("a checkpoint's directory").found("a compiled model");
+        return Err(fault.help(format!("run it: llamac run {} -p TEXT", path.display())).into());
+    }
+    let mut warnings = Vec::new();
+    let opened = Checkpoint::open_telling(path, head, &mut warnings);
+    for warning in &warnings {
         console.warn(warning);
     }
+    let checkpoint = opened?;
     let (tensors, head) = (checkpoint.tensors.len(), checkpoint.head.name());
     info!("{}: a checkpoint of {tensors} tensors, head {head}", path.display());
     if !checkpoint.ignored.is_empty() {
@@ -42,24 +50,28 @@ pub fn checkpoint(path: &Path, head: Option<Head>, console: &Console) -> Result<
     Ok(checkpoint)
 }
 
-/// Opens the checkpoint or compiled model at `path`.
+/// Opens the checkpoint or compiled model of `arg`.
 ///
 /// # Errors
 /// All that is wrong with it.
-pub fn source(path: &Path, threads: usize, console: &Console) -> Result<Source, Diagnostics> {
-    if !path.is_file() {
-        return Ok(Source::Checkpoint(Box::new(checkpoint(path, None, console)?)));
+pub fn source(arg: &ModelArg, threads: usize, console: &Console) -> Result<Source, Diagnostics> {
+    match arg.path.is_file() {
+        true => Ok(Source::Artifact(open(arg, threads)?)),
+        false => Ok(Source::Checkpoint(Box::new(checkpoint(&arg.path, None, console)?))),
     }
-    match Model::open(path, OpenOptions { threads, ..OpenOptions::default() }) {
-        Ok(model) => Ok(Source::Artifact(model)),
-        // Another kind of file: what reads checkpoints knows many, and a way out of them.
-        Err(faults) if faults.iter().any(|fault| fault.code == Code::NotAnArtifact) => {
-            match Checkpoint::open(path, None) {
-                Err(hints) if hints.iter().any(|hint| hint.help.is_some()) => Err(hints),
-                _ => Err(faults),
-            }
-        }
-        Err(faults) => Err(faults),
+}
+
+/// Opens the compiled model of `arg`, which is a file.
+fn open(arg: &ModelArg, threads: usize) -> Result<Arc<Model>, Diagnostics> {
+    let opened = Model::open(&arg.path, OpenOptions { verify: !arg.no_check, threads });
+    let Err(faults) = opened else { return opened };
+    if !faults.iter().any(|fault| fault.code == Code::NotAnArtifact) {
+        return Err(faults);
+    }
+    // Another kind of file: what reads checkpoints knows many, and a way out of them.
+    match Checkpoint::open(&arg.path, None) {
+        Err(hints) if hints.iter().any(|hint| hint.help.is_some()) => Err(hints),
+        _ => Err(faults),
     }
 }
 
@@ -86,17 +98,18 @@ pub fn compiled(
     Model::from_file(output.file(), path, OpenOptions { verify: false, threads })
 }
 
-/// The tokenizer of the model at `path`, which may be a folder that holds nothing else.
+/// The tokenizer of the model of `arg`, which may be a folder that holds nothing else.
 ///
 /// # Errors
 /// When there is none, or it cannot be read.
-pub fn tokenizer(path: &Path) -> Result<Tokenizer, Diagnostics> {
+pub fn tokenizer(arg: &ModelArg) -> Result<Tokenizer, Diagnostics> {
+    let path = &arg.path;
     if path.is_file() {
-        return Model::open(path, OpenOptions::default())?.tokenizer();
+        return open(arg, OpenOptions::default().threads)?.tokenizer();
     }
     let files = TokenizerFiles::read(path)?;
     let place = |name: &str| path.join(name).display().to_string();
-    let Some(json) = files.tokenizer else { return Err(no_tokenizer(path).into()) };
+    let Some(json) = files.tokenizer else { return Err(no_tokenizer(path)) };
     let tokenizer = Tokenizer::from_bytes(&json, &place("tokenizer.json"))?;
     match files.config {
         Some(config) => tokenizer.with_config(&config, &place("tokenizer_config.json")),
@@ -104,17 +117,28 @@ pub fn tokenizer(path: &Path) -> Result<Tokenizer, Diagnostics> {
     }
 }
 
-fn no_tokenizer(path: &Path) -> Diagnostic {
-    if !path.exists() {
-        let fault = Diagnostic::new(Code::NotACheckpoint).at(path.display().to_string());
-        return fault.found("no such file or directory");
+fn no_tokenizer(path: &Path) -> Diagnostics {
+    if !path.is_dir()
+        && let Err(faults) = Checkpoint::open(path, None)
+    {
+        return faults;
     }
     let fault =
         Diagnostic::new(Code::NoTokenizer).at(path.display().to_string()).expected("a tokenizer.json in it");
-    match path.join("tokenizer.model").exists() {
+    let fault = match path.join("tokenizer.model").exists() {
         true => fault.found("tokenizer.model, which cannot be read yet").help(
             "load it with AutoTokenizer.from_pretrained() of transformers and save it with save_pretrained()",
         ),
         false => fault,
+    };
+    fault.into()
+}
+
+/// The fault of a file that was given by name and is not there, with a near name that is.
+pub fn no_file(path: &Path) -> Diagnostic {
+    let fault = Diagnostic::new(Code::MissingFile).at(path.display().to_string()).found("no such file");
+    match nearest_path(path) {
+        Some(near) => fault.help(format!("did you mean {}?", near.display())),
+        None => fault,
     }
 }

@@ -56,7 +56,8 @@ impl Bar {
             bar.set_position(done);
         } else if shown.line.is_none_or(|line| line.elapsed() >= PAUSE) {
             shown.line = Some(Instant::now());
-            self.console.note(line(self.verb, done, total, self.start.elapsed().as_secs_f64()));
+            let text = line(self.verb, done, total, self.start.elapsed().as_secs_f64());
+            self.console.progress(self.verb, done, total, text);
         }
     }
 

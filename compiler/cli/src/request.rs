@@ -3,8 +3,11 @@
 use std::path::Path;
 
 use llamac_compiler::diagnostic::{Code, Diagnostic, Diagnostics};
+use llamac_compiler::ir::suggest::nearest;
 use llamac_runtime::{Request, Tokens};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+
+use crate::model;
 
 /// The names that a forward knows.
 const NAMES: [&str; 4] = ["input_ids", "inputs_embeds", "attention_mask", "position_ids"];
@@ -16,8 +19,8 @@ pub struct Inputs {
     pub request: Request,
     /// Width of `inputs_embeds`, if those are given.
     pub width: Option<usize>,
-    /// Names of tensors that no forward takes.
-    pub ignored: Vec<String>,
+    /// Names of tensors that no forward takes, each with the input that it may have been meant to be.
+    pub ignored: Vec<(String, Option<&'static str>)>,
 }
 
 /// Reads the file at `path`.
@@ -26,9 +29,9 @@ pub struct Inputs {
 /// Every tensor that is missing, or has the wrong dtype, shape or values.
 pub fn read(path: &Path) -> Result<Inputs, Diagnostics> {
     let place = path.display().to_string();
-    let bytes = std::fs::read(path).map_err(|e| {
-        let code = if e.kind() == std::io::ErrorKind::NotFound { Code::MissingFile } else { Code::Io };
-        Diagnostic::new(code).at(&place).message(e.to_string())
+    let bytes = std::fs::read(path).map_err(|e| match e.kind() {
+        std::io::ErrorKind::NotFound => model::no_file(path),
+        _ => Diagnostic::new(Code::Io).at(&place).message(e.to_string()),
     })?;
     let tensors = SafeTensors::deserialize(&bytes).map_err(|e| {
         Diagnostic::new(Code::BadContainer)
@@ -48,21 +51,22 @@ struct Reader<'a> {
 impl Reader<'_> {
     fn inputs(&self) -> Result<Inputs, Diagnostics> {
         let mut faults = Diagnostics::new();
-        let ignored =
-            self.tensors.names().into_iter().filter(|name| !NAMES.contains(name)).map(str::to_owned);
-        let mut ignored: Vec<String> = ignored.collect();
-        ignored.sort();
+        let ignored = self.ignored();
         let [ids, embeddings, mask, positions] = NAMES.map(|name| self.tensors.tensor(name).ok());
         let main = match (ids, embeddings) {
             (Some(ids), None) => faults.absorb(self.ids(&ids)),
             (None, Some(embeddings)) => faults.absorb(self.embeddings(&embeddings)),
             (found, _) => {
-                faults.push(
-                    Diagnostic::new(Code::BadInputTensor)
-                        .at(&self.place)
-                        .expected("`input_ids` or `inputs_embeds`")
-                        .found(if found.is_some() { "both" } else { "neither" }),
-                );
+                let fault = Diagnostic::new(Code::BadInputTensor)
+                    .at(&self.place)
+                    .expected("`input_ids` or `inputs_embeds`")
+                    .found(if found.is_some() { "both" } else { "neither" });
+                faults.push(match ignored.iter().find_map(|(name, near)| Some((name, (*near)?))) {
+                    Some((name, near)) if found.is_none() => {
+                        fault.help(format!("should `{name}` be `{near}`?"))
+                    }
+                    _ => fault,
+                });
                 None
             }
         };
@@ -79,6 +83,15 @@ impl Reader<'_> {
             }
             _ => Err(faults),
         }
+    }
+
+    fn ignored(&self) -> Vec<(String, Option<&'static str>)> {
+        let given = self.tensors.names();
+        let absent = || NAMES.into_iter().filter(|name| !given.contains(name));
+        let ignored = given.iter().filter(|name| !NAMES.contains(name));
+        let mut ignored: Vec<_> = ignored.map(|name| ((*name).to_owned(), nearest(name, absent()))).collect();
+        ignored.sort();
+        ignored
     }
 
     fn ids(&self, tensor: &TensorView<'_>) -> Result<Main, Diagnostics> {
@@ -207,7 +220,7 @@ mod tests {
         assert_eq!(request.tokens, Tokens::Ids(vec![1, 2, 3, 4]));
         assert_eq!(request.mask, Some(vec![false, true, true, true]));
         assert_eq!(request.positions, Some(vec![0, 0, 5, -1]));
-        assert_eq!(inputs.ignored, ["labels"]);
+        assert_eq!(inputs.ignored, [("labels".to_owned(), None)]);
         let values: Vec<u8> = [0.5f32, -1.0].iter().flat_map(|value| value.to_le_bytes()).collect();
         let inputs = read_back(&[("inputs_embeds", Dtype::F32, &[1, 1, 2], values)]).expect("inputs");
         assert_eq!(inputs.request.tokens, Tokens::Embeddings(vec![0.5, -1.0]));
@@ -239,6 +252,8 @@ mod tests {
         };
         assert_eq!(found(&[]), ["neither"]);
         assert_eq!(found(&[ids(), embeddings.clone()]), ["both"]);
+        let misspelled = read_back(&[("input_id", Dtype::I64, &[1, 1], i64s(&[1]))]).expect_err("a fault");
+        assert!(misspelled.to_string().contains("should `input_id` be `input_ids`?"), "{misspelled}");
         assert_eq!(found(&[embeddings]), ["F16", "shape [1, 2]"]);
     }
 

@@ -8,35 +8,30 @@ use std::ffi::OsString;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use llamac_compiler::diagnostic::{Code, Diagnostic};
 
+use crate::tips;
+
 /// Commands, with what they are for.
 const COMMANDS: &[(&str, &str)] = &[
     ("bench", "measuring speed against the machine's limits"),
-    ("completions", "completions for shells"),
     ("convert", "Meta's original weights to the Hugging Face layout"),
     ("estimate", "memory and arithmetic before anything is compiled"),
-    ("explain", "the story behind an error code"),
     ("perplexity", "perplexity of a text, and divergence from another model"),
     ("serve", "a server"),
-    ("verify", "checking an artifact, or comparing two models"),
 ];
 
-/// Options: the commands that will have them (none: all), with what they are for and a way out.
+/// Commands that compile a checkpoint, to a file or to run it.
+const MODEL: &[&str] = &["classify", "compile", "embed", "eval", "inspect", "run"];
+
+/// Options: the commands that will have them, with what they are for and a way out.
 const OPTIONS: &[(&str, &[&str], &str, &str)] = &[
     ("--chat", &["run"], "chat templates", "write the template out in the prompt (`-p`)"),
-    ("--layers", &["compile"], "compiling some of the layers", ""),
+    ("--layers", MODEL, "compiling some of the layers", ""),
     ("--lookup", &["run"], "guessing tokens from the prompt", "leave it out: the text is the same"),
     (
         "--lora",
         &["compile"],
         "merging adapters",
         "merge it with merge_and_unload() of peft and save the result",
-    ),
-    ("--message-format", &[], "messages in JSON", ""),
-    (
-        "--no-check",
-        &["classify", "embed", "eval", "run"],
-        "opening a model without checking it",
-        "leave it out: the model is checked",
     ),
     ("--soft-prompt", &["compile"], "soft prompts", ""),
     ("--verify", &["compile"], "comparing while compiling", "compare `eval` with `eval --backend reference`"),
@@ -65,11 +60,13 @@ pub fn explain(error: &clap::Error, arguments: &[OsString]) -> Option<Diagnostic
         }
         ErrorKind::UnknownArgument => {
             let name = option(context(ContextKind::InvalidArg)?);
-            let command =
-                arguments.iter().skip(1).filter_map(|a| a.to_str()).find(|a| !a.starts_with('-'))?;
-            let (name, _, what, help) = OPTIONS.iter().find(|(known, commands, ..)| {
-                *known == name && (commands.is_empty() || commands.contains(&command))
-            })?;
+            let command = tips::command(arguments)?;
+            if command == "verify" && !name.starts_with('-') {
+                return Some(fault("llamac verify A B", "comparing two models", "verify one file at a time"));
+            }
+            let mut options = OPTIONS.iter();
+            let (name, _, what, help) =
+                options.find(|(known, commands, ..)| *known == name && commands.contains(&command))?;
             Some(fault(name, what, help))
         }
         ErrorKind::InvalidValue | ErrorKind::ValueValidation => {
@@ -116,9 +113,9 @@ mod tests {
             "llamac -q verify a b",
             "llamac compile dir -o out --lora x",
             "llamac compile dir -o out --lora=x=0.5",
-            "llamac --message-format json compile dir -o out",
-            "llamac run model -p x --no-check",
-            "llamac embed model x --no-check",
+            "llamac --message-format json compile dir -o out --lora x",
+            "llamac run model -p x --layers 0..2",
+            "llamac inspect model --layers 0..2",
             "llamac run model -p x --lookup 3",
             "llamac run model -p x --compute int8",
             "llamac run model -p x --kv=int8",
@@ -136,6 +133,8 @@ mod tests {
         for line in [
             "llamac sevre",
             "llamac run model -p x --lora x",
+            "llamac tokenize model x --layers 0..2",
+            "llamac inspect a b",
             "llamac compile dir -o out --lara x",
             "llamac compile dir -o out --weights q5",
             "llamac run model -p x --kv f64",

@@ -119,11 +119,13 @@ fn what_cannot_be_classified_is_told() {
     let [stories, classifier, tiny] = ["stories", "stories-classifier", "tiny/seqcls-pad"].map(fixture);
     let paths = [("stories", &*stories), ("classifier", &*classifier), ("tiny", &*tiny)];
     let message = llamac("classify {stories} x", &paths).failure(3);
-    insta::assert_snapshot!(redact(&message, &[]), @r#"
-        error[E0403]: the model has another head
-           expected a classifier of texts (head `sequence-classification`)
-           found    head `causal-lm`
-        "#);
+    insta::assert_snapshot!(redact(&message, &[]), @"
+    error[E0403]: the model has another head
+      --> fixtures/stories
+       expected a classifier of texts (head `sequence-classification`)
+       found    head `causal-lm`
+       help: `llamac eval` computes what this head gives
+    ");
     assert!(llamac("classify {tiny} x", &paths).failure(3).contains("E0405"));
     let long = "a ".repeat(600);
     let message = run(arguments("classify {classifier} short", &paths).args([&long, &long]), "").failure(5);

@@ -8,7 +8,19 @@ use support::{arguments, command, fixture, llamac, run};
 #[test]
 fn help_and_version_are_results() {
     let help = llamac("--help", &[]).quiet();
-    for command in ["compile", "eval", "run", "classify", "embed", "inspect", "tokenize", "print"] {
+    for command in [
+        "compile",
+        "eval",
+        "run",
+        "classify",
+        "embed",
+        "inspect",
+        "tokenize",
+        "verify",
+        "print",
+        "explain",
+        "completions",
+    ] {
         assert!(help.contains(&format!("\n  {command} ")), "{help}");
         assert!(llamac(&format!("{command} --help"), &[]).quiet().starts_with(|c: char| c.is_uppercase()));
     }
@@ -38,12 +50,25 @@ fn mistakes_end_with_2_and_a_hint() {
         "embed model x --pooling max",
         "tokenize model text --decode 1",
         "print colours",
+        "completions csh",
+        "verify",
+        "print ops --message-format xml",
         "-q -v print ops",
     ] {
         let message = llamac(line, &[]).failure(2);
         assert!(message.contains("Usage") || message.contains("--help"), "{line}: {message}");
     }
-    assert!(llamac("compile model -o out --weigths f32", &[]).failure(2).contains("'--weights'"));
+    let tip = |line, tip| {
+        let message = llamac(line, &[]).failure(2);
+        assert!(message.contains(tip), "{message}");
+    };
+    tip("compile model -o out --weigths f32", "'--weights'");
+    tip("compile model -o out --head causl-lm", "'causal-lm'");
+    tip("compile model -o out --target natve", "'native'");
+    tip("print pases", "'passes'");
+    tip("verfy model", "'verify'");
+    tip("run model Once", "the prompt is given with '-p'");
+    tip("src -p Once", "'llamac run src -p TEXT'");
 }
 
 #[test]
@@ -66,6 +91,17 @@ fn what_is_planned_ends_with_4_and_a_sentence() {
            not in this version: quantized weights
            help: use --weights bf16
         "#);
+    assert_snapshot!(message("verify a b"), @"
+    error[E0002]: this option is not available yet
+      --> llamac verify A B
+       not in this version: comparing two models
+       help: verify one file at a time
+    ");
+    assert_snapshot!(message("run model -p a --layers 0..2"), @"
+    error[E0002]: this option is not available yet
+      --> --layers
+       not in this version: compiling some of the layers
+    ");
     assert_snapshot!(message("run model -p a --lookup 3"), @r#"
         error[E0002]: this option is not available yet
           --> --lookup
@@ -78,6 +114,83 @@ fn what_is_planned_ends_with_4_and_a_sentence() {
            not in this version: narrower arithmetic
            help: use --compute f32
         "#);
+}
+
+#[test]
+fn every_code_is_explained() {
+    let list = llamac("explain", &[]).quiet();
+    for line in list.lines() {
+        let (code, title) = line.split_once("  ").expect("two columns");
+        let text = llamac(&format!("explain {code}"), &[]).quiet();
+        assert!(text.starts_with(&format!("{code}: {title} (exit status ")), "{text}");
+        assert!(text.contains("\nCure: ") && !text.contains("**"), "{text}");
+    }
+    assert!(list.starts_with("E0001  invalid argument\n") && list.lines().count() > 30, "{list}");
+    let shape = llamac("explain E0203", &[]).quiet();
+    for spelling in ["e203", "203"] {
+        assert_eq!(llamac(&format!("explain {spelling}"), &[]).quiet(), shape);
+    }
+    let both = llamac("explain 203 302", &[]).quiet();
+    assert_eq!(both, format!("{shape}\n{}", llamac("explain 302", &[]).quiet()));
+    assert_snapshot!(shape, @"
+    E0203: tensor has the wrong shape (exit status 3)
+
+    A tensor is there, but its sizes are not those that the configuration gives. The message says which
+    keys each expected size comes from, and which value would fit.
+
+    Cause: a configuration of another size of the same model, or `num_key_value_heads` missing or
+    wrong in a model with grouped attention, or a vocabulary that was extended without its `vocab_size`.
+
+    Cure: correct the key that the message names, if the weights are right.
+    ");
+    assert_snapshot!(llamac("explain E0209 shape 203", &[]).failure(2), @"
+    error[E0001]: invalid argument
+      --> explain E0209
+       there is no such code
+       help: did you mean E0208 (a number does not fit the dtype that was asked for)?
+    error[E0001]: invalid argument
+      --> explain shape
+       there is no such code
+       help: `llamac explain` lists the codes
+    ");
+    let painted = run(arguments("explain 203", &[]).env("CLICOLOR_FORCE", "1"), "").quiet();
+    assert!(
+        painted.contains("\u{1b}[1mCause\u{1b}[0m: ") && painted.contains("m`num_key_value_heads`\u{1b}")
+    );
+}
+
+#[test]
+fn a_report_ends_with_where_to_learn_more() {
+    let report = llamac("inspect nowhere", &[]).stderr;
+    assert_eq!(report.lines().last(), Some("To learn more: llamac explain E0100"));
+    let report = llamac("-q inspect nowhere", &[]).stderr;
+    assert!(!report.contains("explain") && report.starts_with("error[E0100]"), "{report}");
+}
+
+#[test]
+fn shells_complete_the_command() {
+    for (shell, part) in [
+        ("bash", "complete -F _llamac"),
+        ("zsh", "#compdef llamac"),
+        ("fish", "complete -c llamac"),
+        ("elvish", "edit:completion:arg-completer[llamac]"),
+        ("powershell", "Register-ArgumentCompleter"),
+    ] {
+        let script = llamac(&format!("completions {shell}"), &[]).quiet();
+        assert!(script.contains(part) && script.contains("no-check"), "{shell}");
+    }
+    // What bash makes of it.
+    let script = llamac("completions bash", &[]).quiet();
+    let ask = r#"COMP_WORDS=(llamac "$@"); COMP_CWORD=$#; _llamac llamac "${@: -1}" "${@: -2:1}"; echo "${COMPREPLY[*]}""#;
+    let complete = |words: &[&str]| {
+        let mut bash = std::process::Command::new("bash");
+        bash.args(["--norc", "-c", &format!("{script}\n{ask}"), "bash"]).args(words);
+        run(&mut bash, "").quiet()
+    };
+    assert_eq!(complete(&["comp"]), "compile completions\n");
+    assert_eq!(complete(&["run", "--message-format", "j"]), "json\n");
+    assert_eq!(complete(&["compile", "--weights", "f"]), "f32 f16\n");
+    assert_eq!(complete(&["verify", "--thr"]), "--threads\n");
 }
 
 #[test]
@@ -108,7 +221,7 @@ fn lists_name_what_there_is() {
 #[test]
 fn colours_are_for_terminals_and_those_who_ask() {
     let line = "inspect nowhere";
-    let plain = llamac(line, &[]).failure(3);
+    let plain = llamac(line, &[]).stderr;
     let forced = run(arguments(line, &[]).env("CLICOLOR_FORCE", "1"), "").stderr;
     assert!(forced.contains("\u{1b}[") && forced.contains("error"), "{forced}");
     let refused = run(arguments(line, &[]).env("NO_COLOR", "1"), "").stderr;

@@ -145,6 +145,68 @@ fn a_head_that_is_not_there_is_no_random_head() {
     assert!(message.contains("error[E0206]"), "{message}");
 }
 
+/// In a name space of its own a test may have a disk of its own; where the system forbids that, there is none to fill.
+#[test]
+fn a_full_disk_and_a_read_only_one_are_told() {
+    let (folder, stories) = (folder(), fixture("stories"));
+    let on = |options: &str, line: &str| {
+        let script = format!(
+            "d=$1; mount -t tmpfs -o {options} none $d || exit 99; shift; \"$@\"; s=$?; ls $d; exit $s"
+        );
+        let mut command = Command::new("unshare");
+        command.args(["--user", "--map-root-user", "--mount", "sh", "-c", &script, "sh"]);
+        command.arg(folder.path()).arg(env!("CARGO_BIN_EXE_llamac"));
+        let paths = [("stories", stories.as_path()), ("disk", folder.path())];
+        command.args(arguments(line, &paths).get_args()).env("TMPDIR", folder.path());
+        let done = support::run(&mut command, "");
+        (done.status != Some(99) && !done.stderr.starts_with("unshare")).then_some(done)
+    };
+    let message = |options: &str, line: &str, status| {
+        on(options, line).map(|done| redacted(&done.failure(status), folder.path()))
+    };
+    if on("size=1m", "--version").is_none() {
+        return;
+    }
+    assert_snapshot!(message("size=1m", "compile {stories} -o {disk}/out", 5).expect("a disk"), @"
+    error[E0011]: no space left on the device
+      --> folder/out
+       help: free some space, or write to another disk
+    ");
+    assert_snapshot!(message("size=1m", "run {stories} -p Once", 5).expect("a disk"), @"
+    error[E0011]: no space left on the device
+      --> folder
+       help: free some space, or choose another folder for temporary files with TMPDIR
+    ");
+    assert_snapshot!(message("ro", "compile {stories} -o {disk}/out", 1).expect("a disk"), @"
+    error[E0010]: a file operation failed
+      --> folder/out
+       the folder `folder` cannot be written to: read-only filesystem or storage medium
+       help: choose another folder
+    ");
+    assert_snapshot!(message("ro", "run {stories} -p Once", 1).expect("a disk"), @"
+    error[E0010]: a file operation failed
+      --> folder
+       it cannot be written to: Read-only file system (os error 30)
+       help: choose another folder for temporary files with TMPDIR
+    ");
+}
+
+#[test]
+fn a_compiled_model_is_no_checkpoint() {
+    let (folder, tiny) = (folder(), fixture("tiny/gqa-f32"));
+    let paths = [("tiny", tiny.as_path()), ("out", folder.path())];
+    llamac("compile {tiny} -o {out}/a.llamac", &paths).success();
+    let message = llamac("compile {out}/a.llamac -o {out}/b.llamac", &paths).failure(2);
+    assert_snapshot!(redacted(&message, folder.path()), @"
+    error[E0001]: invalid argument
+      --> folder/a.llamac
+       expected a checkpoint's directory
+       found    a compiled model
+       help: run it: llamac run folder/a.llamac -p TEXT
+    ");
+    assert_eq!(names(folder.path()), ["a.llamac"]);
+}
+
 #[test]
 fn an_interrupted_compilation_leaves_nothing_or_all() {
     let (folder, stories) = (folder(), fixture("stories"));

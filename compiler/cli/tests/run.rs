@@ -3,10 +3,11 @@
 mod support;
 
 use std::io::{BufRead, BufReader, Read};
-use std::process::Stdio;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, Stdio};
 
 use serde_json::Value;
-use support::{arguments, fixture, folder, llamac, run};
+use support::{arguments, fixture, folder, llamac, names, redact, run};
 
 /// The parsed lines of `--json`: tokens, and what came last.
 fn lines(json: &str) -> (Vec<Value>, Value) {
@@ -135,6 +136,52 @@ fn other_heads_have_no_text() {
     let classifier = fixture("tiny/seqcls-pad");
     let message = llamac("run {model} --ids 1,2", &[("model", classifier.as_path())]).failure(3);
     assert!(message.contains("E0403") && message.contains("sequence-classification"), "{message}");
+}
+
+#[test]
+fn an_interrupted_story_leaves_nothing_behind() {
+    let (folder, stories) = (folder(), fixture("stories"));
+    let mut command = arguments("run {stories} -n 100000 --temperature 1 -p Once", &[("stories", &stories)]);
+    command.env("TMPDIR", folder.path()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("the command starts");
+    let mut first = [0; 4];
+    child.stdout.take().expect("a pipe").read_exact(&mut first).expect("a beginning");
+    assert_eq!(&first, b"Once");
+    let kill = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+    assert!(kill.expect("kill runs").success());
+    let output = child.wait_with_output().expect("it ends");
+    // Either it was killed, or it noticed first that nobody reads any more.
+    assert!(output.status.signal() == Some(2) || output.status.success(), "{:?}", output.status);
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+    assert_eq!(names(folder.path()), [""; 0]);
+}
+
+#[test]
+fn temporary_files_need_a_folder() {
+    let (folder, tiny) = (folder(), fixture("tiny/gqa-f32"));
+    let none = folder.path().join("none");
+    let done = run(arguments("run {tiny} --ids 1", &[("tiny", &tiny)]).env("TMPDIR", &none), "");
+    insta::assert_snapshot!(redact(&done.failure(1), &[("none", &none)]), @"
+    error[E0010]: a file operation failed
+      --> none
+       the folder for temporary files does not exist
+       help: choose another folder for temporary files with TMPDIR
+    ");
+}
+
+#[test]
+fn a_prompt_may_be_empty_and_may_not_be_too_long() {
+    let stories = fixture("stories");
+    let paths = [("stories", stories.as_path())];
+    let empty = run(arguments("run {stories} -n 5 -p", &paths).arg(""), "").quiet();
+    assert_eq!(run(arguments("run {stories} -n 5 --ids", &paths).arg(""), "").quiet(), empty);
+    let long = run(arguments("run {stories} -p", &paths).arg("Once upon a time ".repeat(200)), "");
+    insta::assert_snapshot!(long.failure(5), @"
+    error[E0401]: the context is full
+       expected a prompt of less than 512 tokens
+       found    802 tokens
+       help: shorten the prompt; the model's context has to hold the answer, too
+    ");
 }
 
 #[test]

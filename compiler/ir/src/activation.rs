@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::suggest::choose;
+
 /// An elementwise activation function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Activation {
@@ -56,9 +58,9 @@ impl fmt::Display for Activation {
 }
 
 impl FromStr for Activation {
-    type Err = ();
+    type Err = String;
 
-    fn from_str(text: &str) -> Result<Self, ()> {
-        Self::ALL.into_iter().find(|a| a.name() == text).ok_or(())
+    fn from_str(text: &str) -> Result<Self, String> {
+        choose(text, &Self::ALL, Self::name)
     }
 }

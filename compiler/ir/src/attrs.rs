@@ -3,6 +3,7 @@
 use std::fmt::{self, Display};
 use std::str::FromStr;
 
+use crate::suggest::nearest;
 use crate::text::{Cursor, SyntaxError};
 
 /// Attributes as parsed: names, and values that are still text.
@@ -11,9 +12,9 @@ pub struct Attrs(Vec<(String, String)>);
 
 impl Attrs {
     /// The value of `key`, or a message that says what is missing or wrong.
-    pub fn get<T: FromStr>(&self, key: &str) -> Result<T, String> {
+    pub fn get<T: FromStr<Err: Display>>(&self, key: &str) -> Result<T, String> {
         let text = self.text(key)?;
-        text.parse().map_err(|_| format!("attribute `{key}`: `{text}` is not a valid value"))
+        text.parse().map_err(|e| format!("attribute `{key}`: `{text}` is not a valid value: {e}"))
     }
 
     /// The value of `key` as a list `[a, b, c]`.
@@ -28,13 +29,14 @@ impl Attrs {
     }
 
     /// The value of `key`, or nothing where it says `none`.
-    pub fn optional<T: FromStr>(&self, key: &str) -> Result<Option<T>, String> {
+    pub fn optional<T: FromStr<Err: Display>>(&self, key: &str) -> Result<Option<T>, String> {
         if self.text(key)? == "none" { Ok(None) } else { self.get(key).map(Some) }
     }
 
     fn text(&self, key: &str) -> Result<&str, String> {
         let found = self.0.iter().find(|(k, _)| k == key);
-        found.map(|(_, v)| v.as_str()).ok_or_else(|| format!("attribute `{key}` is missing"))
+        let near = || nearest(key, self.keys()).map(|near| format!("; is it `{near}`?")).unwrap_or_default();
+        found.map(|(_, v)| v.as_str()).ok_or_else(|| format!("attribute `{key}` is missing{}", near()))
     }
 
     /// The names that were given.

@@ -21,6 +21,7 @@ pub mod ops;
 mod real;
 pub mod rewrite;
 mod rope;
+pub mod suggest;
 mod tensor;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

@@ -11,6 +11,7 @@ use smallvec::SmallVec;
 use crate::attrs::Attrs;
 use crate::ops::*;
 use crate::rewrite::{NoMatch, OpRef, Patch};
+use crate::suggest::question;
 use crate::{Bindings, DType, Dim, Graph, NodeId, Tensor, TensorType, Types, Weight};
 
 /// A kind of operation: one variant of [`Op`].
@@ -143,10 +144,14 @@ macro_rules! ops {
             pub(crate) fn build(mnemonic: &str, weights: Vec<Weight>, attrs: &Attrs) -> Result<Self, String> {
                 let op: Self = match mnemonic {
                     $($op::MNEMONIC => $op::build(weights, attrs)?.into(),)*
-                    _ => return Err(format!("`{mnemonic}` is not an operation")),
+                    _ => {
+                        let question = question(mnemonic, Self::MNEMONICS.iter().copied());
+                        return Err(format!("`{mnemonic}` is not an operation{question}"));
+                    }
                 };
-                match attrs.keys().find(|key| op.attrs().iter().all(|(known, _)| known != key)) {
-                    Some(key) => Err(format!("there is no attribute `{key}`")),
+                let known: Vec<&str> = op.attrs().into_iter().map(|(key, _)| key).collect();
+                match attrs.keys().find(|key| !known.contains(key)) {
+                    Some(key) => Err(format!("there is no attribute `{key}`{}", question(key, known))),
                     None => Ok(op),
                 }
             }

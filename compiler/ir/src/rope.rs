@@ -6,7 +6,11 @@ use std::str::FromStr;
 
 use crate::Real;
 use crate::attrs::{Attrs, list_text, write_attrs};
+use crate::suggest::question;
 use crate::text::Cursor;
+
+/// The names of the rules.
+const RULES: [&str; 6] = ["default", "linear", "dynamic", "yarn", "llama3", "longrope"];
 
 /// The frequency rule of a rotary embedding, with every default already filled in.
 ///
@@ -175,7 +179,7 @@ impl RopeScaling {
                 original_max_position: a.get("original_max_position")?,
                 attention_factor: a.get("attention_factor")?,
             },
-            _ => return Err(format!("`{name}` is not a scaling rule")),
+            _ => return Err(format!("`{name}` is not a scaling rule{}", question(name, RULES))),
         };
         match a.keys().find(|key| scaling.attrs().iter().all(|(known, _)| known != key)) {
             Some(key) => Err(format!("{name} has no attribute `{key}`")),
@@ -253,8 +257,12 @@ mod tests {
     fn faults_are_named() {
         let error = |text: &str| text.parse::<RopeScaling>().unwrap_err();
         assert_eq!(error("ntk"), "`ntk` is not a scaling rule");
+        assert_eq!(error("lineal"), "`lineal` is not a scaling rule; did you mean `linear`?");
         assert_eq!(error("linear"), "attribute `factor` is missing");
         assert_eq!(error("linear(factor=2.0, low=1.0)"), "linear has no attribute `low`");
-        assert_eq!(error("linear(factor=x)"), "attribute `factor`: `x` is not a valid value");
+        assert_eq!(
+            error("linear(factor=x)"),
+            "attribute `factor`: `x` is not a valid value: invalid float literal"
+        );
     }
 }

@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use smallvec::SmallVec;
 
+use crate::suggest::choose;
 use crate::text::{Cursor, SyntaxError};
 use crate::{Bindings, Dim, Symbol};
 
@@ -78,10 +79,10 @@ impl fmt::Display for DType {
 }
 
 impl FromStr for DType {
-    type Err = ();
+    type Err = String;
 
-    fn from_str(text: &str) -> Result<Self, ()> {
-        Self::ALL.into_iter().find(|d| d.name() == text).ok_or(())
+    fn from_str(text: &str) -> Result<Self, String> {
+        choose(text, &Self::ALL, Self::name)
     }
 }
 
@@ -147,7 +148,7 @@ impl TensorType {
     pub(crate) fn parse(cursor: &mut Cursor<'_>) -> Result<Self, SyntaxError> {
         let start = cursor.mark();
         let name = cursor.identifier("a type, such as f32[batch, seq, 8]")?;
-        let dtype = name.parse().map_err(|()| {
+        let dtype = name.parse().map_err(|_: String| {
             start.error(format!("`{name}` is not an element type: f32, f16, bf16, i64, i32, bool or u8"))
         })?;
         cursor.expect("[")?;

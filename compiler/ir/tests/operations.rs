@@ -149,7 +149,8 @@ fn operands_are_checked() {
             %c: f32[batch, 2, past, 4], %m: f32[batch, 8], @w: f32[8, 8], @b: f32[7], @i: i64[8]) { %0 =";
         let text = format!("{header} {instruction} return out=%0 }}");
         let error = Graph::parse(&text).unwrap_err().to_string();
-        error.split_once(": ").unwrap().1.to_owned()
+        // The place and the excerpt are the parser's, which has tests of its own.
+        error.lines().next().unwrap().split_once(": ").unwrap().1.to_owned()
     };
     assert_snapshot!(error("add %x, %y"), @"add: f32[batch, seq, 8] and f32[batch, keep, 8] do not broadcast");
     assert_snapshot!(error("mul %i, %x"), @"mul: a and b must be numbers of one element type, found i64[batch, seq] and f32[batch, seq, 8]");
@@ -177,5 +178,5 @@ fn operands_are_checked() {
     assert_snapshot!(error("rotary_angles %i, @i {factor=1.0}"), @"rotary_angles: frequencies must be an f32 vector, found i64[8]");
     assert_snapshot!(error("rotary_angles %i {factor=1.0}"), @"rotary_angles: attribute `theta` is missing");
     assert_snapshot!(error("add_rms_norm %x, %x, @b {eps=1.0}"), @"add_rms_norm: the weight must hold floats of shape [8], found f32[7]");
-    assert_snapshot!(error("repeat_kv %c {groups=99999999999999999999}"), @"repeat_kv: attribute `groups`: `99999999999999999999` is not a valid value");
+    assert_snapshot!(error("repeat_kv %c {groups=99999999999999999999}"), @"repeat_kv: attribute `groups`: `99999999999999999999` is not a valid value: number too large to fit in target type");
 }

@@ -182,7 +182,8 @@ fn operands_are_checked() {
             %m: f32[8, 4]) { %0 =";
         let error =
             Graph::parse(&format!("{header} {instruction} return out=%0 }}")).unwrap_err().to_string();
-        error.split_once(": ").unwrap().1.to_owned()
+        // The place and the excerpt are the parser's, which has tests of its own.
+        error.lines().next().unwrap().split_once(": ").unwrap().1.to_owned()
     };
     assert_snapshot!(error("matmul %x, %x"), @"matmul: f32[batch, seq, 8] and f32[batch, seq, 8] have no product");
     assert_snapshot!(error("matmul %m, %i"), @"matmul: a and b must be f32 matrices, found f32[8, 4] and i64[batch, seq]");

@@ -90,7 +90,7 @@ fn decode(file: &str, bytes: Bytes) -> Result<ModelProto, Diagnostic> {
         return Err(fault.found(format!("{size} bytes")));
     }
     let first = bytes.first().copied();
-    let help = source::other_format(&bytes).unwrap_or("the file is cut or damaged: get it again");
+    let help = source::stand_in(&bytes).unwrap_or("the file is cut or damaged: get it again");
     let broken = |what: String| match first {
         None => fault(Code::NotOnnx).found("an empty file"),
         Some(FIRST) => fault(Code::DamagedOnnx).message(what).help(help),

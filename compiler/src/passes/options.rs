@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 
+use llamac_ir::suggest::nearest;
 use llamac_plan::diagnostic::{Code, Diagnostic, Diagnostics};
 
 use super::{ALL, Pass, Work};
-use crate::source::nearest;
 
 /// The name of the graph before the first pass, where the name of a pass is asked for.
 pub const INPUT: &str = "input";

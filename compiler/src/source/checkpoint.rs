@@ -103,20 +103,36 @@ impl Checkpoint {
     /// All faults of its files together: see the modules of `source`. What is no checkpoint at all is one fault, with
     /// a hint at what it is.
     pub fn open(path: impl AsRef<Path>, head: Option<Head>) -> Result<Self, Diagnostics> {
-        let path = path.as_ref();
-        if !path.join(locate::CONFIG).exists() {
-            return Err(locate::no_config(path).into());
+        let mut warnings = Vec::new();
+        let opened = Self::open_telling(path.as_ref(), head, &mut warnings)?;
+        Ok(Self { warnings, ..opened })
+    }
+
+    /// As [`Checkpoint::open`], but what is odd goes to `warnings`, also where opening fails: it may be the cause.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`].
+    pub fn open_telling(
+        path: &Path,
+        head: Option<Head>,
+        warnings: &mut Vec<String>,
+    ) -> Result<Self, Diagnostics> {
+        let config = path.join(locate::CONFIG);
+        match config.try_exists() {
+            Ok(true) => {}
+            Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => {
+                return Err(file::failed(&config, &e).into());
+            }
+            _ => return Err(locate::no_config(path).into()),
         }
         let mut faults = Diagnostics::new();
-        let mut warnings = Vec::new();
-        let config_json = file::read(&path.join(locate::CONFIG), json::MAX_BYTES)?.unwrap_or_default();
-        let config = faults.absorb(Config::parse(locate::CONFIG, &config_json, &mut warnings));
+        let config_json = file::read(&config, json::MAX_BYTES)?.unwrap_or_default();
+        let config = faults.absorb(Config::parse(locate::CONFIG, &config_json, warnings));
         if faults.iter().any(|fault| fault.code == Code::UnsupportedModel) {
             return Err(faults);
         }
         let generation_json = faults.absorb(read_generation(path)).flatten();
-        let generation =
-            generation::parse(GENERATION, generation_json.as_deref(), config.as_ref(), &mut warnings);
+        let generation = generation::parse(GENERATION, generation_json.as_deref(), config.as_ref(), warnings);
         let generation = faults.absorb(generation);
         let tokenizer = faults.absorb(TokenizerFiles::read(path));
         let weights = faults.absorb(shards::open(path));
@@ -124,7 +140,7 @@ impl Checkpoint {
         let model = config
             .as_ref()
             .zip(named.as_ref())
-            .and_then(|(config, named)| faults.absorb(named.model(config, head, &mut warnings)));
+            .and_then(|(config, named)| faults.absorb(named.model(config, head, warnings)));
         match (config, generation, tokenizer, named, model) {
             (Some(config), Some(generation), Some(tokenizer), Some(named), Some(model))
                 if faults.is_empty() =>
@@ -142,7 +158,7 @@ impl Checkpoint {
                     tie,
                     tokenizer,
                     ignored,
-                    warnings,
+                    warnings: Vec::new(),
                     files,
                 })
             }
@@ -213,7 +229,8 @@ impl Named {
                     Some(other) => faults.push(
                         Diagnostic::new(Code::DuplicateTensor)
                             .at(place)
-                            .message(format!("both this and {} are {name}", other.stored.name)),
+                            .message(format!("{} stands for {name}, too", other.stored.name))
+                            .help("remove one of the two"),
                     ),
                     None => {
                         tensors.insert(name, Stored { file, file_name, stored });

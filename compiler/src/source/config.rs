@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::json::{self, Fields, Given};
 use super::labels::{self, Labels};
 use super::rope::{self, Rope};
-use super::suggest;
+use super::suggest::did_you_mean;
 
 /// Bounds that every published model stays far below. They keep all products of two sizes within 64 bits.
 pub(super) mod bounds {
@@ -129,6 +129,7 @@ impl Config {
         let (dtype, torch_dtype) = (f.maybe_string("dtype"), f.maybe_string("torch_dtype"));
         let dtype = dtype.and_then(Given::value).or(torch_dtype.and_then(Given::value)).map(str::to_owned);
 
+        f.warn_of_misspellings(warnings);
         let faults = fields.faults;
         if !faults.is_empty() {
             return Err(faults);
@@ -210,11 +211,12 @@ fn is_llama(fields: &mut Fields<'_>, architectures: &[String]) -> bool {
         }
         Some(_) if architectures.iter().any(llama_class) => true,
         Some(_) => {
-            fields.fault(Code::MissingConfigKey, "model_type", |d| {
-                d.expected("\"llama\"").help(
-                    "is this the config.json of a model? add \"model_type\": \"llama\" if it is a LLaMA",
-                )
-            });
+            let help = match fields.misspelling("model_type") {
+                Some(near) => format!("should {near} be model_type?"),
+                None => "is this the config.json of a model? add \"model_type\": \"llama\" if it is a LLaMA"
+                    .to_owned(),
+            };
+            fields.fault(Code::MissingConfigKey, "model_type", |d| d.expected("\"llama\"").help(help));
             false
         }
     }
@@ -299,10 +301,7 @@ fn activation(fields: &mut Fields<'_>) -> Option<Activation> {
         let names = ACTIVATIONS.map(|(name, _)| name);
         fields.fault(Code::UnsupportedConfig, "hidden_act", |d| {
             let d = d.expected(format!("one of {}", names.join(", "))).found(name);
-            match suggest::nearest(name, names) {
-                Some(near) => d.help(format!("did you mean \"{near}\"?")),
-                None => d,
-            }
+            did_you_mean(d, name, names)
         });
     }
     known

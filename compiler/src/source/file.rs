@@ -18,7 +18,8 @@ fn open(path: &Path) -> io::Result<(File, u64)> {
     Ok((File::open(path)?, metadata.len()))
 }
 
-fn failed(path: &Path, error: &io::Error) -> Diagnostic {
+/// A fault of opening or reading the file at `path`.
+pub(super) fn failed(path: &Path, error: &io::Error) -> Diagnostic {
     let code = match error.kind() {
         io::ErrorKind::NotFound => Code::MissingFile,
         io::ErrorKind::OutOfMemory => Code::OutOfMemory,
@@ -30,7 +31,8 @@ fn failed(path: &Path, error: &io::Error) -> Diagnostic {
 /// The content of a file of at most `limit` bytes; nothing where there is no such file.
 ///
 /// # Errors
-/// `Io` where it cannot be read, `BadJson` (all files that are read whole are JSON) where it is larger.
+/// `Io` where it cannot be read, `BadJson` (all files that are read whole are JSON) where it is larger, or something
+/// else under its name.
 pub(crate) fn read(path: &Path, limit: u64) -> Result<Option<Vec<u8>>, Diagnostic> {
     let (file, length) = match open(path) {
         Ok(opened) => opened,
@@ -49,7 +51,29 @@ pub(crate) fn read(path: &Path, limit: u64) -> Result<Option<Vec<u8>>, Diagnosti
     let mut bytes = Vec::with_capacity(length as usize);
     // The file may have grown since its length was asked for.
     file.take(limit + 1).read_to_end(&mut bytes).map_err(|error| failed(path, &error))?;
-    if bytes.len() as u64 > limit { Err(too_large()) } else { Ok(Some(bytes)) }
+    if bytes.len() as u64 > limit {
+        return Err(too_large());
+    }
+    match stand_in(&bytes) {
+        Some(help) => Err(Diagnostic::new(Code::BadJson).at(path.display().to_string()).help(help)),
+        None => Ok(Some(bytes)),
+    }
+}
+
+/// What people have in place of a file that could not be downloaded, or by a wrong name, and what helps.
+pub(crate) fn stand_in(bytes: &[u8]) -> Option<&'static str> {
+    const POINTER: &str =
+        "this is a Git LFS pointer, not the file itself: run `git lfs pull` in its repository";
+    const PAGE: &str = "this is a web page: download the file itself";
+    const KNOWN: [(&[u8], &str); 6] = [
+        (b"version https://git-lfs", POINTER),
+        (b"<!DOCTYPE", PAGE),
+        (b"<!doctype", PAGE),
+        (b"<html", PAGE),
+        (b"PK\x03\x04", "this is a PyTorch or zip file; llamac reads safetensors"),
+        (b"GGUF", "this is a GGUF file; llamac reads safetensors"),
+    ];
+    KNOWN.into_iter().find(|(magic, _)| bytes.starts_with(magic)).map(|(_, help)| help)
 }
 
 /// A file of weights in memory, read by the operating system as its bytes are touched.

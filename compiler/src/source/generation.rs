@@ -75,6 +75,7 @@ pub fn parse(
     }
     let mut fields = Fields::new(file, &map);
     let read = read(&mut fields);
+    fields.warn_of_misspellings(warnings);
     let Some(mut read) = read.filter(|_| fields.faults.is_empty()) else { return Err(fields.faults) };
     if read.do_sample && read.temperature == 0.0 {
         warnings.push(format!("{file}: temperature is 0, which is read as do_sample false"));
@@ -202,6 +203,18 @@ mod tests {
         let (_, warnings) = read(&on);
         assert_eq!(warnings.len(), 3, "{warnings:?}");
         assert!(warnings[0].contains("num_beams = 4"));
+    }
+
+    #[test]
+    fn a_misspelled_key_is_told() {
+        let (_, warnings) = read(&json!({"temprature": 0.6, "do_sampel": true, "eos_token_id": 1}));
+        assert_eq!(
+            warnings,
+            [
+                "generation_config.json: do_sampel means nothing; did you mean do_sample?",
+                "generation_config.json: temprature means nothing; did you mean temperature?",
+            ]
+        );
     }
 
     #[test]

@@ -6,6 +6,7 @@
 
 use std::ops::RangeInclusive;
 
+use llamac_ir::suggest::nearest_within;
 use llamac_plan::diagnostic::{Code, Diagnostic, Diagnostics};
 use serde_json::{Map, Value};
 
@@ -93,6 +94,8 @@ pub struct Fields<'a> {
     file: &'a str,
     prefix: String,
     map: &'a Map<String, Value>,
+    /// Keys that were looked for.
+    known: Vec<String>,
     /// What was wrong so far.
     pub faults: Diagnostics,
 }
@@ -100,12 +103,12 @@ pub struct Fields<'a> {
 impl<'a> Fields<'a> {
     /// Reads `map`, which is the whole of `file`.
     pub fn new(file: &'a str, map: &'a Map<String, Value>) -> Self {
-        Self { file, prefix: String::new(), map, faults: Diagnostics::new() }
+        Self { file, prefix: String::new(), map, known: Vec::new(), faults: Diagnostics::new() }
     }
 
     /// Reads `map`, the object under `key`. Its faults have to be taken over by the caller.
     pub fn nested(&self, key: &str, map: &'a Map<String, Value>) -> Self {
-        Self { file: self.file, prefix: format!("{}{key}.", self.prefix), map, faults: Diagnostics::new() }
+        Self { prefix: format!("{}{key}.", self.prefix), ..Self::new(self.file, map) }
     }
 
     /// The object itself.
@@ -132,6 +135,29 @@ impl<'a> Fields<'a> {
         self.map.get(key)
     }
 
+    /// The key of the file that is most likely `key`, misspelled. Keys that nobody has looked for yet are among the
+    /// candidates, so that it has to be very near.
+    pub fn misspelling(&self, key: &str) -> Option<&'a str> {
+        nearest_within(2, key, self.strangers())
+    }
+
+    /// Keys of the file that nobody looked for.
+    fn strangers(&self) -> impl Iterator<Item = &'a str> {
+        self.map.keys().map(String::as_str).filter(|key| !self.known.iter().any(|known| known == key))
+    }
+
+    /// Warns of keys that nobody looked for and that are a letter away from one that the file does not have, short
+    /// ones aside: files have many more keys than those that are read. Called when everything was read.
+    pub fn warn_of_misspellings(&self, warnings: &mut Vec<String>) {
+        const SHORT: usize = 6;
+        let absent = || self.known.iter().map(String::as_str).filter(|known| !self.map.contains_key(*known));
+        for stranger in self.strangers().filter(|key| key.len() >= SHORT) {
+            if let Some(near) = nearest_within(1, stranger, absent()) {
+                warnings.push(format!("{} means nothing; did you mean {near}?", self.place(stranger)));
+            }
+        }
+    }
+
     /// Reads `key` by `read`, which refuses what is not `expected`.
     fn read<T>(
         &mut self,
@@ -139,6 +165,7 @@ impl<'a> Fields<'a> {
         expected: &str,
         read: impl FnOnce(&'a Value) -> Option<T>,
     ) -> Option<Given<T>> {
+        self.known.push(key.to_owned());
         match self.map.get(key) {
             None => Some(Given::Absent),
             Some(Value::Null) => Some(Given::Null),

@@ -6,6 +6,7 @@ use llamac_plan::diagnostic::Code;
 use serde_json::{Map, Value};
 
 use super::json::{Fields, Given, show};
+use super::suggest::did_you_mean;
 
 /// No classifier has more classes; a number of classes alone, without their names, makes that many names.
 const MAX_LABELS: u64 = 100_000;
@@ -76,7 +77,8 @@ fn problem_type(fields: &mut Fields<'_>) -> Option<Option<String>> {
         return Some(Some(name.to_owned()));
     }
     fields.fault(Code::BadConfigValue, "problem_type", |d| {
-        d.expected(format!("one of {}, or null", KNOWN.join(", "))).found(name)
+        let d = d.expected(format!("one of {}, or null", KNOWN.join(", "))).found(name);
+        did_you_mean(d, name, KNOWN)
     });
     None
 }

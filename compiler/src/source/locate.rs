@@ -1,8 +1,9 @@
 //! What a path holds that is no checkpoint: hints for a wrong folder, another format, or a half-finished download.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use llamac_ir::suggest::nearest;
 use llamac_plan::diagnostic::{Code, Diagnostic};
 
 use super::shards::{INDEX, SINGLE};
@@ -16,6 +17,12 @@ const MAX_ENTRIES: usize = 1000;
 
 const EXPECTED: &str =
     "a directory with config.json and model.safetensors, or model.safetensors.index.json and shards";
+
+/// A way out of most other formats.
+const CONVERT: &str = "get the checkpoint in safetensors, or save it with save_pretrained()";
+
+/// Ends of names of files that PyTorch writes.
+const PICKLED: [&str; 4] = [".bin", ".pt", ".pth", ".ckpt"];
 
 /// Names of the entries of a directory, sorted; none where it cannot be read.
 pub(super) fn names(directory: &Path) -> Vec<String> {
@@ -35,7 +42,6 @@ fn unsupported(path: &Path, what: &str, help: &str) -> Diagnostic {
 
 /// Another format that these files are in.
 fn other_format(path: &Path, names: &[String]) -> Option<Diagnostic> {
-    const CONVERT: &str = "get the checkpoint in safetensors, or save it with save_pretrained()";
     let any = |test: &dyn Fn(&str) -> bool| names.iter().any(|name| test(name));
     if any(&|n| n.ends_with(".gguf")) {
         return Some(unsupported(path, "GGUF files cannot be read yet", CONVERT));
@@ -61,33 +67,22 @@ fn other_format(path: &Path, names: &[String]) -> Option<Diagnostic> {
 
 /// Why `path`, which has no `config.json` in it, is not a checkpoint.
 pub(super) fn no_config(path: &Path) -> Diagnostic {
-    let name = |path: &Path| path.file_name().and_then(|n| n.to_str()).unwrap_or_default().to_owned();
     if !path.exists() {
-        let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let siblings = names(parent);
         let fault = not_a_checkpoint(path).found("no such file or directory");
-        return match suggest::nearest(&name(path), siblings.iter().map(String::as_str)) {
-            Some(near) => fault.help(format!("did you mean {}?", parent.join(near).display())),
+        return match suggest::nearest_path(path) {
+            Some(near) => fault.help(format!("did you mean {}?", near.display())),
             None => fault,
         };
     }
     if path.is_file() {
-        let own = name(path);
-        if let Some(fault) = other_format(path, std::slice::from_ref(&own)) {
-            return fault;
-        }
-        let fault = not_a_checkpoint(path).found("a file");
-        return match path.parent().filter(|parent| parent.join(CONFIG).is_file()) {
-            Some(parent) => fault.help(format!("give the directory {}", shown(parent))),
-            None => fault,
-        };
+        return no_directory(path);
+    }
+    if !path.is_dir() {
+        return not_a_checkpoint(path).found("no directory");
     }
     let names = names(path);
-    let inside = names.iter().map(|name| path.join(name)).find(|inner| inner.join(CONFIG).is_file());
-    if let Some(inside) = inside {
-        return not_a_checkpoint(path)
-            .found("no config.json")
-            .help(format!("did you mean {}?", inside.display()));
+    if let Some(help) = inside(path, &names) {
+        return not_a_checkpoint(path).found("no config.json").help(help);
     }
     if let Some(fault) = other_format(path, &names) {
         return fault;
@@ -96,11 +91,46 @@ pub(super) fn no_config(path: &Path) -> Diagnostic {
         true => "an empty directory",
         false => "no config.json",
     });
-    let near = suggest::nearest(CONFIG, names.iter().map(String::as_str));
+    let near = nearest(CONFIG, names.iter().map(String::as_str));
     match (near, path.parent().filter(|parent| parent.join(CONFIG).is_file())) {
         (Some(near), _) => fault.help(format!("should {near} be named {CONFIG}?")),
         (None, Some(parent)) => fault.help(format!("did you mean {}?", shown(parent))),
         (None, None) => fault,
+    }
+}
+
+/// Why the file at `path` is not a checkpoint.
+fn no_directory(path: &Path) -> Diagnostic {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
+    if let Some(fault) = other_format(path, std::slice::from_ref(&name)) {
+        return fault;
+    }
+    if PICKLED.iter().any(|end| name.ends_with(end)) {
+        return unsupported(path, "weights in PyTorch's own format cannot be read yet", CONVERT);
+    }
+    let fault = not_a_checkpoint(path).found("a file");
+    match path.parent().filter(|parent| parent.join(CONFIG).is_file()) {
+        Some(parent) => fault.help(format!("give the directory {}", shown(parent))),
+        None => fault,
+    }
+}
+
+/// Which of the directories in `path` was probably meant: one with a `config.json`, also where the hub's cache keeps
+/// them.
+fn inside(path: &Path, entries: &[String]) -> Option<String> {
+    let snapshots = names(&path.join("snapshots")).into_iter().map(|name| Path::new("snapshots").join(name));
+    let candidates = entries.iter().map(PathBuf::from).chain(snapshots);
+    let found: Vec<PathBuf> = candidates.filter(|inner| path.join(inner).join(CONFIG).is_file()).collect();
+    match &found[..] {
+        [] => None,
+        [one] => Some(format!("did you mean {}?", path.join(one).display())),
+        several => {
+            const SHOWN: usize = 3;
+            let first: Vec<String> = several.iter().take(SHOWN).map(|p| p.display().to_string()).collect();
+            let more = several.len().saturating_sub(SHOWN);
+            let more = if more == 0 { String::new() } else { format!(" and {more} more") };
+            Some(format!("give one of the directories in it: {}{more}", first.join(", ")))
+        }
     }
 }
 

@@ -5,13 +5,14 @@
 //! and sin that follow from other members (YaRN, LongRoPE) are computed here, in double precision as Python does;
 //! frequencies are not.
 
+use llamac_ir::suggest::nearest;
 use llamac_ir::{Real, RopeScaling};
 use llamac_plan::diagnostic::Code;
 use serde_json::{Map, Value};
 
 use super::config::{bounds, refuse_partial_rotation};
 use super::json::{Fields, Given, show};
-use super::suggest;
+use super::suggest::did_you_mean;
 
 /// A rotary position embedding.
 #[derive(Clone, Debug, PartialEq)]
@@ -73,8 +74,9 @@ pub(super) fn read(
         .map(|((max_position, head_dim), original)| Context { max_position, head_dim, original });
     let theta = own_theta.zip(top_theta).map(|(own, top)| own.or(top).unwrap_or(DEFAULT_THETA));
     let scaling = kind(&mut fields).and_then(|kind| {
+        let scaling = read_scaling(&mut fields, kind, context.as_ref(), theta, warnings)?;
         warn_of_unknown(&fields, kind, warnings);
-        read_scaling(&mut fields, kind, context.as_ref(), theta, warnings)
+        Some(scaling)
     });
     top.faults.extend(fields.faults);
     Some(Rope { theta: Real::new(theta?), scaling: scaling? })
@@ -110,10 +112,7 @@ fn kind(fields: &mut Fields<'_>) -> Option<&'static str> {
         let names = KINDS.map(|(name, _)| name);
         fields.fault(Code::UnsupportedConfig, key, |d| {
             let d = d.expected(format!("one of {}", names[..6].join(", "))).found(format!("\"{name}\""));
-            match suggest::nearest(name, names) {
-                Some(near) => d.help(format!("did you mean \"{near}\"?")),
-                None => d,
-            }
+            did_you_mean(d, name, names)
         });
     }
     known
@@ -123,7 +122,13 @@ fn warn_of_unknown(fields: &Fields<'_>, kind: &str, warnings: &mut Vec<String>) 
     let known = KINDS.iter().find(|(name, _)| *name == kind).map_or(&[][..], |(_, known)| *known);
     for key in fields.map().keys() {
         if !known.contains(&key.as_str()) && !COMMON.contains(&key.as_str()) {
-            warnings.push(format!("{} means nothing for rope_type \"{kind}\"", fields.place(key)));
+            let text = format!("{} means nothing for rope_type \"{kind}\"", fields.place(key));
+            let near = nearest(key, known.iter().chain(&COMMON).copied());
+            let near = near.filter(|near| !fields.map().contains_key(*near));
+            warnings.push(match near {
+                Some(near) => format!("{text}; did you mean {near}?"),
+                None => text,
+            });
         }
     }
 }
@@ -171,7 +176,11 @@ fn needed(fields: &mut Fields<'_>, key: &str) -> Option<f64> {
 }
 
 fn missing(fields: &mut Fields<'_>, key: &str, expected: &str) {
-    fields.fault(Code::MissingConfigKey, key, |d| d.expected(expected));
+    let near = fields.misspelling(key);
+    fields.fault(Code::MissingConfigKey, key, |d| match near {
+        Some(near) => d.expected(expected).help(format!("should {near} be {key}?")),
+        None => d.expected(expected),
+    });
 }
 
 /// An optional positive member; `null` counts as absent.

@@ -15,6 +15,7 @@ use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visi
 use serde_json::value::RawValue;
 
 use super::capped::Capped;
+use super::file;
 
 /// The format's limit on a header, in bytes.
 const MAX_HEADER: u64 = 100_000_000;
@@ -121,7 +122,8 @@ fn header<'a>(file: &str, bytes: &'a [u8]) -> Result<&'a str, Diagnostic> {
             .message("the length of the header is not plausible")
             .expected(format!("at most {MAX_HEADER} bytes"))
             .found(format!("{length} bytes"))
-            .help(other_format(bytes).unwrap_or(again)));
+            // Read as a length, the beginning of another kind of file is beyond all limits.
+            .help(file::stand_in(bytes).unwrap_or(again)));
     }
     let Some(header) = rest.get(..length as usize) else {
         return Err(bad(file)
@@ -132,21 +134,6 @@ fn header<'a>(file: &str, bytes: &'a [u8]) -> Result<&'a str, Diagnostic> {
     };
     std::str::from_utf8(header)
         .map_err(|error| bad(file).message(format!("the header is not valid UTF-8: {error}")).help(again))
-}
-
-/// What people have in a `.safetensors` file that is none. Read as a length, the beginning of each is beyond all limits.
-pub(crate) fn other_format(bytes: &[u8]) -> Option<&'static str> {
-    const OTHER: [(&[u8], &str); 5] = [
-        (
-            b"version https://git-lfs",
-            "this is a Git LFS pointer, not the file itself: run `git lfs pull` in its repository",
-        ),
-        (b"PK\x03\x04", "this is a PyTorch or zip file; llamac reads safetensors"),
-        (b"GGUF", "this is a GGUF file; llamac reads safetensors"),
-        (b"<!DOCTYPE", "this is a web page: download the file itself"),
-        (b"<html", "this is a web page: download the file itself"),
-    ];
-    OTHER.into_iter().find(|(magic, _)| bytes.starts_with(magic)).map(|(_, help)| help)
 }
 
 /// Reads the members of the header, each by itself: one that is wrong does not hide the others.

@@ -5,13 +5,13 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Component, Path};
 
+use llamac_ir::suggest::nearest;
 use llamac_plan::diagnostic::{Code, Diagnostic, Diagnostics};
 use serde::Deserialize;
 
 use super::capped::Capped;
 use super::file::{self, MappedFile};
 use super::safetensors::{self, StoredTensor};
-use super::suggest;
 use super::{json, locate};
 
 /// The file that holds all tensors.
@@ -116,10 +116,7 @@ fn open_shard(
     let path = directory.join(name);
     if !path.exists() {
         let present = if with_hints { locate::names(directory) } else { Vec::new() };
-        let near = suggest::nearest(
-            name,
-            present.iter().map(String::as_str).filter(|n| n.ends_with(".safetensors")),
-        );
+        let near = nearest(name, present.iter().map(String::as_str).filter(|n| n.ends_with(".safetensors")));
         // A neighbour in a series of shards is near in letters, but it is another shard.
         let near = near.filter(|near| digits(near) == digits(name));
         return Err(Diagnostic::new(Code::MissingFile)
@@ -149,7 +146,7 @@ fn open_shard(
         let fault = Diagnostic::new(Code::MissingTensor).at(format!("{name}: {first}"));
         let more = absent.len() - 1;
         let more = if more == 0 { String::new() } else { format!(" (and {more} more)") };
-        let unused = suggest::nearest(first, stored.keys().map(String::as_str));
+        let unused = nearest(first, stored.keys().map(String::as_str));
         return Err(fault
             .message(format!("{INDEX} says that the tensor is in this file{more}"))
             .help(match unused {

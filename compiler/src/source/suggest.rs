@@ -1,52 +1,28 @@
-//! "Did you mean": the nearest known name.
+//! "Did you mean" as the help of a fault.
 
-/// Candidates that are compared: the comparison is slow, and files may hold any number of names.
-const MAX_CANDIDATES: usize = 1000;
+use std::path::{Path, PathBuf};
 
-/// The candidate that `name` is most likely a misspelling of: at most a third of its letters differ. Only the first
-/// thousand candidates are looked at.
-pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    // Longer names are no misspellings of ours, and the comparison is quadratic.
-    if name.len() > 200 {
-        return None;
+use llamac_ir::suggest::nearest;
+use llamac_plan::diagnostic::Diagnostic;
+
+use super::locate;
+
+/// `fault` with the candidate as its help that `name` is most likely a misspelling of.
+pub fn did_you_mean<'a>(
+    fault: Diagnostic,
+    name: &str,
+    candidates: impl IntoIterator<Item = &'a str>,
+) -> Diagnostic {
+    match nearest(name, candidates) {
+        Some(near) => fault.help(format!("did you mean {near}?")),
+        None => fault,
     }
-    let limit = (name.chars().count() / 3).max(1);
-    candidates
-        .into_iter()
-        .take(MAX_CANDIDATES)
-        .filter(|candidate| candidate.len() <= 200)
-        .map(|candidate| (distance(name, candidate), candidate))
-        .filter(|(distance, _)| *distance <= limit)
-        .min()
-        .map(|(_, candidate)| candidate)
 }
 
-/// Insertions, deletions and substitutions between two names (Levenshtein), letter case aside.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.to_lowercase().chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.to_lowercase().chars().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
-        for (j, y) in b.iter().enumerate() {
-            let substituted = diagonal + usize::from(x != *y);
-            diagonal = row[j + 1];
-            row[j + 1] = substituted.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[b.len()]
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn near_names_are_found_and_far_ones_are_not() {
-        let known = ["default", "linear", "dynamic", "yarn", "llama3", "longrope"];
-        assert_eq!(nearest("lama3", known), Some("llama3"));
-        assert_eq!(nearest("Linear", known), Some("linear"));
-        assert_eq!(nearest("proportional", known), None);
-        assert_eq!(nearest("", known), None);
-        assert_eq!(distance("kitten", "sitting"), 3);
-    }
+/// What there is beside `path`, which is not there, under a similar name.
+pub fn nearest_path(path: &Path) -> Option<PathBuf> {
+    let parent = path.parent()?;
+    let siblings = locate::names(if parent.as_os_str().is_empty() { Path::new(".") } else { parent });
+    let near = nearest(path.file_name()?.to_str()?, siblings.iter().map(String::as_str))?;
+    Some(parent.join(near))
 }

@@ -6,13 +6,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use llamac_ir::DType;
+use llamac_ir::suggest::nearest;
 use llamac_plan::diagnostic::{Code, Diagnostic, Diagnostics};
 
 use super::checkpoint::Stored;
 use super::config::Config;
 use super::head::Head;
 use super::names::{self, EMBEDDING, LM_HEAD, NORM, QA_OUTPUTS, QA_OUTPUTS_BIAS, SCORE, SCORE_BIAS};
-use super::suggest;
 
 /// A size: the product of members of the configuration.
 #[derive(Clone)]
@@ -264,15 +264,22 @@ impl Check<'_> {
                 SCORE_BIAS => " unless token_classification_bias is false",
                 _ => "",
             };
-            return fault
-                .message(format!("the head {} needs this tensor{because}", self.table.head.name()))
-                .help("--head base compiles the model without a head");
+            let fault =
+                fault.message(format!("the head {} needs this tensor{because}", self.table.head.name()));
+            return match self.stranger(name) {
+                Some(help) => fault.help(help),
+                None => fault.help("--head base compiles the model without a head"),
+            };
         }
         let missing = fault.at.as_deref().and_then(|at| at.rsplit(' ').next()).unwrap_or(name);
-        match suggest::nearest(missing, self.strangers.iter().map(String::as_str)) {
-            Some(near) => fault.help(format!("the files have {near}, which is no tensor of a LLaMA")),
-            None => fault,
-        }
+        let help = self.stranger(missing);
+        with_help(fault, help)
+    }
+
+    /// A tensor of the files that has no meaning and may be `name`, misspelled.
+    fn stranger(&self, name: &str) -> Option<String> {
+        let near = nearest(name, self.strangers.iter().map(String::as_str))?;
+        Some(format!("the files have {near}, which is no tensor of a LLaMA"))
     }
 }
 

@@ -41,7 +41,7 @@ fn all_wrong_names_are_reported_together() {
     error[E0001]: invalid argument
       --> --print-after inptu
        there is no pass of this name
-       help: the passes are input, canonicalize, fold-rope, fuse-qkv, fuse-gate-up, fuse-add-rms-norm, legalize
+       help: did you mean input?
     error[E0001]: invalid argument
       --> --stop-after memory
        there is no pass of this name

@@ -235,7 +235,8 @@ impl fmt::Display for Diagnostic {
         ];
         for (label, text) in rows {
             if let Some(text) = text {
-                write!(f, "\n   {label}{text}")?;
+                // Further lines stand below the first.
+                write!(f, "\n   {label}{}", text.replace('\n', "\n   "))?;
             }
         }
         Ok(())
@@ -331,6 +332,17 @@ mod tests {
         for text in ["", "E", "shape", "-1", "+203", "E0203 ", "99999"] {
             assert_eq!(nearest(text), Err(None), "{text}");
         }
+    }
+
+    #[test]
+    fn further_lines_are_indented() {
+        let fault = Diagnostic::new(Code::InvalidGraph)
+            .message("the graph is not valid:\n  %0 = add %x\n    error: x");
+        assert_eq!(
+            fault.to_string(),
+            "error[E0501]: the graph failed verification\n   \
+             the graph is not valid:\n     %0 = add %x\n       error: x"
+        );
     }
 
     #[test]

@@ -89,7 +89,9 @@ pub fn generate(
     let plan = model.plan();
     if plan.head != Head::CausalLm {
         let fault = Diagnostic::new(Code::WrongHead).expected("a causal language model (head `causal-lm`)");
-        return Err(fault.found(format!("head `{}`", plan.head.name())).into());
+        let fault = fault.at(model.path().display().to_string());
+        let fault = fault.found(format!("head `{}`", plan.head.name()));
+        return Err(fault.help("`llamac eval` computes what this head gives").into());
     }
     let bos = plan.generation.bos_token_id;
     let prompt = match (prompt, &bos) {

@@ -43,7 +43,7 @@ impl Args {
     /// Prints the scores.
     pub fn run(&self, console: &Console) -> Result<(), Failure> {
         let threads = self.compute.threads.count();
-        let source = model::source(&self.model.path, threads, console)?;
+        let source = model::source(&self.model, threads, console)?;
         let model = model::compiled(source, &self.model.path, threads, console)?;
         // A model of another head is refused below, whether or not it has a tokenizer.
         let labels = model.plan().head.labels().unwrap_or_default();

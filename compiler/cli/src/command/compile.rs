@@ -250,7 +250,7 @@ impl Args {
             }
         }
         if self.remarks {
-            lowered.report.remarks().iter().for_each(|remark| console.note(format_args!("remark: {remark}")));
+            lowered.report.remarks().iter().for_each(|remark| console.remark(remark));
         }
         out.flush()
     }

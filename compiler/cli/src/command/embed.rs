@@ -72,7 +72,7 @@ impl Args {
     /// Prints the embeddings.
     pub fn run(&self, console: &Console) -> Result<(), Failure> {
         let threads = self.compute.threads.count();
-        let source = model::source(&self.model.path, threads, console)?;
+        let source = model::source(&self.model, threads, console)?;
         let model = model::compiled(source, &self.model.path, threads, console)?;
         let texts = texts::read(&self.texts)?;
         let ids = texts::encode(&model.tokenizer()?, &texts)?;

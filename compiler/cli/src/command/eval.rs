@@ -62,12 +62,16 @@ impl Args {
         let inputs = faults.absorb(request::read(&self.inputs));
         // Started first, so that hours of computing do not end at a folder that is not there.
         let file = faults.absorb(guard::create(&self.outputs, &self.model.path).map_err(Diagnostics::from));
-        let source = faults.absorb(model::source(&self.model.path, self.compute.threads.count(), console));
+        let source = faults.absorb(model::source(&self.model, self.compute.threads.count(), console));
         let (Some(inputs), Some(file), Some(source)) = (inputs, file, source) else {
             return Err(faults.into());
         };
-        for name in &inputs.ignored {
-            console.warn(format_args!("{}: `{name}` is no input of a forward", self.inputs.display()));
+        for (name, near) in &inputs.ignored {
+            let text = format!("{}: `{name}` is no input of a forward", self.inputs.display());
+            console.warn(match near {
+                Some(near) => format!("{text}; did you mean `{near}`?"),
+                None => text,
+            });
         }
         let outputs = match self.backend {
             Backend::Native => self.native(source, inputs, console)?,

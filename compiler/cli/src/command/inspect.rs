@@ -2,8 +2,6 @@
 
 mod onnx;
 
-use std::path::PathBuf;
-
 use llamac_compiler::diagnostic::{Code, Diagnostic};
 use llamac_compiler::onnx::Model;
 use llamac_compiler::{driver, passes};
@@ -12,7 +10,7 @@ use llamac_runtime::plan::{
 };
 use serde::Serialize;
 
-use crate::args::ThreadsArg;
+use crate::args::{ModelArg, ThreadsArg};
 use crate::console::{Console, Stdout};
 use crate::emit;
 use crate::failure::Failure;
@@ -22,9 +20,8 @@ use crate::model::{self, Source};
 /// Show what a model is: head, sizes, passes applied, memory
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// A Hugging Face directory, a compiled model, or an ONNX model or a directory that holds one
-    #[arg(value_name = "MODEL")]
-    path: PathBuf,
+    #[command(flatten)]
+    model: ModelArg,
     /// Print the graph: of a checkpoint after all passes, or of an ONNX model
     #[arg(long, conflicts_with = "json")]
     graph: bool,
@@ -76,11 +73,11 @@ struct Memory {
 impl Args {
     /// Prints what the model is.
     pub fn run(&self, console: &Console) -> Result<(), Failure> {
-        if let Some(path) = Model::locate(&self.path) {
+        if let Some(path) = Model::locate(&self.model.path) {
             return onnx::run(&path, self, console);
         }
         let threads = self.threads.count();
-        let source = model::source(&self.path, threads, console)?;
+        let source = model::source(&self.model, threads, console)?;
         let mut out = Stdout::lock();
         if self.graph {
             let Source::Checkpoint(checkpoint) = &source else {
@@ -94,7 +91,7 @@ impl Args {
             return out.flush();
         }
         let kind = if matches!(source, Source::Checkpoint(_)) { "checkpoint" } else { "artifact" };
-        let model = model::compiled(source, &self.path, threads, console)?;
+        let model = model::compiled(source, &self.model.path, threads, console)?;
         let facts = Facts::new(kind, model.plan(), model.file("tokenizer.json").is_some());
         match self.json {
             true => {

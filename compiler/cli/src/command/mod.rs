@@ -2,12 +2,15 @@
 
 mod classify;
 mod compile;
+mod completions;
 mod embed;
 mod eval;
+mod explain;
 mod inspect;
 mod print;
 mod run;
 mod tokenize;
+mod verify;
 
 use clap::Subcommand;
 
@@ -24,7 +27,10 @@ pub enum Command {
     Embed(embed::Args),
     Inspect(inspect::Args),
     Tokenize(tokenize::Args),
+    Verify(verify::Args),
     Print(print::Args),
+    Explain(explain::Args),
+    Completions(completions::Args),
 }
 
 impl Command {
@@ -38,7 +44,10 @@ impl Command {
             Self::Embed(args) => args.run(console),
             Self::Inspect(args) => args.run(console),
             Self::Tokenize(args) => args.run(console),
+            Self::Verify(args) => args.run(),
             Self::Print(args) => args.run(),
+            Self::Explain(args) => args.run(),
+            Self::Completions(args) => args.run(),
         }
     }
 }

@@ -117,7 +117,7 @@ impl Args {
     /// Writes the continuation.
     pub fn run(&self, console: &Console) -> Result<(), Failure> {
         let threads = self.compute.threads.count();
-        let source = model::source(&self.model.path, threads, console)?;
+        let source = model::source(&self.model, threads, console)?;
         let model = model::compiled(source, &self.model.path, threads, console)?;
         let tokenizer = self.tokenizer(&model)?;
         let (prompt, shown) = self.prompt.read(tokenizer.as_ref())?;

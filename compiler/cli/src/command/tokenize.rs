@@ -39,7 +39,7 @@ struct Tokens<'a> {
 impl Args {
     /// Prints ids and pieces, or text.
     pub fn run(&self, _console: &Console) -> Result<(), Failure> {
-        let tokenizer = model::tokenizer(&self.model.path)?;
+        let tokenizer = model::tokenizer(&self.model)?;
         let mut out = Stdout::lock();
         match &self.decode {
             Some(Ids(ids)) => self.decode(&tokenizer, ids, &mut out)?,

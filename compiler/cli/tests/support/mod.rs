@@ -33,13 +33,30 @@ impl Done {
         self.stdout
     }
 
-    /// The message of a command that failed with `status` and printed no result.
+    /// The message of a command that failed with `status` and printed no result, without its last line, which tells
+    /// where to learn more.
     #[track_caller]
     pub fn failure(self, status: i32) -> String {
         assert_eq!((self.status, self.stdout.as_str()), (Some(status), ""), "{}", self.stderr);
         assert!(!self.stderr.contains('\u{1b}'), "there are colours in {:?}", self.stderr);
-        self.stderr
+        let codes: Vec<&str> = self.stderr.lines().filter_map(code).collect();
+        if codes.is_empty() {
+            return self.stderr;
+        }
+        let (message, hint) =
+            self.stderr.rsplit_once("\n\nTo learn more: llamac explain ").expect("a last line");
+        assert!(hint.split_whitespace().eq(unique(&codes)), "{}", self.stderr);
+        format!("{message}\n")
     }
+}
+
+/// The code in the first line of a fault.
+fn code(line: &str) -> Option<&str> {
+    Some(line.strip_prefix("error[")?.split_once(']')?.0)
+}
+
+fn unique<'a>(codes: &'a [&'a str]) -> impl Iterator<Item = &'a str> {
+    codes.iter().enumerate().filter(|(i, code)| !codes[..*i].contains(code)).map(|(_, code)| *code)
 }
 
 /// The command, not started; colours and the like are at their defaults.

@@ -5,6 +5,7 @@ use ndarray::{ArrayD, Zip};
 
 use crate::attrs::Attrs;
 use crate::op::{EvalContext, OpDef, broadcast, take_args, take_weights};
+use crate::suggest::choose;
 use crate::{DType, Tensor, TensorType, Types, Weight};
 
 /// A function of two numbers, or of two truth values.
@@ -73,10 +74,10 @@ impl fmt::Display for BinaryFunction {
 }
 
 impl FromStr for BinaryFunction {
-    type Err = ();
+    type Err = String;
 
-    fn from_str(text: &str) -> Result<Self, ()> {
-        Self::ALL.into_iter().find(|function| function.name() == text).ok_or(())
+    fn from_str(text: &str) -> Result<Self, String> {
+        choose(text, &Self::ALL, Self::name)
     }
 }
 

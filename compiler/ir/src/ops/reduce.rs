@@ -5,6 +5,7 @@ use ndarray::{ArrayD, Axis};
 
 use crate::attrs::Attrs;
 use crate::op::{EvalContext, OpDef, take_args, take_weights};
+use crate::suggest::choose;
 use crate::{DType, Tensor, TensorType, Types, Weight};
 
 /// What is made of many numbers.
@@ -33,10 +34,10 @@ impl fmt::Display for Reduction {
 }
 
 impl FromStr for Reduction {
-    type Err = ();
+    type Err = String;
 
-    fn from_str(text: &str) -> Result<Self, ()> {
-        [Self::Mean, Self::Max].into_iter().find(|reduction| reduction.name() == text).ok_or(())
+    fn from_str(text: &str) -> Result<Self, String> {
+        choose(text, &[Self::Mean, Self::Max], Self::name)
     }
 }
 

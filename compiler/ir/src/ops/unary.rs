@@ -3,6 +3,7 @@ use std::str::FromStr;
 
 use crate::attrs::Attrs;
 use crate::op::{EvalContext, OpDef, take_args, take_weights};
+use crate::suggest::choose;
 use crate::{DType, Tensor, TensorType, Types, Weight};
 
 /// A function of one number.
@@ -62,10 +63,10 @@ impl fmt::Display for UnaryFunction {
 }
 
 impl FromStr for UnaryFunction {
-    type Err = ();
+    type Err = String;
 
-    fn from_str(text: &str) -> Result<Self, ()> {
-        Self::ALL.into_iter().find(|function| function.name() == text).ok_or(())
+    fn from_str(text: &str) -> Result<Self, String> {
+        choose(text, &Self::ALL, Self::name)
     }
 }
 

@@ -4,9 +4,10 @@ use std::fmt;
 
 use crate::verify::VerifyErrors;
 
-/// Text that is not what the grammar expects. Line and column count from 1; columns count characters.
+/// Text that is not what the grammar expects. Line and column count from 1; columns count characters. Displayed with
+/// the line, and a caret under the column.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("line {line}, column {column}: {message}")]
+#[error("line {line}, column {column}: {message}{}", self.excerpt())]
 pub struct SyntaxError {
     /// The line.
     pub line: usize,
@@ -14,6 +15,23 @@ pub struct SyntaxError {
     pub column: usize,
     /// What was expected, and what was found.
     pub message: String,
+    /// The text of the line.
+    pub text: String,
+}
+
+impl SyntaxError {
+    /// The part of the line around the column, and a caret; nothing of an empty line.
+    fn excerpt(&self) -> String {
+        const WIDTH: usize = 100;
+        if self.text.trim().is_empty() {
+            return String::new();
+        }
+        let before = self.column - 1;
+        let start = if before < WIDTH { 0 } else { before - WIDTH / 2 };
+        let shown: String = self.text.chars().skip(start).take(WIDTH).collect();
+        let shown = shown.replace(char::is_whitespace, " ");
+        format!("\n  {}\n  {:>column$}", shown.trim_end(), "^", column = before - start + 1)
+    }
 }
 
 /// Why a text is not a graph.
@@ -36,10 +54,11 @@ pub(crate) struct Mark<'a> {
 
 impl Mark<'_> {
     pub(crate) fn error(self, message: impl Into<String>) -> SyntaxError {
-        let before = &self.text[..self.at];
+        let (before, after) = self.text.split_at(self.at);
         let line = before.matches('\n').count() + 1;
-        let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
-        SyntaxError { line, column, message: message.into() }
+        let start = before.rsplit('\n').next().unwrap_or_default();
+        let text = format!("{start}{}", after.lines().next().unwrap_or_default());
+        SyntaxError { line, column: start.chars().count() + 1, message: message.into(), text }
     }
 }
 
@@ -267,6 +286,18 @@ mod tests {
         let mut cursor = Cursor::new("a // comment\n  é ?");
         cursor.identifier("a word").unwrap();
         let error = cursor.identifier("a word").unwrap_err();
-        assert_eq!(error.to_string(), "line 2, column 3: expected a word, found `é ?`");
+        assert_eq!(error.to_string(), "line 2, column 3: expected a word, found `é ?`\n    é ?\n    ^");
+    }
+
+    #[test]
+    fn long_lines_are_shown_around_the_fault() {
+        let text = format!("{}?{}", "a\u{a0}".repeat(200), "b".repeat(200));
+        let mut cursor = Cursor::new(&text);
+        while cursor.identifier("").is_ok() {}
+        let error = cursor.error("a word").to_string();
+        let lines: Vec<&str> = error.lines().skip(1).collect();
+        assert_eq!(lines[0].chars().count(), 102);
+        let column = lines[1].chars().count() - 1;
+        assert_eq!(lines[0].chars().nth(column), Some('?'));
     }
 }

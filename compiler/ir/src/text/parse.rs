@@ -207,7 +207,10 @@ impl Parser<'_> {
 fn bounds(cursor: &mut Cursor<'_>) -> Result<(Symbol, Bounds), SyntaxError> {
     let start = cursor.mark();
     let name = cursor.identifier("a symbol")?;
-    let symbol = Symbol::from_name(name).ok_or_else(|| start.error(format!("`{name}` is not a symbol")))?;
+    let symbol = Symbol::from_name(name).ok_or_else(|| {
+        let names = Symbol::ALL.map(Symbol::name);
+        start.error(format!("`{name}` is not a symbol: {}", names.join(", ")))
+    })?;
     cursor.expect(":")?;
     let min = cursor.integer()?;
     cursor.expect("..")?;

@@ -8,6 +8,8 @@ use std::str::FromStr;
 
 use half::f16;
 
+use crate::suggest::choose;
+
 /// How numbers are quantized.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Scheme {
@@ -121,10 +123,10 @@ impl fmt::Display for Scheme {
 }
 
 impl FromStr for Scheme {
-    type Err = ();
+    type Err = String;
 
-    fn from_str(text: &str) -> Result<Self, ()> {
-        Self::ALL.into_iter().find(|scheme| scheme.name() == text).ok_or(())
+    fn from_str(text: &str) -> Result<Self, String> {
+        choose(text, &Self::ALL, Self::name)
     }
 }
 
@@ -137,24 +139,27 @@ pub enum QuantizedPart {
     Scales,
 }
 
-impl fmt::Display for QuantizedPart {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl QuantizedPart {
+    /// The name in text.
+    pub fn name(self) -> &'static str {
+        match self {
             Self::Codes => "codes",
             Self::Scales => "scales",
-        })
+        }
+    }
+}
+
+impl fmt::Display for QuantizedPart {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
     }
 }
 
 impl FromStr for QuantizedPart {
-    type Err = ();
+    type Err = String;
 
-    fn from_str(text: &str) -> Result<Self, ()> {
-        match text {
-            "codes" => Ok(Self::Codes),
-            "scales" => Ok(Self::Scales),
-            _ => Err(()),
-        }
+    fn from_str(text: &str) -> Result<Self, String> {
+        choose(text, &[Self::Codes, Self::Scales], Self::name)
     }
 }
 

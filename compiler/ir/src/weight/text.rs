@@ -6,7 +6,21 @@ use std::str::FromStr;
 
 use super::{FrequencySet, Permutation, Weight, WeightExpr};
 use crate::attrs::{Attrs, list_text, write_attrs};
+use crate::suggest::{nearest, question};
 use crate::text::{Cursor, SyntaxError, write_name};
+
+/// The recipes that are written as functions.
+const FUNCTIONS: [&str; 9] = [
+    "concat",
+    "slice",
+    "interleaved_to_half",
+    "half_to_interleaved",
+    "transpose",
+    "add_low_rank",
+    "convert",
+    "inv_freq",
+    "literal",
+];
 
 /// Recipes nest by a few levels; more is an attack on the parser's stack.
 const MAX_DEPTH: usize = 32;
@@ -67,7 +81,7 @@ impl WeightExpr {
             | "quantized_part" => 1,
             "add_low_rank" => 3,
             "inv_freq" | "literal" => 0,
-            _ => return Err(format!("`{function}` is not a recipe")),
+            _ => return Err(format!("`{function}` is not a recipe{}", question(function, FUNCTIONS))),
         };
         if parts.len() != expected {
             return Err(format!("{function} takes {expected} weights, found {}", parts.len()));
@@ -148,13 +162,13 @@ impl fmt::Display for FrequencySet {
 }
 
 impl FromStr for FrequencySet {
-    type Err = ();
+    type Err = &'static str;
 
-    fn from_str(text: &str) -> Result<Self, ()> {
+    fn from_str(text: &str) -> Result<Self, &'static str> {
         match text {
             "short" => Ok(Self::Short),
             "long" => Ok(Self::Long),
-            _ => Err(()),
+            _ => Err("expected short or long"),
         }
     }
 }
@@ -176,10 +190,7 @@ impl Weight {
         let start = cursor.mark();
         if cursor.eat("@") {
             let name = cursor.name("the name of a weight")?;
-            return declared
-                .get(&name)
-                .cloned()
-                .ok_or_else(|| start.error(format!("@{name} is not declared")));
+            return declared.get(&name).cloned().ok_or_else(|| start.error(undeclared(&name, declared)));
         }
         if depth == MAX_DEPTH {
             return Err(start.error("this recipe is nested too deeply"));
@@ -202,6 +213,12 @@ impl Weight {
         let expr = WeightExpr::build(function, parts, &attrs).map_err(|message| start.error(message))?;
         Self::new(expr).map_err(|error| start.error(error.to_string()))
     }
+}
+
+fn undeclared(name: &str, declared: &BTreeMap<String, Weight>) -> String {
+    let near = nearest(name, declared.keys().map(String::as_str));
+    let near = near.map(|near| format!("; did you mean @{near}?")).unwrap_or_default();
+    format!("@{name} is not declared{near}")
 }
 
 #[cfg(test)]
@@ -244,6 +261,7 @@ mod tests {
         ];
         for recipe in recipes {
             let text = recipe.to_string();
+            assert!(FUNCTIONS.contains(&recipe.expr().function()));
             let read = Weight::parse(&mut Cursor::new(&text), &d).unwrap();
             assert_eq!((read.to_string(), read.ty()), (text, recipe.ty()));
             assert_eq!(read, recipe);
@@ -254,13 +272,41 @@ mod tests {
     fn wrong_recipes_are_refused_in_words() {
         let d = declared();
         let error = |text: &str| Weight::parse(&mut Cursor::new(text), &d).unwrap_err().to_string();
-        insta::assert_snapshot!(error("concat(@q, @a, transpose(@a))"), @"line 1, column 1: weight `concat(@q, @a, transpose(@a))`: rows of bf16[8, 4] and bf16[4, 2] differ in type or size");
-        insta::assert_snapshot!(error("slice(@q, start=7, rows=2)"), @"line 1, column 1: weight `slice(@q, start=7, rows=2)`: 2 rows from 7 on are more than the 8 there are");
-        insta::assert_snapshot!(error("interleaved_to_half(@k, heads=4, head_dim=1)"), @"line 1, column 1: weight `interleaved_to_half(@k, heads=4, head_dim=1)`: 4 rows are not 4 heads of 1, an even number");
-        insta::assert_snapshot!(error("add_low_rank(@q, @b, @a, scale=1.0)"), @"line 1, column 1: weight `add_low_rank(@q, @b, @a, scale=1.0)`: bf16[2, 4] · bf16[8, 2] is not a change of bf16[8, 4]");
-        insta::assert_snapshot!(error("transpose(@v)"), @"line 1, column 11: @v is not declared");
-        insta::assert_snapshot!(error("transpose(@q, rows=1)"), @"line 1, column 1: transpose has no attribute `rows`");
-        insta::assert_snapshot!(error(&"transpose(".repeat(100)), @"line 1, column 321: this recipe is nested too deeply");
+        insta::assert_snapshot!(error("concat(@q, @a, transpose(@a))"), @"
+        line 1, column 1: weight `concat(@q, @a, transpose(@a))`: rows of bf16[8, 4] and bf16[4, 2] differ in type or size
+          concat(@q, @a, transpose(@a))
+          ^
+        ");
+        insta::assert_snapshot!(error("slice(@q, start=7, rows=2)"), @"
+        line 1, column 1: weight `slice(@q, start=7, rows=2)`: 2 rows from 7 on are more than the 8 there are
+          slice(@q, start=7, rows=2)
+          ^
+        ");
+        insta::assert_snapshot!(error("interleaved_to_half(@k, heads=4, head_dim=1)"), @"
+        line 1, column 1: weight `interleaved_to_half(@k, heads=4, head_dim=1)`: 4 rows are not 4 heads of 1, an even number
+          interleaved_to_half(@k, heads=4, head_dim=1)
+          ^
+        ");
+        insta::assert_snapshot!(error("add_low_rank(@q, @b, @a, scale=1.0)"), @"
+        line 1, column 1: weight `add_low_rank(@q, @b, @a, scale=1.0)`: bf16[2, 4] · bf16[8, 2] is not a change of bf16[8, 4]
+          add_low_rank(@q, @b, @a, scale=1.0)
+          ^
+        ");
+        insta::assert_snapshot!(error("transpose(@v)"), @"
+        line 1, column 11: @v is not declared
+          transpose(@v)
+                    ^
+        ");
+        insta::assert_snapshot!(error("transpose(@q, rows=1)"), @"
+        line 1, column 1: transpose has no attribute `rows`
+          transpose(@q, rows=1)
+          ^
+        ");
+        insta::assert_snapshot!(error(&"transpose(".repeat(100)), @"
+        line 1, column 321: this recipe is nested too deeply
+          transpose(transpose(transpose(transpose(transpose(transpose(transpose(transpose(transpose(transpose(
+                                                            ^
+        ");
     }
 
     #[test]

@@ -321,6 +321,9 @@ fn other_folders_are_recognised() {
         (&["readme.md"], 3, "no config.json"),
         (&["Config.json"], 3, "should Config.json be named"),
         (&["inner/config.json"], 3, "inner?"),
+        (&["refs/main", "snapshots/0a1b/config.json"], 3, "snapshots/0a1b?"),
+        (&["a/config.json", "b/config.json"], 3, "one of the directories in it: a, b"),
+        (&["a/config.json", "b/config.json", "c/config.json", "d/config.json"], 3, "a, b, c and 1 more"),
         (&["params.json", "tokenizer.model"], 4, "Meta's original format"),
         (&["consolidated.00.pth"], 4, "Meta's original format"),
         (&["model.gguf"], 4, "GGUF"),
@@ -361,8 +364,65 @@ fn paths_that_are_near_a_checkpoint_are_suggested() {
     assert!(fault(&path.join("original")).contains(&format!("did you mean {}?", path.display())));
     fs::create_dir(path.join("a-model")).unwrap();
     assert!(fault(&path.join("a-modle")).contains("a-model?"));
-    fs::write(path.join("model.gguf"), "GGUF").unwrap();
-    assert!(fault(&path.join("model.gguf")).contains("GGUF files cannot be read"));
+    for (name, expected) in [
+        ("model.gguf", "GGUF files cannot be read"),
+        ("weights.pth", "PyTorch's own format"),
+        ("model.ckpt", "PyTorch's own format"),
+    ] {
+        fs::write(path.join(name), "").unwrap();
+        assert!(fault(&path.join(name)).contains(expected));
+    }
+    assert!(fault(Path::new("/dev/null")).contains("no directory"));
+    assert!(fault(Path::new("Cargo.tmol")).contains("did you mean Cargo.toml?"));
+}
+
+#[test]
+fn pointers_and_web_pages_are_recognised() {
+    let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 1234567\n";
+    let names = [
+        "config.json",
+        "model.safetensors",
+        "generation_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ];
+    for name in names {
+        for (content, help) in [(pointer, "git lfs pull"), ("<!doctype html>\n<html>", "web page")] {
+            let directory = testing::checkpoint(&testing::config(), &testing::tensors());
+            fs::write(directory.path().join(name), content).unwrap();
+            let faults = open(&directory).unwrap_err().to_string();
+            assert!(faults.contains(name) && faults.contains(help), "{name}: {faults}");
+        }
+    }
+    let directory = testing::sharded(&testing::config(), &testing::tensors());
+    fs::write(directory.path().join("model.safetensors.index.json"), pointer).unwrap();
+    assert!(open(&directory).unwrap_err().to_string().contains("git lfs pull"));
+}
+
+#[test]
+fn what_may_be_the_cause_is_told_with_the_faults() {
+    let mut config = testing::config();
+    config["num_key_value_head"] = config.as_object_mut().unwrap().remove("num_key_value_heads").unwrap();
+    let directory = testing::checkpoint(&config, &testing::tensors());
+    let mut warnings = Vec::new();
+    let faults = Checkpoint::open_telling(directory.path(), None, &mut warnings).unwrap_err();
+    assert_eq!(codes(&faults), [Code::WrongShape, Code::WrongShape]);
+    assert_eq!(
+        warnings,
+        ["config.json: num_key_value_head means nothing; did you mean num_key_value_heads?"]
+    );
+}
+
+#[test]
+fn a_misspelled_tensor_of_a_head_is_found() {
+    let faults = open_with(|config, tensors| {
+        config["architectures"] = json!(["LlamaForCausalLM"]);
+        let weight = tensors.remove("lm_head.weight").unwrap();
+        tensors.insert("lm_haed.weight".to_owned(), weight);
+    })
+    .unwrap_err();
+    assert_eq!(codes(&faults), [Code::MissingHead]);
+    assert!(faults.to_string().contains("the files have lm_haed.weight"), "{faults}");
 }
 
 #[test]

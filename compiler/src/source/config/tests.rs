@@ -73,7 +73,65 @@ fn activations_have_several_names() {
     }
     let fault = fault(json!({"hidden_act": "siluu"}));
     assert_eq!(fault.code, Code::UnsupportedConfig);
-    assert!(fault.to_string().contains("did you mean \"silu\"?"), "{fault}");
+    assert!(fault.to_string().contains("did you mean silu?"), "{fault}");
+}
+
+#[test]
+fn a_misspelled_key_is_told() {
+    let (_, warnings) =
+        parse(json!({"rms_norm_esp": 1e-5, "Head_Dim": 16, "tie_word_embedding": true})).unwrap();
+    assert_eq!(
+        warnings,
+        [
+            "config.json: Head_Dim means nothing; did you mean head_dim?",
+            "config.json: rms_norm_esp means nothing; did you mean rms_norm_eps?",
+            "config.json: tie_word_embedding means nothing; did you mean tie_word_embeddings?",
+        ]
+    );
+    // The right key is there as well.
+    let (_, warnings) = parse(json!({"rms_norm_esp": 1e-5, "rms_norm_eps": 1e-5})).unwrap();
+    assert!(warnings.is_empty(), "{warnings:?}");
+    let fault = fault(json!({"model_type": null, "modeltype": "llama"}));
+    assert_eq!(fault.help.as_deref(), Some("should modeltype be model_type?"));
+    let rope = |scaling: Value| self::fault(json!({"rope_scaling": scaling})).help.clone();
+    assert_eq!(rope(json!({"type": "linear", "facotr": 2.0})).as_deref(), Some("should facotr be factor?"));
+    assert_eq!(rope(json!({"type": "llama3", "factor": 2.0, "high_freq_factor": 4.0})), None);
+    let yarn = json!({"rope_scaling": {"type": "yarn", "factor": 2.0, "beta_fats": 3.0}});
+    assert_eq!(
+        parse(yarn).unwrap().1,
+        ["config.json: rope_scaling.beta_fats means nothing for rope_type \"yarn\"; did you mean beta_fast?"]
+    );
+    let problem = self::fault(json!({"problem_type": "single_label_clasification"}));
+    assert_eq!(problem.help.as_deref(), Some("did you mean single_label_classification?"));
+}
+
+/// Files are full of keys that other models and other code use.
+#[test]
+fn keys_of_others_are_no_misspellings() {
+    let others = "_name_or_path add_cross_attention attention_dropout auto_map bad_words_ids begin_suppress_tokens \
+        chunk_size_feed_forward cls_token_id cross_attention_hidden_size decoder_start_token_id diversity_penalty \
+        early_stopping embd_pdrop encoder_no_repeat_ngram_size exponential_decay_length_penalty finetuning_task \
+        forced_bos_token_id forced_eos_token_id head_size hidden_activation hidden_dropout initializer_range \
+        is_decoder is_encoder_decoder is_llama_config label2id layer_types length_penalty mask_token_id max_length \
+        max_sequence_length max_window_layers min_length name_or_path no_repeat_ngram_size num_beam_groups num_beams \
+        num_heads num_layers num_return_sequences output_attentions output_hidden_states output_scores prefix \
+        pretraining_tp pruned_heads qkv_bias remove_invalid_values repetition_penalty resid_pdrop return_dict \
+        return_dict_in_generate rope_interleaved rope_local_base_freq sep_token_id sliding_window suppress_tokens \
+        task_specific_params temperature tf_legacy_loss tie_encoder_decoder tokenizer_class top_k top_p torchscript \
+        transformers_version typical_p unk_token_id unsloth_version use_bfloat16 use_cache use_sliding_window";
+    let mut file = json!({"model_type": "llama"});
+    for key in others.split_whitespace() {
+        file[key] = Value::Null;
+    }
+    let mut warnings = Vec::new();
+    Config::parse("config.json", file.to_string().as_bytes(), &mut warnings).unwrap();
+    assert!(warnings.is_empty(), "{warnings:?}");
+    let config = config(json!({}));
+    let read =
+        super::super::generation::parse("f", Some(file.to_string().as_bytes()), Some(&config), &mut warnings);
+    read.unwrap();
+    // It names no token that ends a text.
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
 }
 
 #[test]

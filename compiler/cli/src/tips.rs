@@ -1,0 +1,59 @@
+//! Tips for mistakes in the command line of which only llamac knows what was probably meant.
+
+use std::ffi::OsString;
+use std::path::Path;
+
+use clap::CommandFactory;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+
+use crate::args::Cli;
+
+/// `error` with a tip, if there is one.
+pub fn add(mut error: clap::Error, arguments: &[OsString]) -> clap::Error {
+    let text = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => Some(text.as_str()),
+        _ => None,
+    };
+    let tip = match error.kind() {
+        ErrorKind::UnknownArgument => text(ContextKind::InvalidArg)
+            .filter(|argument| !argument.starts_with('-') && command(arguments) == Some("run"))
+            .map(|_| "the prompt is given with '-p'".to_owned()),
+        ErrorKind::InvalidSubcommand => text(ContextKind::InvalidSubcommand)
+            .filter(|name| Path::new(name).exists())
+            .map(|path| format!("'llamac run {path} -p TEXT' runs a model")),
+        _ => None,
+    };
+    if let Some(tip) = tip {
+        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip.into()]));
+    }
+    error
+}
+
+/// The name of the command in `arguments`, options before it aside.
+pub fn command(arguments: &[OsString]) -> Option<&str> {
+    let cli = Cli::command();
+    let known = |name: &&str| cli.get_subcommands().any(|command| command.get_name() == *name);
+    arguments.iter().skip(1).filter_map(|argument| argument.to_str()).find(known)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[test]
+    fn tips_say_what_was_meant() {
+        let message = |line: &str| {
+            let arguments: Vec<OsString> = line.split_whitespace().map(OsString::from).collect();
+            let error = Cli::try_parse_from(&arguments).expect_err(line);
+            add(error, &arguments).to_string()
+        };
+        assert!(message("llamac run model hello -n 3").contains("tip: the prompt is given with '-p'"));
+        assert!(message("llamac src -p hello").contains("tip: 'llamac run src -p TEXT' runs a model"));
+        for line in ["llamac run model -p a --wrong", "llamac inspect model hello", "llamac nothing"] {
+            let message = message(line);
+            assert!(!message.contains("with '-p'") && !message.contains("runs a model"), "{message}");
+        }
+    }
+}
