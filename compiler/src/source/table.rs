@@ -268,6 +268,10 @@ impl Check<'_> {
                 .message(format!("the head {} needs this tensor{because}", self.table.head.name()))
                 .help("--head base compiles the model without a head");
         }
+        if let Some((block, _)) = name.split_once('.').filter(|_| name.ends_with(".bias")) {
+            let key = if block == "mlp" { "mlp_bias" } else { "attention_bias" };
+            return fault.help(format!("config.json says {key} = true; these weights have no such bias"));
+        }
         let missing = fault.at.as_deref().and_then(|at| at.rsplit(' ').next()).unwrap_or(name);
         match suggest::nearest(missing, self.strangers.iter().map(String::as_str)) {
             Some(near) => fault.help(format!("the files have {near}, which is no tensor of a LLaMA")),
