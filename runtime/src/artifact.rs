@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use llamac_plan::Plan;
-use llamac_plan::artifact::{CHECKSUMS, FILES, FORMAT, PLAN, VERSION};
+use llamac_plan::artifact::{CHECKSUMS, FILES, FORMAT, MAX_HEADER, MAX_PLAN, PLAN, VERSION};
 use llamac_plan::diagnostic::{Code, Diagnostic, Diagnostics};
 use memmap2::Mmap;
 use safetensors::tensor::Metadata;
@@ -51,6 +51,10 @@ fn damaged(path: &Path, why: impl Into<String>) -> Diagnostic {
 }
 
 fn metadata(path: &Path, bytes: &[u8]) -> Result<(usize, Metadata), Diagnostic> {
+    let length = bytes.first_chunk().map_or(0, |length| u64::from_le_bytes(*length));
+    if length > MAX_HEADER as u64 {
+        return Err(not_an_artifact(path, "it does not start with the header of a compiled model"));
+    }
     let (header_bytes, header) = safetensors::SafeTensors::read_metadata(bytes)
         .map_err(|e| not_an_artifact(path, format!("it is not a whole safetensors file: {e}")))?;
     Ok((8 + header_bytes, header))
@@ -99,6 +103,11 @@ impl Artifact {
         &self.path
     }
 
+    /// Its size in bytes.
+    pub(crate) fn len(&self) -> usize {
+        self.map.len()
+    }
+
     /// A tensor's bytes.
     pub(crate) fn tensor(&self, name: &str) -> Result<&[u8], Diagnostic> {
         self.range(name).map(|range| &self.map[range])
@@ -125,6 +134,12 @@ impl Artifact {
     /// The plan, not yet checked.
     pub(crate) fn plan(&self) -> Result<Plan, Diagnostic> {
         let bytes = self.tensor(PLAN)?;
+        if bytes.len() > MAX_PLAN {
+            return Err(damaged(
+                &self.path,
+                format!("its plan has {} bytes, more than any has", bytes.len()),
+            ));
+        }
         serde_json::from_slice(bytes)
             .map_err(|e| damaged(&self.path, format!("its plan cannot be read: {e}")))
     }

@@ -55,7 +55,8 @@ impl Model {
     pub fn from_file(file: &File, path: &Path, options: OpenOptions) -> Result<Arc<Self>, Diagnostics> {
         let artifact = Artifact::open(file, path, options.verify, options.threads)?;
         let plan = artifact.plan()?;
-        check::check(&plan).map_err(|why| artifact.damaged(format!("its plan makes no sense: {why}")))?;
+        check::check(&plan, artifact.len())
+            .map_err(|why| artifact.damaged(format!("its plan makes no sense: {why}")))?;
         let mut weights = Vec::with_capacity(plan.weights.len());
         let mut faults = Diagnostics::new();
         for entry in &plan.weights {

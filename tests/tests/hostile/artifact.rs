@@ -41,7 +41,10 @@ fn open(bytes: &[u8], verify: bool) -> Result<Arc<Model>, Diagnostics> {
     let model = limited(bytes.len(), || Model::from_file(&file(bytes), Path::new("m.llamac"), options));
     if let Err(faults) = &model {
         assert!(!faults.is_empty());
-        assert!(faults.iter().all(|f| f.at.as_ref().is_some_and(|at| at.starts_with("m.llamac"))), "{faults}");
+        assert!(
+            faults.iter().all(|f| f.at.as_ref().is_some_and(|at| at.starts_with("m.llamac"))),
+            "{faults}"
+        );
     }
     model
 }
@@ -137,7 +140,9 @@ fn with_plan(bytes: &[u8], plan: &[u8]) -> Vec<u8> {
         .filter(|(name, _)| *name != PLAN && *name != CHECKSUMS && !name.starts_with(PAD))
         .map(|(name, view)| (name, view.data()))
         .collect();
+    // What is not aligned comes last.
     tensors.push((PLAN, plan));
+    tensors.sort_by_key(|(name, _)| (*name == PLAN || name.starts_with(FILES), *name));
     artifact(&tensors)
 }
 
@@ -172,7 +177,10 @@ fn large_files_of_nothing_take_little_memory() {
     let entry = r#"{"dtype":"U8","shape":[0],"data_offsets":[0,0]}"#;
     let metadata = format!(r#""__metadata__":{{"format":"{FORMAT}","version":"{VERSION}"}}"#);
     for json in [
-        format!(r#"{{{metadata},"a":{{"dtype":"U8","shape":[{}],"data_offsets":[0,0]}}}}"#, many(8 << 20, &|_| "0".into())),
+        format!(
+            r#"{{{metadata},"a":{{"dtype":"U8","shape":[{}],"data_offsets":[0,0]}}}}"#,
+            many(8 << 20, &|_| "0".into())
+        ),
         format!("{{{metadata},{}}}", many(400_000, &|i| format!(r#""{i}":{entry}"#))),
         format!(r#"{{"__metadata__":{{{}}}}}"#, many(1 << 20, &|i| format!(r#""{i}":"""#))),
         format!(r#"{{{metadata},"a":{}"#, "[".repeat(16 << 20)),
@@ -186,7 +194,10 @@ fn large_files_of_nothing_take_little_memory() {
     let text = String::from_utf8(sound[places(&sound, PLAN)[0].clone()].to_vec()).unwrap();
     let step = r#"{"activate":{"function":"silu","x":{"buffer":0,"start":0,"width":1},"out":{"buffer":0,"start":0,"width":1}}}"#;
     for (from, to) in [
-        (r#""passes":["#, format!(r#""passes":[{{"name":"","firings":[{}]}},"#, many(4 << 20, &|_| r#"["",0]"#.into()))),
+        (
+            r#""passes":["#,
+            format!(r#""passes":[{{"name":"","firings":[{}]}},"#, many(4 << 20, &|_| r#"["",0]"#.into())),
+        ),
         (r#""eos_token_ids":["#, format!(r#""eos_token_ids":[{},"#, many(8 << 20, &|_| "0".into()))),
         (r#""steps":["#, format!(r#""steps":[{},"#, many(100_000, &|_| step.into()))),
         (r#""steps":["#, format!(r#""steps":[{},"#, "[".repeat(1 << 20))),

@@ -57,7 +57,8 @@ fn open(directory: &Path, file: &str) -> Option<Checkpoint> {
                 assert!(file.contains("config.json") || file.contains(".safetensors"), "{fault}");
                 // Invalid JSON has a line and a column instead; a container may be cut anywhere.
                 let without_key = [101, 200, 201, 207].contains(&fault.code.number());
-                assert!(!key.is_empty() || without_key, "{fault}");
+                let counted = fault.message.as_ref().is_some_and(|m| m.ends_with("more such faults"));
+                assert!(!key.is_empty() || without_key || counted, "{fault}");
             }
             None
         }
@@ -201,7 +202,10 @@ fn large_files_of_nothing_take_little_memory() {
     let many = |n: usize, each: &dyn Fn(usize) -> String| (0..n).map(each).collect::<Vec<_>>().join(",");
     let entry = r#"{"dtype":"U8","shape":[],"data_offsets":[0,0]}"#;
     for json in [
-        format!(r#"{{"a":{{"dtype":"U8","shape":[{}],"data_offsets":[0,0]}}}}"#, many(8 << 20, &|_| "0".into())),
+        format!(
+            r#"{{"a":{{"dtype":"U8","shape":[{}],"data_offsets":[0,0]}}}}"#,
+            many(8 << 20, &|_| "0".into())
+        ),
         format!("{{{}}}", many(400_000, &|i| format!(r#""{i}":{entry}"#))),
         format!("{{{}}}", many(1 << 20, &|_| format!(r#""a":{}"#, 0))),
         format!(r#"{{"__metadata__":{{{}}}}}"#, many(1 << 20, &|i| format!(r#""{i}":"""#))),
@@ -226,7 +230,10 @@ fn large_files_of_nothing_take_little_memory() {
         format!(r#"{{"model_type":"llama",{}}}"#, many(200_000, &|i| format!(r#""{i}":0"#))),
         format!(r#"{{"model_type":"llama","id2label":{{{}}}}}"#, many(100_000, &|i| format!(r#""{i}":"""#))),
         format!(r#"{{"model_type":"llama","num_labels":{}}}"#, 1_000_000),
-        format!(r#"{{"model_type":"llama","rope_scaling":{{"type":"longrope","long_factor":[{}]}}}}"#, many(900_000, &|_| "1".into())),
+        format!(
+            r#"{{"model_type":"llama","rope_scaling":{{"type":"longrope","long_factor":[{}]}}}}"#,
+            many(900_000, &|_| "1".into())
+        ),
         "[".repeat(2 << 20),
         " ".repeat(3 << 20),
     ] {

@@ -114,22 +114,43 @@ fn damaged_configurations_of_tokenizers_never_panic() {
 fn made_up_sizes_take_no_memory_and_no_time() {
     let json: serde_json::Value = serde_json::from_slice(&read("stories", "tokenizer.json")).unwrap();
     for (key, part) in [
-        ("padding", r#"{"strategy":{"Fixed":1000000000000},"direction":"Left","pad_to_multiple_of":4611686018427387904,"pad_id":0,"pad_type_id":0,"pad_token":"x"}"#),
-        ("truncation", r#"{"direction":"Right","max_length":0,"strategy":"LongestFirst","stride":18446744073709551615}"#),
-        ("decoder", r#"{"type":"Strip","content":" ","start":18446744073709551615,"stop":18446744073709551615}"#),
+        (
+            "padding",
+            r#"{"strategy":{"Fixed":1000000000000},"direction":"Left","pad_to_multiple_of":4611686018427387904,"pad_id":0,"pad_type_id":0,"pad_token":"x"}"#,
+        ),
+        (
+            "truncation",
+            r#"{"direction":"Right","max_length":0,"strategy":"LongestFirst","stride":18446744073709551615}"#,
+        ),
+        (
+            "decoder",
+            r#"{"type":"Strip","content":" ","start":18446744073709551615,"stop":18446744073709551615}"#,
+        ),
         ("decoder", r#"{"type":"Strip","content":" ","start":1000000000000,"stop":0}"#),
         ("normalizer", r#"{"type":"Precompiled","precompiled_charsmap":"/////w=="}"#),
         ("normalizer", r#"{"type":"Precompiled","precompiled_charsmap":"AAAAgAAAAAA="}"#),
         ("normalizer", r#"{"type":"Precompiled","precompiled_charsmap":"BAAAAP////8A"}"#),
         ("normalizer", r#"{"type":"Replace","pattern":{"Regex":"(a*)*b"},"content":"x"}"#),
-        ("normalizer", r#"{"type":"Replace","pattern":{"Regex":"(((a{1000}){1000}){1000}){1000}"},"content":"x"}"#),
+        (
+            "normalizer",
+            r#"{"type":"Replace","pattern":{"Regex":"(((a{1000}){1000}){1000}){1000}"},"content":"x"}"#,
+        ),
         ("normalizer", r#"{"type":"Replace","pattern":{"String":""},"content":"x"}"#),
         ("normalizer", r#"{"type":"Prepend","prepend":""}"#),
-        ("pre_tokenizer", r#"{"type":"Split","pattern":{"Regex":"(\\s|\\w|.)*?"},"behavior":"Isolated","invert":true}"#),
-        ("pre_tokenizer", r#"{"type":"Split","pattern":{"Regex":"(?=(.*.*.*.*.*x))"},"behavior":"Isolated","invert":false}"#),
+        (
+            "pre_tokenizer",
+            r#"{"type":"Split","pattern":{"Regex":"(\\s|\\w|.)*?"},"behavior":"Isolated","invert":true}"#,
+        ),
+        (
+            "pre_tokenizer",
+            r#"{"type":"Split","pattern":{"Regex":"(?=(.*.*.*.*.*x))"},"behavior":"Isolated","invert":false}"#,
+        ),
         ("pre_tokenizer", r#"{"type":"FixedLength","length":0}"#),
         ("pre_tokenizer", r#"{"type":"FixedLength","length":18446744073709551615}"#),
-        ("model", r#"{"type":"WordPiece","vocab":{"a":4294967295,"[UNK]":0},"unk_token":"[UNK]","continuing_subword_prefix":"","max_input_chars_per_word":18446744073709551615}"#),
+        (
+            "model",
+            r#"{"type":"WordPiece","vocab":{"a":4294967295,"[UNK]":0},"unk_token":"[UNK]","continuing_subword_prefix":"","max_input_chars_per_word":18446744073709551615}"#,
+        ),
         ("model", r#"{"type":"Unigram","unk_id":0,"vocab":[["",0.0],["a",1e308]],"byte_fallback":true}"#),
         ("model", r#"{"type":"Unigram","unk_id":99,"vocab":[["a",0.0]]}"#),
         ("model", r#"{"type":"Unigram","unk_id":null,"vocab":[]}"#),
@@ -137,10 +158,22 @@ fn made_up_sizes_take_no_memory_and_no_time() {
         ("model", r#"{"type":"BPE","vocab":{"":0},"merges":[["",""]]}"#),
         ("model", r#"{"type":"BPE","vocab":{"a":0,"aa":0},"merges":[["a","a"]],"dropout":2.0}"#),
         ("model", r#"{"type":"WordLevel","vocab":{"a":4294967295},"unk_token":""}"#),
-        ("added_tokens", r#"[{"id":4294967295,"content":"","single_word":false,"lstrip":true,"rstrip":true,"normalized":true,"special":true}]"#),
-        ("added_tokens", r#"[{"id":3000000000,"content":"Mia","single_word":false,"lstrip":true,"rstrip":true,"normalized":true,"special":true}]"#),
-        ("post_processor", r#"{"type":"TemplateProcessing","single":[{"SpecialToken":{"id":"<s>","type_id":4294967295}},{"Sequence":{"id":"B","type_id":0}}],"pair":[],"special_tokens":{"<s>":{"id":"<s>","ids":[4294967295],"tokens":["<s>"]}}}"#),
-        ("post_processor", r#"{"type":"RobertaProcessing","sep":["",4294967295],"cls":["",0],"trim_offsets":true,"add_prefix_space":true}"#),
+        (
+            "added_tokens",
+            r#"[{"id":4294967295,"content":"","single_word":false,"lstrip":true,"rstrip":true,"normalized":true,"special":true}]"#,
+        ),
+        (
+            "added_tokens",
+            r#"[{"id":3000000000,"content":"Mia","single_word":false,"lstrip":true,"rstrip":true,"normalized":true,"special":true}]"#,
+        ),
+        (
+            "post_processor",
+            r#"{"type":"TemplateProcessing","single":[{"SpecialToken":{"id":"<s>","type_id":4294967295}},{"Sequence":{"id":"B","type_id":0}}],"pair":[],"special_tokens":{"<s>":{"id":"<s>","ids":[4294967295],"tokens":["<s>"]}}}"#,
+        ),
+        (
+            "post_processor",
+            r#"{"type":"RobertaProcessing","sep":["",4294967295],"cls":["",0],"trim_offsets":true,"add_prefix_space":true}"#,
+        ),
     ] {
         let mut json = json.clone();
         json[key] = serde_json::from_str(part).unwrap();
