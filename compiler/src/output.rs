@@ -1,14 +1,17 @@
 //! Files that appear whole or not at all.
 //!
 //! The file has no name until it is finished, so a process that is killed leaves nothing behind. Where the file
-//! system cannot do that, a temporary name in the same folder stands in, removed on every way out but a kill.
+//! system cannot do that, a temporary name in the same folder stands in, removed on every way out but a kill. A
+//! finished file needs such a name, too, for the moment in which it takes the place of an older one. What a kill
+//! leaves under a temporary name, the next output in that folder removes: whoever works on a file holds a lock on it,
+//! and locks die with their process.
 //! A finished file takes the place of a regular file only: to replace `/dev/null` would break the whole machine.
 
 mod folder;
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use llamac_plan::diagnostic::{Code, Diagnostic};
@@ -18,7 +21,7 @@ use tempfile::NamedTempFile;
 pub use folder::Folder;
 
 /// How names begin that nobody but this process should see.
-const TEMPORARY: &str = ".llamac-";
+const TEMPORARY: &str = ".llamac-unfinished-";
 
 /// A file under construction.
 #[derive(Debug)]
@@ -39,10 +42,10 @@ impl Output {
     /// # Errors
     /// When the folder does not exist or cannot be written to, or `path` is something else than a file.
     pub fn create(path: &Path) -> Result<Self, Diagnostic> {
-        let target = if path.is_symlink() { std::fs::canonicalize(path).ok() } else { None };
+        let target = if path.is_symlink() { fs::canonicalize(path).ok() } else { None };
         let path = target.as_deref().unwrap_or(path);
         let folder = folder(path);
-        match (Kind::create_in(folder), std::fs::metadata(path).ok()) {
+        match (Kind::create_in(folder), fs::metadata(path).ok()) {
             (Ok(_), Some(there)) if !there.is_file() => {
                 let what = if there.is_dir() { "a folder" } else { "a device, a pipe or a socket" };
                 Err(Diagnostic::new(Code::Io)
@@ -93,13 +96,10 @@ impl Output {
 
 impl Kind {
     fn create_in(folder: &Path) -> io::Result<Self> {
+        sweep(folder);
         match unnamed(folder) {
             Ok(file) => Ok(Self::Unnamed(file)),
-            Err(_) => tempfile::Builder::new()
-                .prefix(TEMPORARY)
-                .permissions(std::fs::Permissions::from_mode(0o666))
-                .tempfile_in(folder)
-                .map(Self::Named),
+            Err(_) => named(folder).map(Self::Named),
         }
     }
 
@@ -134,6 +134,9 @@ pub fn write_fault(path: &Path, error: &io::Error) -> Diagnostic {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded if temporary => {
             fault(Code::NoSpace).help(format!("free some space, or {TMPDIR}"))
         }
+        io::ErrorKind::FileTooLarge => fault(Code::NoSpace)
+            .message("the file is larger than the system or the disk takes")
+            .help("raise the limit (`ulimit -f`), or write to a disk with another file system"),
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
             fault(Code::NoSpace).help("free some space, or write to another disk")
         }
@@ -160,7 +163,42 @@ fn folder(path: &Path) -> &Path {
 
 fn unnamed(folder: &Path) -> io::Result<File> {
     let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-    Ok(File::from(rustix::fs::openat(CWD, folder, flags, Mode::from_raw_mode(0o666))?))
+    let file = File::from(rustix::fs::openat(CWD, folder, flags, Mode::from_raw_mode(0o666))?);
+    lock(&file);
+    Ok(file)
+}
+
+fn named(folder: &Path) -> io::Result<NamedTempFile> {
+    loop {
+        let file = tempfile::Builder::new()
+            .prefix(TEMPORARY)
+            .permissions(fs::Permissions::from_mode(0o666))
+            .tempfile_in(folder)?;
+        lock(file.as_file());
+        // Another process may have swept it away before it was locked.
+        if file.as_file().metadata()?.nlink() > 0 {
+            return Ok(file);
+        }
+    }
+}
+
+/// Marks a file as being worked on. Where the file system has no locks, nothing is swept, either.
+fn lock(file: &File) {
+    let _ = file.try_lock();
+}
+
+/// Removes what killed processes left in `folder`: files with a temporary name that nobody has locked.
+fn sweep(folder: &Path) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let temporary = entry.file_name().as_encoded_bytes().starts_with(TEMPORARY.as_bytes());
+        if temporary && entry.file_type().is_ok_and(|kind| kind.is_file()) {
+            // Locked until it is gone, so that of two sweepers only one removes it.
+            let file = File::open(entry.path());
+            if file.as_ref().is_ok_and(|file| file.try_lock().is_ok()) {
+                let _ = fs::remove_file(entry.path());
+            }
+        }
+    }
 }
 
 /// Names an unnamed file. An existing name cannot be linked over, so there the file first gets another one.
@@ -189,17 +227,34 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("out");
         let names =
-            || std::fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name()).collect::<Vec<_>>();
+            || fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name()).collect::<Vec<_>>();
         for content in ["first", "second"] {
-            let before = std::fs::read(&path).ok();
+            let before = fs::read(&path).ok();
             drop(Output::create(&path).unwrap());
             let output = Output::create(&path).unwrap();
             output.file().write_all(content.as_bytes()).unwrap();
-            assert_eq!(std::fs::read(&path).ok(), before);
+            assert_eq!(fs::read(&path).ok(), before);
             output.publish().unwrap();
-            assert_eq!(std::fs::read_to_string(&path).unwrap(), content);
+            assert_eq!(fs::read_to_string(&path).unwrap(), content);
             assert_eq!(names(), ["out"]);
         }
+    }
+
+    #[test]
+    fn what_a_kill_left_is_swept_away_and_what_is_worked_on_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("out");
+        let left = folder.path().join(".llamac-unfinished-0");
+        fs::write(&left, "half of it").unwrap();
+        let at_work = named(folder.path()).unwrap();
+        let other = Output { path: path.clone(), kind: Kind::Named(named(folder.path()).unwrap()) };
+        Output::create(&path).unwrap().publish().unwrap();
+        assert!(!left.exists() && at_work.path().exists());
+        other.file().write_all(b"other").unwrap();
+        other.publish().unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "other");
+        drop(at_work);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 
     #[test]
@@ -214,20 +269,20 @@ mod tests {
             let fault = Output::create(path).unwrap_err();
             assert!(fault.message.as_ref().unwrap().contains(what), "{fault}");
         }
-        assert!(std::fs::metadata(&pipe).unwrap().file_type().is_fifo());
+        assert!(fs::metadata(&pipe).unwrap().file_type().is_fifo());
     }
 
     #[test]
     fn a_link_stays_a_link() {
         let folder = tempfile::tempdir().unwrap();
         let (file, link) = (folder.path().join("file"), folder.path().join("link"));
-        std::fs::write(&file, "old").unwrap();
+        fs::write(&file, "old").unwrap();
         std::os::unix::fs::symlink("file", &link).unwrap();
         let output = Output::create(&link).unwrap();
         output.file().write_all(b"new").unwrap();
         output.publish().unwrap();
-        assert_eq!(std::fs::read_to_string(&file).unwrap(), "new");
-        assert!(std::fs::symlink_metadata(&link).unwrap().is_symlink());
+        assert_eq!(fs::read_to_string(&file).unwrap(), "new");
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use llamac_plan::Plan;
-use llamac_plan::artifact::{CHECKSUMS, FILES, FORMAT, PLAN, VERSION};
+use llamac_plan::artifact::{CHECKSUMS, FILES, FORMAT, MAX_HEADER, MAX_PLAN, PLAN, VERSION};
 use llamac_plan::diagnostic::{Code, Diagnostic, Diagnostics};
 use memmap2::Mmap;
 use safetensors::tensor::Metadata;
@@ -34,9 +34,6 @@ const BEGINNING: &str = r#"{"__metadata__":{"format":"llamac""#;
 
 /// What messages call the bytes that the first checksum covers.
 pub(crate) const HEADER: &str = "the header";
-
-/// The format's limit on a header, in bytes.
-const MAX_HEADER: u64 = 100_000_000;
 
 /// Faults of one file that are told one by one.
 const TOLD: usize = 20;
@@ -102,7 +99,7 @@ fn version(path: &Path, bytes: &[u8]) -> Result<String, Diagnostic> {
         true => damaged(path, why),
         false => not_an_artifact(path, why),
     };
-    let length = Some(u64::from_le_bytes(*prefix)).filter(|length| *length <= MAX_HEADER);
+    let length = Some(u64::from_le_bytes(*prefix)).filter(|length| *length <= MAX_HEADER as u64);
     let header = length.and_then(|length| rest.get(..length as usize));
     let header = header.ok_or_else(|| fault("its header does not end where it should".to_owned()))?;
     let Preamble { metadata } =
@@ -217,6 +214,12 @@ impl Artifact {
     /// The plan, not yet checked.
     pub(crate) fn plan(&self) -> Result<Plan, Diagnostic> {
         let bytes = self.tensor(PLAN)?;
+        if bytes.len() > MAX_PLAN {
+            return Err(damaged(
+                &self.path,
+                format!("its plan has {} bytes, more than any has", bytes.len()),
+            ));
+        }
         serde_json::from_slice(bytes)
             .map_err(|e| damaged(&self.path, format!("its plan cannot be read: {e}")))
     }

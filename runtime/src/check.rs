@@ -14,9 +14,13 @@ use crate::arena::buffer_bytes;
 /// Sizes past this are not a model's; below it, products of two of them do not overflow.
 const LIMIT: usize = 1 << 31;
 
-/// What is wrong with `plan`, if anything.
-pub(crate) fn check(plan: &Plan) -> Result<(), String> {
+/// What is wrong with `plan`, if anything, in a file of `bytes`.
+pub(crate) fn check(plan: &Plan, bytes: usize) -> Result<(), String> {
     shape(plan)?;
+    // Activations are results of weights: a model has more of these than a token takes of those.
+    if plan.arena_bytes_per_token > bytes || !plan.arena_bytes_per_token.is_multiple_of(ALIGNMENT) {
+        return Err("the arena's size is absurd".into());
+    }
     for (i, buffer) in plan.buffers.iter().enumerate() {
         let end = buffer_bytes(buffer.width).and_then(|bytes| bytes.checked_add(buffer.offset));
         if !buffer.offset.is_multiple_of(ALIGNMENT) || end.is_none_or(|end| end > plan.arena_bytes_per_token)
@@ -72,9 +76,6 @@ fn shape(plan: &Plan) -> Result<(), String> {
     let cache = [s.layers, s.kv_heads, s.head_dim.next_multiple_of(PANEL), s.max_context, 8];
     if cache.iter().try_fold(1usize, |product, &n| product.checked_mul(n)).is_none() {
         return Err("its cache does not fit into memory".into());
-    }
-    if plan.arena_bytes_per_token > LIMIT || !plan.arena_bytes_per_token.is_multiple_of(ALIGNMENT) {
-        return Err("the arena's size is absurd".into());
     }
     match plan.head.labels() {
         Some([]) => Err("it has no labels".into()),

@@ -60,7 +60,7 @@ impl Model {
         if [HEADER, PLAN].iter().any(|part| differing.contains(part)) {
             return Err(faults);
         }
-        let plan = artifact.plan().and_then(|plan| match check::check(&plan) {
+        let plan = artifact.plan().and_then(|plan| match check::check(&plan, artifact.len()) {
             Ok(()) => Ok(plan),
             Err(why) => Err(artifact.damaged(format!("its plan makes no sense: {why}"))),
         });

@@ -271,6 +271,10 @@ impl Check<'_> {
                 None => fault.help("--head base compiles the model without a head"),
             };
         }
+        if let Some((block, _)) = name.split_once('.').filter(|_| name.ends_with(".bias")) {
+            let key = if block == "mlp" { "mlp_bias" } else { "attention_bias" };
+            return fault.help(format!("config.json says {key} = true; these weights have no such bias"));
+        }
         let missing = fault.at.as_deref().and_then(|at| at.rsplit(' ').next()).unwrap_or(name);
         let help = self.stranger(missing);
         with_help(fault, help)

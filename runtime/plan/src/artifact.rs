@@ -24,6 +24,13 @@ pub const FORMAT: &str = "llamac";
 /// The version that this build writes and the only one that it reads.
 pub const VERSION: u32 = 1;
 
+/// The longest header, in bytes. A reader takes more memory for it than it has bytes; ten times more tensors than the
+/// largest models have fit in.
+pub const MAX_HEADER: usize = 2 << 20;
+
+/// The longest plan, in bytes; as [`MAX_HEADER`].
+pub const MAX_PLAN: usize = 2_800_000;
+
 /// Name of the tensor of checksums.
 pub const CHECKSUMS: &str = "llamac.checksums";
 

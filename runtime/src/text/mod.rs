@@ -10,6 +10,7 @@
 mod bytes;
 mod detokenizer;
 mod guard;
+mod parts;
 mod special;
 mod stop;
 mod tokenizer;

@@ -1,12 +1,12 @@
 //! `tokenizer.json`, executed, with faults that name the file.
 
 use llamac_plan::diagnostic::{Code, Diagnostic, Diagnostics};
-use serde::de::IgnoredAny;
 use serde_json::Value;
 use tokenizers::DecoderWrapper;
 
 use super::bytes::{byte_level, fallback_byte};
 use super::guard::guard;
+use super::parts::{self, PartFault, Parts};
 use super::special::special_tokens;
 
 /// Encodes text into token ids and back, exactly as the `tokenizer.json` it was made from says.
@@ -51,9 +51,12 @@ impl Tokenizer {
             let fault = Diagnostic::new(Code::BadTokenizer).at(name).message(why);
             fault.expected("a tokenizer.json as the tokenizers library writes it")
         };
+        let in_part = |PartFault { key, why }| fault(why).at(format!("{name}: {key}"));
         let text = std::str::from_utf8(json).map_err(|e| fault(e.to_string()))?;
-        serde_json::from_str::<IgnoredAny>(text).map_err(|e| fault(e.to_string()))?;
-        let mut inner = guard(|| tokenizers::Tokenizer::from_bytes(json)).map_err(fault)?;
+        let parts: Parts<'_> = serde_json::from_str(text).map_err(|e| fault(e.to_string()))?;
+        parts::check(&parts).map_err(in_part)?;
+        let mut inner = guard(|| tokenizers::Tokenizer::from_bytes(json))
+            .map_err(|why| parts::faulty(&parts).map_or_else(|| fault(why), in_part))?;
         inner.with_padding(None);
         inner.with_truncation(None).map_err(|e| fault(e.to_string()))?;
         let pieces = inner.get_decoder().map_or(Pieces::Text, pieces);

@@ -71,6 +71,11 @@ impl<'a> Container<'a> {
         (self.header.len() + data) as u64
     }
 
+    /// Size of its header in bytes, length prefix included.
+    pub(crate) fn header_len(&self) -> usize {
+        self.header.len()
+    }
+
     /// Writes what needs no tensor's writer: the header and the padding.
     pub(crate) fn begin(&self) -> io::Result<()> {
         self.file.write_all_at(&self.header, 0)?;

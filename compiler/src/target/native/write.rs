@@ -9,7 +9,7 @@ use std::ops::Range;
 use std::path::Path;
 
 use llamac_ir::{DType, Weight};
-use llamac_plan::artifact::{FILES, PLAN};
+use llamac_plan::artifact::{FILES, MAX_HEADER, MAX_PLAN, PLAN};
 use llamac_plan::diagnostic::{Code, Diagnostic, Diagnostics};
 use llamac_plan::layout::{MatrixLayout, PANEL, WeightDtype};
 use llamac_plan::{Plan, WeightLayout};
@@ -50,6 +50,18 @@ pub(super) fn write(
     }
     let container =
         Container::new(output.file(), &tensors).ok_or_else(|| bug("the model is too large".into()))?;
+    for (what, found, most) in
+        [("plan", plan.len(), MAX_PLAN), ("list of tensors", container.header_len(), MAX_HEADER)]
+    {
+        if found > most {
+            return Err(Diagnostic::new(Code::UnsupportedConfig)
+                .at("config.json")
+                .message(format!("the model's {what} is too long: it has too many layers or labels"))
+                .expected(format!("at most {most} bytes"))
+                .found(format!("{found} bytes"))
+                .into());
+        }
+    }
     let path = output.path();
     let io = |error: io::Error| Diagnostics::from(write_fault(path, &error));
     container.begin().map_err(io)?;

@@ -1,0 +1,135 @@
+//! The parts of a `tokenizer.json`, looked at one by one: what the `tokenizers` crate does not check, and which part
+//! is wrong where the crate only says that something is.
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use serde_json::value::RawValue;
+use tokenizers::{
+    AddedToken, DecoderWrapper, ModelWrapper, NormalizerWrapper, PaddingParams, PostProcessorWrapper,
+    PreTokenizerWrapper, TruncationParams,
+};
+
+use super::guard::guard;
+
+/// The members of the file that mean something.
+#[derive(Deserialize)]
+pub(super) struct Parts<'a> {
+    #[serde(borrow)]
+    truncation: Option<&'a RawValue>,
+    #[serde(borrow)]
+    padding: Option<&'a RawValue>,
+    #[serde(borrow)]
+    added_tokens: Option<&'a RawValue>,
+    #[serde(borrow)]
+    normalizer: Option<&'a RawValue>,
+    #[serde(borrow)]
+    pre_tokenizer: Option<&'a RawValue>,
+    #[serde(borrow)]
+    post_processor: Option<&'a RawValue>,
+    #[serde(borrow)]
+    decoder: Option<&'a RawValue>,
+    #[serde(borrow)]
+    model: Option<&'a RawValue>,
+}
+
+/// The member at fault, and what is wrong with it.
+#[derive(Debug)]
+pub(super) struct PartFault {
+    /// Its key.
+    pub key: &'static str,
+    /// A sentence.
+    pub why: String,
+}
+
+/// What the crate would trust: a table of characters that says it is larger than it is, for which it takes memory.
+pub(super) fn check(parts: &Parts<'_>) -> Result<(), PartFault> {
+    let fault = |why: String| PartFault { key: "normalizer", why };
+    let Some(normalizer) = parts.normalizer else { return Ok(()) };
+    let normalizer = serde_json::from_str(normalizer.get()).map_err(|e| fault(e.to_string()))?;
+    if tables_are_whole(&normalizer) {
+        Ok(())
+    } else {
+        Err(fault("its table of characters is cut".to_owned()))
+    }
+}
+
+/// Whether each `precompiled_charsmap` in `value` is as long as it says: it starts with the size of its trie in bytes.
+fn tables_are_whole(value: &Value) -> bool {
+    match value {
+        Value::Array(items) => items.iter().all(tables_are_whole),
+        Value::Object(members) => members.iter().all(|(key, value)| match value.as_str() {
+            Some(text) if key == "precompiled_charsmap" => {
+                // Eight digits are six bytes. What cannot be decoded, the crate refuses.
+                let start = text.get(..8).and_then(|digits| base64::decode(digits).ok());
+                let size = start.and_then(|bytes| Some(u32::from_le_bytes(*bytes.first_chunk()?)));
+                size.is_none_or(|size| size as usize <= text.len() / 4 * 3)
+            }
+            _ => tables_are_whole(value),
+        }),
+        _ => true,
+    }
+}
+
+/// The first part that the crate does not take by itself.
+pub(super) fn faulty(parts: &Parts<'_>) -> Option<PartFault> {
+    fault::<TruncationParams>("truncation", parts.truncation)
+        .or_else(|| fault::<PaddingParams>("padding", parts.padding))
+        .or_else(|| fault::<Vec<AddedToken>>("added_tokens", parts.added_tokens))
+        .or_else(|| fault::<NormalizerWrapper>("normalizer", parts.normalizer))
+        .or_else(|| fault::<PreTokenizerWrapper>("pre_tokenizer", parts.pre_tokenizer))
+        .or_else(|| fault::<PostProcessorWrapper>("post_processor", parts.post_processor))
+        .or_else(|| fault::<DecoderWrapper>("decoder", parts.decoder))
+        .or_else(|| fault::<ModelWrapper>("model", parts.model))
+}
+
+fn fault<T: DeserializeOwned>(key: &'static str, part: Option<&RawValue>) -> Option<PartFault> {
+    let text = part?.get();
+    let read = guard(|| serde_json::from_str::<T>(text).map_err(|e| e.to_string().into()));
+    read.err().map(|why| PartFault { key, why })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::testing::llama_json;
+    use super::*;
+
+    #[test]
+    fn the_part_at_fault_is_named() {
+        for (key, value) in [
+            ("truncation", json!({"max_length": -1})),
+            ("padding", json!("left")),
+            ("added_tokens", json!([{"id": 1}])),
+            ("normalizer", json!({"type": "Lowercased"})),
+            ("pre_tokenizer", json!({"type": "Split", "pattern": {"Regex": "("}, "behavior": "Isolated"})),
+            ("post_processor", json!(7)),
+            ("decoder", json!({"type": "Strip"})),
+            ("model", json!({"type": "BPE", "vocab": {"a": -1}, "merges": []})),
+        ] {
+            let mut json = llama_json();
+            json[key] = value;
+            let text = json.to_string();
+            let parts: Parts<'_> = serde_json::from_str(&text).unwrap();
+            assert_eq!(faulty(&parts).map(|fault| fault.key), Some(key));
+        }
+        let text = llama_json().to_string();
+        assert!(faulty(&serde_json::from_str(&text).unwrap()).is_none());
+    }
+
+    #[test]
+    fn a_table_may_not_be_larger_than_its_text() {
+        for (table, whole) in [
+            ("", true),
+            ("BAAAAAAAAAA=", true),
+            ("CQAAAAAAAAA=", true),
+            ("CgAAAAAAAAA=", false),
+            ("/////wAAAAA=", false),
+            ("????????", true),
+        ] {
+            let normalizer = json!({"type": "Sequence", "normalizers": [{"precompiled_charsmap": table}]});
+            assert_eq!(tables_are_whole(&normalizer), whole, "{table}");
+        }
+    }
+}
