@@ -134,6 +134,25 @@ const CASES: &[Case] = &[
         tensors(f, |tensors| tensors.get_mut("model.norm.weight").expect("a tensor").1.fill(f32::NAN));
         at(f, "run {f} --ids 1")
     }),
+    (Code::NotOnnx, |f| {
+        fs::write(f.join("model.onnx"), "GGUF and more").expect("writes");
+        at(f, "inspect {f}/model.onnx")
+    }),
+    (Code::DamagedOnnx, |f| {
+        let whole = fs::read(fixture("onnx/mixed.onnx")).expect("a fixture");
+        fs::write(f.join("model.onnx"), &whole[..whole.len() / 2]).expect("writes");
+        at(f, "inspect {f}/model.onnx")
+    }),
+    (Code::BadExternalData, |f| {
+        copy("onnx/exported", f);
+        fs::write(f.join("model.onnx_data"), "cut").expect("writes");
+        at(f, "inspect {f}/model.onnx")
+    }),
+    (Code::OnnxTooLarge, |f| {
+        let large = fs::File::create(f.join("model.onnx")).expect("creates");
+        large.set_len(3 << 30).expect("a file without content");
+        at(f, "inspect {f}/model.onnx")
+    }),
 ];
 
 /// Runs the command; `{f}` is the folder, the other names are fixtures.

@@ -10,7 +10,9 @@ use crate::suggest::{nearest, question};
 use crate::text::{Cursor, SyntaxError, write_name};
 
 /// The recipes that are written as functions.
-const FUNCTIONS: [&str; 9] = [
+const FUNCTIONS: [&str; 11] = [
+    "quantize",
+    "quantized_part",
     "concat",
     "slice",
     "interleaved_to_half",

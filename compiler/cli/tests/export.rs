@@ -1,0 +1,296 @@
+//! `llamac compile --target onnx…`: a directory, whole or not at all, with the files that loaders look for.
+
+mod support;
+
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use insta::assert_snapshot;
+use support::{arguments, copy, fixture, folder, llamac, names};
+
+/// The content of a file.
+fn read(folder: &Path, name: &str) -> Vec<u8> {
+    std::fs::read(folder.join(name)).unwrap_or_else(|e| panic!("{name}: {e}"))
+}
+
+#[test]
+fn an_export_has_the_same_bytes_every_time() {
+    let (folder, stories) = (folder(), fixture("stories"));
+    let paths = [("stories", stories.as_path()), ("folder", folder.path())];
+    for target in ["onnx", "onnx-std", "onnx-ort"] {
+        let line = format!("compile {{stories}} --target {target} -o {{folder}}/");
+        let done = llamac(&format!("{line}a --threads 1"), &paths);
+        assert_eq!((done.status, done.stdout.as_str()), (Some(0), ""), "{}", done.stderr);
+        let summary =
+            done.stderr.strip_prefix(&format!("{}/a: ", folder.path().display())).expect("a summary");
+        assert!(summary.contains("MiB, ") && summary.contains(" nodes in "), "{summary}");
+        assert_eq!(llamac(&format!("-q {line}b --threads 2"), &paths).quiet(), "");
+        let [a, b] = ["a", "b"].map(|name| folder.path().join(name));
+        let files = names(&a);
+        assert_eq!(files, names(&b));
+        for file in &files {
+            assert!(read(&a, file) == read(&b, file), "{target}: {file} differs");
+        }
+        let model = String::from_utf8_lossy(&read(&a, "model.onnx")).into_owned();
+        assert!(model.contains(target) && model.contains("/model/layers.3/self_attn/qkv_proj/MatMul"));
+        let fixtures = stories.parent().and_then(Path::to_str).expect("a path");
+        assert!(!model.contains(fixtures), "the model tells where it was made");
+    }
+    assert_eq!(names(folder.path()), ["a", "b"]);
+}
+
+#[test]
+fn layouts_have_the_files_that_loaders_look_for() {
+    let (folder, stories) = (folder(), fixture("stories"));
+    let paths = [("stories", stories.as_path()), ("folder", folder.path())];
+    let files = |options: &str| {
+        // Each replaces the one before it.
+        llamac(&format!("-q compile {{stories}} --target onnx -o {{folder}}/out {options}"), &paths).quiet();
+        names(&folder.path().join("out"))
+    };
+    let config = || read(&folder.path().join("out"), "config.json");
+    let tokenizer = ["tokenizer.json", "tokenizer.model", "tokenizer_config.json"];
+    let flat =
+        ["config.json", "generation_config.json", "genai_config.json", "model.onnx", "model.onnx.data"];
+    let sorted = |parts: &[&[&str]]| {
+        let mut all: Vec<String> = parts.concat().into_iter().map(str::to_owned).collect();
+        all.sort();
+        all
+    };
+    assert_eq!(files(""), sorted(&[&flat, &tokenizer]));
+    assert_eq!(config(), read(&stories, "config.json"));
+    assert_eq!(read(&folder.path().join("out"), "tokenizer.model"), read(&stories, "tokenizer.model"));
+    assert_eq!(files("--layout genai"), sorted(&[&flat[2..], &tokenizer]));
+    assert_eq!(files("--layout transformers.js"), sorted(&[&flat[..2], &["onnx"], &tokenizer]));
+    assert_eq!(names(&folder.path().join("out/onnx")), ["model.onnx", "model.onnx_data"]);
+    assert!(String::from_utf8_lossy(&config()).contains(r#""use_external_data_format":true"#));
+    // Nobody but onnxruntime-genai needs what only decoders have.
+    assert_eq!(files("--head base"), sorted(&[&flat[..2], &flat[3..], &tokenizer]));
+    assert!(String::from_utf8_lossy(&config()).contains(r#""architectures": ["LlamaModel"]"#));
+    assert_eq!(files("--logits keep"), sorted(&[&flat[..2], &flat[3..], &tokenizer]));
+}
+
+#[test]
+fn weights_are_used_where_they_are() {
+    let folder = folder();
+    copy("tiny/gqa-f32", folder.path());
+    let paths = [("folder", folder.path())];
+    let (before, weights) = (names(folder.path()), read(folder.path(), "model.safetensors"));
+    for target in ["onnx", "onnx-std", "onnx-ort"] {
+        let line = format!("-q compile {{folder}} --target {target} -o {{folder}} --external-data reference");
+        assert_eq!(llamac(&line, &paths).quiet(), "");
+        let model = read(folder.path(), "model.onnx");
+        assert!(model.len() < 40_000 && String::from_utf8_lossy(&model).contains("model.safetensors"));
+    }
+    let mut after = before.clone();
+    after.extend(["genai_config.json", "model.onnx"].map(str::to_owned));
+    after.sort();
+    assert_eq!(names(folder.path()), after);
+    assert_eq!(read(folder.path(), "model.safetensors"), weights);
+    // It is still a checkpoint.
+    llamac("-q compile {folder} --emit ir", &paths).quiet();
+}
+
+#[test]
+fn weights_are_copied_as_they_are() {
+    let (folder, sharded) = (folder(), fixture("tiny/sharded-bf16"));
+    let paths = [("sharded", sharded.as_path()), ("folder", folder.path())];
+    llamac("-q compile {sharded} --target onnx -o {folder}/out --external-data copy", &paths).quiet();
+    let out = folder.path().join("out");
+    for name in names(&sharded).iter().filter(|name| name.starts_with("model")) {
+        assert_eq!(read(&out, name), read(&sharded, name), "{name}");
+    }
+    llamac("-q compile {folder}/out --target onnx -o {folder}/out --external-data reference", &paths).quiet();
+    assert!(!names(&out).contains(&"model.onnx.data".to_owned()));
+}
+
+#[test]
+fn an_export_has_a_place_of_its_own() {
+    let folder = folder();
+    let at = |name: &str| folder.path().join(name);
+    for name in ["ckpt", "links", "full"] {
+        std::fs::create_dir(at(name)).expect("a folder");
+    }
+    copy("tiny/gqa-f32", &at("ckpt"));
+    std::fs::copy(at("ckpt/config.json"), at("links/config.json")).expect("a copy");
+    std::os::unix::fs::symlink("../ckpt/model.safetensors", at("links/model.safetensors")).expect("a link");
+    std::fs::write(at("full/notes.txt"), "precious").expect("writes");
+    std::fs::write(at("file"), "precious").expect("writes");
+    let before = names(folder.path());
+    let paths = [("folder", folder.path())];
+    let message = |line: &str| {
+        let message = llamac(&format!("compile --target onnx {line}"), &paths);
+        support::redact(&message.stderr, &[("DIR", folder.path())])
+    };
+    assert_snapshot!(message("{folder}/ckpt -o {folder}/full"), @"
+    error[E0001]: invalid argument
+      --> DIR/full
+       the folder is not empty, and DIR/full/notes.txt is not of an export: it is not replaced
+       help: give the output a folder of its own
+
+    To learn more: llamac explain E0001
+    ");
+    assert_snapshot!(message("{folder}/ckpt -o {folder}/ckpt"), @"
+    error[E0001]: invalid argument
+      --> DIR/ckpt
+       the folder is not empty, and DIR/ckpt/golden.json is not of an export: it is not replaced
+       help: give the output a folder of its own
+
+    To learn more: llamac explain E0001
+    ");
+    assert_snapshot!(message("{folder}/ckpt -o {folder}/file"), @"
+    error[E0010]: a file operation failed
+      --> DIR/file
+       this is no folder, and the output is one
+       help: give the output a folder of its own
+
+    To learn more: llamac explain E0010
+    ");
+    assert_snapshot!(message("{folder}/ckpt -o {folder}/none/out"), @"
+    error[E0010]: a file operation failed
+      --> DIR/none/out
+       the folder `DIR/none` does not exist
+       help: mkdir -p DIR/none
+
+    To learn more: llamac explain E0010
+    ");
+    assert_snapshot!(message("{folder}/ckpt -o {folder}/none/.."), @"
+    error[E0010]: a file operation failed
+      --> DIR/none/..
+       this is no name for a folder
+       help: give the output a folder of its own
+
+    To learn more: llamac explain E0010
+    ");
+    assert_snapshot!(message("{folder}/ckpt -o {folder}/other --external-data reference"), @"
+    error[E0001]: invalid argument
+      --> --external-data reference
+       the output has to be the checkpoint's own directory, DIR/ckpt
+       help: use --external-data copy, or file
+
+    To learn more: llamac explain E0001
+    ");
+    assert_snapshot!(message("{folder}/links -o {folder}/links --external-data reference"), @"
+    error[E0001]: invalid argument
+      --> --external-data reference
+       DIR/links/model.safetensors is a link, which runtimes do not follow
+       help: use --external-data copy, or file
+
+    To learn more: llamac explain E0001
+    ");
+    assert_snapshot!(message("{folder}/ckpt -o {folder}/out --external-data copy --layout transformers.js"), @"
+    error[E0001]: invalid argument
+      --> --external-data copy
+       transformers.js has the model in a folder of its own, away from the files of the checkpoint
+       help: use --layout flat, or --external-data file
+
+    To learn more: llamac explain E0001
+    ");
+    assert_snapshot!(message("{folder}/ckpt -o {folder}/out --layout genai --head base"), @"
+    error[E0001]: invalid argument
+      --> --layout genai
+       onnxruntime-genai runs causal language models with a cache, and feeds no other inputs than theirs
+       found    a model of input_ids, attention_mask, …
+       help: use --layout flat
+
+    To learn more: llamac explain E0001
+    ");
+    assert_snapshot!(message("{folder}/ckpt -o {folder}/out --kv f16"), @"
+    error[E0001]: invalid argument
+      --> --kv
+       expected f32 in ONNX output
+       help: leave it out
+
+    To learn more: llamac explain E0001
+    ");
+    assert_eq!(names(folder.path()), before);
+    assert_eq!(names(&at("full")), ["notes.txt"]);
+    std::fs::write(at("ckpt/model.onnx"), "somebody else's").expect("writes");
+    assert_snapshot!(message("{folder}/ckpt -o {folder}/ckpt --external-data reference"), @"
+    error[E0001]: invalid argument
+      --> --external-data reference
+       DIR/ckpt/model.onnx was not made by llamac: it is not replaced
+       help: move it away, or use --external-data copy with another folder
+
+    To learn more: llamac explain E0001
+    ");
+    assert_eq!(read(&at("ckpt"), "model.onnx"), b"somebody else's");
+}
+
+#[test]
+fn weights_that_cannot_be_used_are_named() {
+    let folder = folder();
+    copy("stories", folder.path());
+    let line = "compile {folder} --target onnx -o {folder} --external-data reference --weights f32";
+    let message = llamac(line, &[("folder", folder.path())]).failure(2);
+    assert_snapshot!(message.trim_end(), @"
+    error[E0001]: invalid argument
+      --> --external-data reference
+       the checkpoint does not store convert(@lm_head.weight, dtype=f32) as the graph takes them
+       expected f32
+       found    bf16
+       help: keep the checkpoint's dtype with --weights as-is, or write weights with --external-data file
+    ");
+    assert!(!names(folder.path()).contains(&"model.onnx".to_owned()));
+}
+
+#[test]
+fn options_of_onnx_are_for_onnx() {
+    let tiny = fixture("tiny/gqa-f32");
+    let line =
+        "compile {tiny} --emit ir --layout flat --external-data file --logits last --inputs ids --no-cache";
+    let message = llamac(line, &[("tiny", tiny.as_path())]).failure(2);
+    assert_eq!(message.matches("the option is for ONNX output").count(), 5, "{message}");
+}
+
+#[test]
+fn graphs_of_every_target_are_shown() {
+    let (folder, tiny) = (folder(), fixture("tiny/gqa-f32"));
+    let paths = [("tiny", tiny.as_path()), ("folder", folder.path())];
+    for (target, mark) in
+        [("onnx", "softmax"), ("onnx-std", "append_attention"), ("onnx-ort", "group_query_attention")]
+    {
+        let show = |options: &str| llamac(&format!("compile {{tiny}} --target {target} {options}"), &paths);
+        assert!(show("--emit ir").quiet().contains(mark));
+        let input = show("--print-after input --stop-after input").quiet();
+        assert!(input.contains("attention ") && !input.contains(mark), "{input}");
+        let line = format!("--emit dot={{folder}}/{target}.dot,svg={{folder}}/{target}.svg");
+        assert_eq!(show(&line).quiet(), "");
+        assert!(show("--remarks").stderr.contains("FuseQkv applied 2 times"));
+    }
+    assert_eq!(names(folder.path()).len(), 6);
+}
+
+#[test]
+fn an_interrupted_export_leaves_nothing_or_all() {
+    let (folder, stories) = (folder(), fixture("stories"));
+    let paths = [("stories", stories.as_path()), ("folder", folder.path())];
+    let whole = ["config.json", "model.onnx", "model.onnx.data", "tokenizer.json"];
+    let mut interrupted = 0;
+    for delay in (0..60).step_by(2) {
+        let mut command = arguments("compile {stories} --target onnx -o {folder}/out -q", &paths);
+        let mut child = command.stdout(Stdio::null()).spawn().expect("the command starts");
+        std::thread::sleep(Duration::from_millis(delay));
+        let interrupt =
+            Command::new("kill").args(["-INT", &child.id().to_string()]).stderr(Stdio::null()).status();
+        interrupt.expect("kill runs");
+        let status = child.wait().expect("it ends");
+        assert!(status.success() || status.signal() == Some(2), "{status}");
+        interrupted += usize::from(!status.success());
+        let left = names(folder.path());
+        // In the moment in which files get their names, there is a temporary folder.
+        for name in left.iter().filter(|name| name.starts_with(".llamac-")) {
+            std::fs::remove_dir_all(folder.path().join(name)).expect("it is there");
+        }
+        if left.contains(&"out".to_owned()) {
+            let files = names(&folder.path().join("out"));
+            assert!(whole.iter().all(|name| files.iter().any(|file| file == name)), "{files:?}");
+            std::fs::remove_dir_all(folder.path().join("out")).expect("it is there");
+        } else {
+            assert!(!status.success());
+        }
+    }
+    assert!(interrupted > 0);
+}
