@@ -120,7 +120,7 @@ fn a_killed_compilation_leaves_the_old_file_or_the_whole_new_one() {
     durations.sort();
     let duration = durations[1];
     let new = content(reference.path());
-    let old = vec![(OUT.to_owned(), b"old".to_vec())];
+    let old = [(OUT.to_owned(), b"old".to_vec())];
     let (mut before, mut after) = (0, 0);
     for i in 0..KILLS {
         let folder = tempfile::tempdir().unwrap();
@@ -212,6 +212,7 @@ fn a_limit_on_the_size_of_files_leaves_the_old_file() {
 }
 
 #[test]
+#[allow(clippy::print_stdout, reason = "a test that cannot run says so")]
 fn a_full_disk_leaves_the_old_file() {
     let mount = "mount -t tmpfs -o size=1m none \"$LLAMAC_TEST_FOLDER\"";
     let folder = tempfile::tempdir().unwrap();

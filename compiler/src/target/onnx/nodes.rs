@@ -50,18 +50,24 @@ impl Emitter<'_, '_> {
                 let inputs = [self.operands(node), vec![self.integers(&sizes)]].concat();
                 let outputs: Vec<Option<u32>> = (0..sizes.len() as u32).map(Some).collect();
                 let operator = Operator::new("Split").with("axis", Attribute::Int(-1));
-                return Ok(self.add(node, operator, inputs, &outputs));
+                self.add(node, operator, inputs, &outputs);
+                return Ok(());
             }
             Op::Slice(slice) => {
                 let ends = [self.integers(&[i64::MAX]), self.integers(&[slice.axis as i64])];
                 let inputs = [self.operands(node), ends.to_vec()].concat();
-                return Ok(self.add(node, Operator::new("Slice"), inputs, ONE));
+                self.add(node, Operator::new("Slice"), inputs, ONE);
+                return Ok(());
             }
             Op::Range(_) => {
                 let inputs = [self.operands(node), vec![self.integer(1)]].concat();
-                return Ok(self.add(node, Operator::new("Range"), inputs, ONE));
+                self.add(node, Operator::new("Range"), inputs, ONE);
+                return Ok(());
             }
-            Op::Reduce(reduce) => return Ok(self.reduce(node, reduce)),
+            Op::Reduce(reduce) => {
+                self.reduce(node, reduce);
+                return Ok(());
+            }
             Op::RmsNorm(norm) => {
                 let inputs = [self.operands(node), vec![self.float(node, &norm.weight, "weight")?]].concat();
                 let operator = match self.profile {
@@ -69,16 +75,24 @@ impl Emitter<'_, '_> {
                     Profile::Portable | Profile::Standard => Operator::new("RMSNormalization"),
                 };
                 let operator = operator.with("axis", Attribute::Int(-1)).with("epsilon", float(norm.eps));
-                return Ok(self.add(node, operator, inputs, ONE));
+                self.add(node, operator, inputs, ONE);
+                return Ok(());
             }
             Op::AddRmsNorm(norm) => {
                 let inputs = [self.operands(node), vec![self.float(node, &norm.weight, "weight")?]].concat();
                 let operator = Operator::microsoft("SkipSimplifiedLayerNormalization");
                 let outputs = [Some(1), None, None, Some(0)];
-                return Ok(self.add(node, operator.with("epsilon", float(norm.eps)), inputs, &outputs));
+                self.add(node, operator.with("epsilon", float(norm.eps)), inputs, &outputs);
+                return Ok(());
             }
-            Op::AppendAttention(attention) => return Ok(self.append_attention(node, attention)),
-            Op::GroupQueryAttention(attention) => return Ok(self.group_query_attention(node, attention)),
+            Op::AppendAttention(attention) => {
+                self.append_attention(node, attention);
+                return Ok(());
+            }
+            Op::GroupQueryAttention(attention) => {
+                self.group_query_attention(node, attention);
+                return Ok(());
+            }
             _ => return Err(self.illegal(node, "there is no operator for it")),
         };
         let inputs = self.operands(node);
