@@ -9,6 +9,7 @@
 
 mod folder;
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -187,18 +188,23 @@ fn lock(file: &File) {
     let _ = file.try_lock();
 }
 
-/// Removes what killed processes left in `folder`: files with a temporary name that nobody has locked.
+/// Removes what killed processes left in `folder`: files and folders with a temporary name that nobody has locked.
 fn sweep(folder: &Path) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-        let temporary = entry.file_name().as_encoded_bytes().starts_with(TEMPORARY.as_bytes());
-        if temporary && entry.file_type().is_ok_and(|kind| kind.is_file()) {
+        let Ok(kind) = entry.file_type() else { continue };
+        if is_temporary(&entry.file_name()) && (kind.is_file() || kind.is_dir()) {
             // Locked until it is gone, so that of two sweepers only one removes it.
             let file = File::open(entry.path());
             if file.as_ref().is_ok_and(|file| file.try_lock().is_ok()) {
-                let _ = fs::remove_file(entry.path());
+                let path = entry.path();
+                let _ = if kind.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
             }
         }
     }
+}
+
+fn is_temporary(name: &OsStr) -> bool {
+    name.as_encoded_bytes().starts_with(TEMPORARY.as_bytes())
 }
 
 /// Names an unnamed file. An existing name cannot be linked over, so there the file first gets another one.

@@ -2,18 +2,19 @@
 //!
 //! As long as the work takes, the files have no names. Only when all of them are whole and stored do they get names,
 //! in a temporary folder beside the place of the finished one, which then becomes it in one step: a moment in which a
-//! process that is killed leaves a temporary folder behind. A folder that is there and empty is filled where it is:
+//! process that is killed leaves a temporary folder behind, for the next output there to remove. A folder that is there and empty is filled where it is:
 //! it may be where a disk is mounted, or belong to somebody else than the folder around it.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use llamac_plan::diagnostic::{Code, Diagnostic};
 use rustix::fs::{CWD, RenameFlags};
+use tempfile::TempDir;
 
-use super::{Kind, Output, TEMPORARY, folder, sync_folder, write_fault};
+use super::{Kind, Output, TEMPORARY, folder, is_temporary, lock, sync_folder, write_fault};
 
 /// Says why a folder that is there and not empty must stay, if it must.
 pub type Guard = fn(&Path) -> Result<(), Diagnostic>;
@@ -47,8 +48,15 @@ impl Folder {
         let target = path.exists().then(|| fs::canonicalize(path).ok()).flatten();
         let folder = Self { path: target.unwrap_or_else(|| path.to_owned()), guard, files: Vec::new() };
         let place = folder.place()?;
-        Kind::create_in(folder.base(place)).map_err(|e| write_fault(&folder.path, &e))?;
-        Ok(folder)
+        let base = folder.base(place);
+        match Kind::create_in(base) {
+            Ok(_) => Ok(folder),
+            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Err(Diagnostic::new(Code::Io)
+                .at(folder.path.display().to_string())
+                .message(format!("no files can be made in `{}`: {e}", base.display()))
+                .help("choose another folder")),
+            Err(e) => Err(write_fault(&folder.path, &e)),
+        }
     }
 
     /// Its path once it is finished.
@@ -99,8 +107,9 @@ impl Folder {
         if !there.is_dir() {
             return fault("this is no folder, and the output is one");
         }
-        let mut entries = fs::read_dir(&self.path).map_err(|e| write_fault(&self.path, &e))?;
-        if entries.next().is_none() {
+        let entries = fs::read_dir(&self.path).map_err(|e| write_fault(&self.path, &e))?;
+        // Where files need names, this folder's own are there.
+        if entries.flatten().all(|entry| is_temporary(&entry.file_name())) {
             return Ok(Place::Empty);
         }
         (self.guard)(&self.path).map(|()| Place::Taken)
@@ -138,15 +147,37 @@ fn fill(path: &Path, files: Vec<(PathBuf, Output)>) -> io::Result<()> {
 
 /// Names `files` in a temporary folder, and makes that the one at `path`.
 fn stage(path: &Path, files: Vec<(PathBuf, Output)>, place: Place) -> io::Result<()> {
-    let mode = if place == Place::Taken { fs::metadata(path)?.permissions().mode() } else { 0o777 };
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(TEMPORARY).permissions(fs::Permissions::from_mode(mode));
-    let home = builder.tempdir_in(folder(path))?;
+    // Locked against sweepers, also under its new name.
+    let old = if place == Place::Taken { Some(File::open(path)?) } else { None };
+    let mode = match &old {
+        Some(old) => {
+            lock(old);
+            old.metadata()?.permissions().mode()
+        }
+        None => 0o777,
+    };
+    let (home, _locked) = temporary(folder(path), mode)?;
     name(home.path(), files)?;
     match place {
         // What was there is removed with the temporary folder that it has become.
         Place::Taken => exchange(home.path(), path),
         _ => fs::rename(home.path(), path),
+    }
+}
+
+/// A folder with a temporary name in `folder`, locked as long as the file is open.
+fn temporary(folder: &Path, mode: u32) -> io::Result<(TempDir, File)> {
+    loop {
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(TEMPORARY).permissions(fs::Permissions::from_mode(mode));
+        let home = builder.tempdir_in(folder)?;
+        // Another process may have swept it away before it was locked.
+        if let Ok(file) = File::open(home.path()) {
+            lock(&file);
+            if home.path().exists() {
+                return Ok((home, file));
+            }
+        }
     }
 }
 
@@ -156,7 +187,7 @@ fn exchange(new: &Path, old: &Path) -> io::Result<()> {
     match rustix::fs::renameat_with(CWD, new, CWD, old, RenameFlags::EXCHANGE) {
         // Not every file system can do it in one step.
         Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
-            let aside = tempfile::Builder::new().prefix(TEMPORARY).tempdir_in(folder(old))?;
+            let (aside, _locked) = temporary(folder(old), 0o700)?;
             fs::rename(old, aside.path())?;
             fs::rename(new, old).inspect_err(|_| drop(fs::rename(aside.path(), old)))
         }
@@ -297,6 +328,28 @@ mod tests {
             assert!(at("link").is_symlink());
             assert_eq!(tree(&at("real")), [format!("ours: {content}"), format!("sub/part: {content}")]);
         }
+    }
+
+    #[test]
+    fn what_a_kill_left_is_swept_away_and_what_is_worked_on_stays() {
+        let around = tempfile::tempdir().unwrap();
+        let left = around.path().join(format!("{TEMPORARY}0"));
+        fs::create_dir_all(left.join("sub")).unwrap();
+        fs::write(left.join("sub/part"), "half of it").unwrap();
+        let (at_work, _locked) = temporary(around.path(), 0o777).unwrap();
+        write(&around.path().join("out"), "new").unwrap();
+        assert!(!left.exists() && at_work.path().exists());
+    }
+
+    #[test]
+    fn an_empty_folder_may_hold_files_that_need_names() {
+        let around = tempfile::tempdir().unwrap();
+        let mut folder = Folder::create(around.path(), guard).unwrap();
+        let kind = Kind::Named(super::super::named(around.path()).unwrap());
+        folder.files.push(("part".into(), Output { path: around.path().join("part"), kind }));
+        folder.file(Path::new("ours")).unwrap();
+        folder.publish().unwrap();
+        assert_eq!(tree(around.path()), ["ours: ", "part: "]);
     }
 
     #[test]

@@ -16,7 +16,7 @@ use super::proto;
 use super::storage::ExternalData;
 use crate::driver::Progress;
 use crate::output::{Folder, Output, write_fault};
-use crate::source::{self, Checkpoint};
+use crate::source::{self, Checkpoint, MappedFile};
 use crate::weights::WeightReader;
 
 const CONFIG: &str = "config.json";
@@ -93,6 +93,13 @@ impl Destination {
             return Err(fault.message(why).help("use --layout flat, or --external-data file").into());
         }
         if external != ExternalData::Reference {
+            if same_place(path, &checkpoint.path) {
+                return Err(Diagnostic::new(Code::BadArgument)
+                    .at(path.display().to_string())
+                    .message("this is the checkpoint itself")
+                    .help("give the output a folder of its own, or use the weights here with --external-data reference")
+                    .into());
+            }
             return Ok(Self::Folder(Folder::create(path, guard)?));
         }
         if let Some(why) = out_of_reach(path, checkpoint) {
@@ -214,20 +221,19 @@ fn copy(checkpoint: &Checkpoint, folder: &mut Folder, progress: &dyn Progress) -
 /// Why a model at `path` cannot use the files of the checkpoint: runtimes refuse what is not in the same directory, and
 /// links that leave it.
 fn out_of_reach(path: &Path, checkpoint: &Checkpoint) -> Option<String> {
-    let (Ok(there), Ok(here)) = (fs::canonicalize(path), fs::canonicalize(&checkpoint.path)) else {
-        return Some(format!(
-            "the output has to be the checkpoint's own directory, {}",
-            checkpoint.path.display()
-        ));
-    };
-    if there != here {
+    let here = &checkpoint.path;
+    if !same_place(path, here) {
         return Some(format!("the output has to be the checkpoint's own directory, {}", here.display()));
     }
-    checkpoint.files().iter().find_map(|file| {
-        let real = fs::canonicalize(file.path()).ok();
-        (real != Some(here.join(file.name())))
-            .then(|| format!("{} is a link, which runtimes do not follow", file.path().display()))
-    })
+    let root = fs::canonicalize(here).ok()?;
+    let is_link = |file: &&MappedFile| fs::canonicalize(file.path()).ok() != Some(root.join(file.name()));
+    let link = checkpoint.files().iter().find(is_link)?;
+    Some(format!("{} is a link, which runtimes do not follow", link.path().display()))
+}
+
+/// Whether both paths are there and lead to the same folder.
+fn same_place(a: &Path, b: &Path) -> bool {
+    matches!((fs::canonicalize(a), fs::canonicalize(b)), (Ok(a), Ok(b)) if a == b)
 }
 
 /// Says why a folder that is not empty must stay: it holds something that no export does, or no model of ours.

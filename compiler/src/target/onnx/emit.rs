@@ -160,6 +160,16 @@ impl<'a> Emitter<'_, 'a> {
     /// Adds a node for a value that the graph does not have; the value's name.
     pub(super) fn add_inner(&mut self, node: NodeId, operator: Operator, inputs: Vec<String>) -> String {
         let name = self.node_name(node, operator.op);
+        self.push_inner(name, operator, inputs)
+    }
+
+    /// Adds a node for what is computed from the sizes of inputs, once for all; the value's name.
+    fn add_size(&mut self, operator: Operator, inputs: Vec<String>) -> String {
+        let name = self.names.unique(&format!("/sizes/{}", operator.op));
+        self.push_inner(name, operator, inputs)
+    }
+
+    fn push_inner(&mut self, name: String, operator: Operator, inputs: Vec<String>) -> String {
         let output = self.names.unique(&format!("{name}_output_0"));
         self.push(name, operator, inputs, vec![output.clone()]);
         output
@@ -280,20 +290,20 @@ impl<'a> Emitter<'_, 'a> {
         });
         let (value, at) = place.ok_or_else(|| self.illegal(node, &format!("no input has a size {dim}")))?;
         let shape = Operator::new("Shape").int("start", at).int("end", at + 1);
-        let name = self.add_inner(node, shape, vec![self.value(value)]);
+        let name = self.add_size(shape, vec![self.value(value)]);
         self.sizes.insert(dim.clone(), name.clone());
         Ok(name)
     }
 
     /// The name of the shape of these parts, each the name of a list of integers.
-    pub(super) fn shape(&mut self, node: NodeId, parts: Vec<String>) -> String {
+    pub(super) fn shape(&mut self, parts: Vec<String>) -> String {
         if let [shape] = &parts[..] {
             return shape.clone();
         }
         if let Some(name) = self.shapes.get(&parts) {
             return name.clone();
         }
-        let name = self.add_inner(node, Operator::new("Concat").int("axis", 0), parts.clone());
+        let name = self.add_size(Operator::new("Concat").int("axis", 0), parts.clone());
         self.shapes.insert(parts, name.clone());
         name
     }

@@ -4,7 +4,7 @@ use llamac_ir::ops::{
     AppendAttention, Binary, BinaryFunction, Embed, GroupQueryAttention, Linear, Reduce, Reduction, Reshape,
     Rotary, RotaryLookup, Unary, UnaryFunction,
 };
-use llamac_ir::{Dim, NodeId, Op, Real, Weight, WeightExpr};
+use llamac_ir::{Dim, NodeId, Op, Real, ValueId, Weight, WeightExpr};
 use llamac_plan::diagnostic::Diagnostic;
 
 use super::Profile;
@@ -82,7 +82,9 @@ impl Emitter<'_, '_> {
                 let inputs = [self.operands(node), vec![self.float(node, &norm.weight, "weight")?]].concat();
                 let operator = Operator::microsoft("SkipSimplifiedLayerNormalization");
                 let outputs = [Some(1), None, None, Some(0)];
-                self.add(node, operator.with("epsilon", float(norm.eps)), inputs, &outputs);
+                let wanted = if self.is_used(ValueId { node, result: 0 }) { 4 } else { 1 };
+                let operator = operator.with("epsilon", float(norm.eps));
+                self.add(node, operator, inputs, &outputs[..wanted]);
                 return Ok(());
             }
             Op::AppendAttention(attention) => {
@@ -98,6 +100,10 @@ impl Emitter<'_, '_> {
         let inputs = self.operands(node);
         self.add(node, operator, inputs, ONE);
         Ok(())
+    }
+
+    fn is_used(&self, value: ValueId) -> bool {
+        self.graph.is_result(value) || !self.graph.uses(value).is_empty()
     }
 
     fn embed(&mut self, node: NodeId, embed: &Embed) -> Result<(), Diagnostic> {
@@ -162,7 +168,7 @@ impl Emitter<'_, '_> {
                 _ => parts.push(self.integers(&sizes.iter().flatten().copied().collect::<Vec<_>>())),
             }
         }
-        let shape = if parts.is_empty() { self.integers(&[]) } else { self.shape(node, parts) };
+        let shape = if parts.is_empty() { self.integers(&[]) } else { self.shape(parts) };
         let inputs = [self.operands(node), vec![shape]].concat();
         self.add(node, Operator::new("Reshape"), inputs, ONE);
         Ok(())

@@ -144,22 +144,22 @@ fn stored(checkpoint: &Checkpoint, weight: &Weight) -> Option<Region> {
 /// The fault of `count` constants, of which `first` is one.
 fn not_stored(external: ExternalData, first: &Weight, count: usize) -> Diagnostic {
     let fault = Diagnostic::new(Code::BadArgument).at(format!("--external-data {external}"));
-    let what = match count {
+    let what = |first: &Weight| match count {
         1 => first.to_string(),
         _ => format!("{first} and {} more", count - 1),
     };
     match first.expr() {
         WeightExpr::Convert { base, dtype } => fault
-            .message(format!("the checkpoint does not store {what} as the graph takes them"))
+            .message(format!("the checkpoint does not store as the graph takes it: {}", what(base)))
             .expected(dtype.name())
             .found(base.dtype().name())
             .help("keep the checkpoint's dtype with --weights as-is, or write weights with --external-data file"),
         WeightExpr::Source { .. } => fault
-            .message(format!("the checkpoint stores {what} where a runtime cannot map them"))
+            .message(format!("the checkpoint stores where a runtime cannot map it: {}", what(first)))
             .expected("elements at multiples of their size")
             .help("write weights with --external-data file"),
         _ => fault
-            .message(format!("the graph takes {what}, which the checkpoint does not store"))
+            .message(format!("the checkpoint does not store what the graph takes: {}", what(first)))
             .help("write weights with --external-data file"),
     }
 }
@@ -246,7 +246,7 @@ mod tests {
             storage.place(&weight).unwrap();
         }
         let message = storage.finish().unwrap_err().to_string();
-        assert!(message.contains("and 1 more as the graph takes them"), "{message}");
+        assert!(message.contains("@model.embed_tokens.weight) and 1 more"), "{message}");
         assert!(message.contains("expected f32\n   found    bf16\n   help: keep the"), "{message}");
     }
 }

@@ -1,0 +1,136 @@
+//! The exported models, as a codec of its own reads them: one of each head in each profile.
+
+use std::path::Path;
+
+use llamac_compiler::driver::{self, ExportOptions, Silent};
+use llamac_compiler::ir::DType;
+use llamac_compiler::model::{Inputs, Logits};
+use llamac_compiler::onnx::{Model, structure};
+use llamac_compiler::passes;
+use llamac_compiler::source::Checkpoint;
+use llamac_compiler::target::onnx::{Destination, ExternalData, Layout, Onnx, OnnxOptions};
+use tempfile::TempDir;
+
+const PROFILES: [Onnx; 3] = [Onnx::PORTABLE, Onnx::STANDARD, Onnx::ORT];
+
+fn options(target: Onnx) -> ExportOptions {
+    ExportOptions {
+        target,
+        inputs: Inputs::Ids,
+        logits: Logits::All,
+        cache: true,
+        weights: Some(DType::F32),
+        files: OnnxOptions::default(),
+        threads: 2,
+        passes: passes::Options::default(),
+    }
+}
+
+/// Exports a fixture; the folder and the number of nodes.
+fn export(name: &str, options: &ExportOptions) -> (TempDir, usize) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/tiny").join(name);
+    let checkpoint = Checkpoint::open(path, None).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let OnnxOptions { layout, external, .. } = options.files;
+    let mut destination = Destination::create(folder.path(), &checkpoint, layout, external).unwrap();
+    let exported = driver::export(&checkpoint, options, &mut destination, &Silent).unwrap();
+    destination.publish().unwrap();
+    (folder, exported.export.unwrap().nodes)
+}
+
+fn text(name: &str, options: &ExportOptions) -> String {
+    let (folder, nodes) = export(name, options);
+    let model = Model::open(&folder.path().join(options.files.layout.model())).unwrap();
+    let text = structure(&model);
+    assert!(text.trim_end().ends_with(&format!("{nodes} nodes")), "{text}");
+    text
+}
+
+/// Snapshots of one fixture in all profiles.
+fn snapshots(name: &str) {
+    for target in PROFILES {
+        let profile = format!("{:?}", target.profile).to_lowercase();
+        insta::assert_snapshot!(format!("{name}__{profile}"), text(name, &options(target)));
+    }
+}
+
+#[test]
+fn hidden_states() {
+    snapshots("base-bare");
+}
+
+#[test]
+fn next_tokens() {
+    snapshots("gqa-f32");
+}
+
+#[test]
+fn classes_of_texts() {
+    snapshots("seqcls-pad");
+}
+
+#[test]
+fn classes_of_tokens() {
+    snapshots("tokcls-bias");
+}
+
+#[test]
+fn answers() {
+    snapshots("qa-transformer");
+}
+
+/// What weights become that are stored as they are, and tied: the table of the embedding is there once.
+#[test]
+fn weights_of_the_checkpoint_in_place() {
+    let target = Onnx { weights_in_place: true, ..Onnx::STANDARD };
+    let files = OnnxOptions { external: ExternalData::Copy, ..OnnxOptions::default() };
+    let text = text("tied-embed-only", &ExportOptions { weights: None, files, ..options(target) });
+    insta::assert_snapshot!(text);
+}
+
+#[test]
+fn inputs_and_outputs_are_a_choice() {
+    let head = |options: &ExportOptions| {
+        let text = text("gqa-f32", options);
+        text.split("initializers").next().unwrap_or_default().to_owned()
+    };
+    let plain = options(Onnx::PORTABLE);
+    let counted = ExportOptions { inputs: Inputs::Embeddings, logits: Logits::Counted, ..plain.clone() };
+    insta::assert_snapshot!(head(&counted), @"
+    ir 8, ai.onnx 17
+    inputs
+      inputs_embeds: f32[batch_size, sequence_length, 32]
+      attention_mask: i64[batch_size, past_sequence_length + sequence_length]
+      position_ids: i64[batch_size, sequence_length]
+      past_key_values.0.key: f32[batch_size, 2, past_sequence_length, 8]
+      past_key_values.0.value: f32[batch_size, 2, past_sequence_length, 8]
+      past_key_values.1.key: f32[batch_size, 2, past_sequence_length, 8]
+      past_key_values.1.value: f32[batch_size, 2, past_sequence_length, 8]
+      num_logits_to_keep: i64[]
+    outputs
+      logits: f32[batch_size, num_logits, 67]
+      present.0.key: f32[batch_size, 2, past_sequence_length + sequence_length, 8]
+      present.0.value: f32[batch_size, 2, past_sequence_length + sequence_length, 8]
+      present.1.key: f32[batch_size, 2, past_sequence_length + sequence_length, 8]
+      present.1.value: f32[batch_size, 2, past_sequence_length + sequence_length, 8]
+    ");
+    let whole = ExportOptions { logits: Logits::Last, cache: false, ..plain.clone() };
+    insta::assert_snapshot!(head(&whole), @"
+    ir 8, ai.onnx 17
+    inputs
+      input_ids: i64[batch_size, sequence_length]
+      attention_mask: i64[batch_size, sequence_length]
+      position_ids: i64[batch_size, sequence_length]
+    outputs
+      logits: f32[batch_size, 1, 67]
+    ");
+    let js = OnnxOptions { layout: Layout::TransformersJs, ..OnnxOptions::default() };
+    assert_eq!(head(&ExportOptions { files: js, ..plain.clone() }), head(&plain));
+}
+
+/// An export of optimum of a model of two layers has 621 nodes.
+#[test]
+fn models_are_small() {
+    let nodes = PROFILES.map(|target| export("gqa-f32", &options(target)).1);
+    assert_eq!(nodes, [136, 53, 65]);
+}
