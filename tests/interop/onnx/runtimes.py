@@ -37,7 +37,8 @@ def run(prompt):
 
 
 def export(folder, source, profile, *options):
-    out = folder / f"{source.name}-{profile}{''.join(options)}"
+    # transformers.js takes no names with two hyphens in a row.
+    out = folder / "-".join([source.name, profile, *(o.strip("-") for o in options)])
     llamac(LLAMAC, "compile", source, "--target", profile, "-o", out, *options)
     return out
 
