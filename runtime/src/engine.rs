@@ -22,9 +22,17 @@ const UNKNOWN_TOLD: usize = 5;
 pub struct EngineOptions {
     /// Threads that compute, the caller's included.
     pub threads: usize,
-    /// Tokens that go through the model at a time.
+    /// Tokens that go through the model at a time, at most: fewer where their activations would take more than 32 MiB,
+    /// down to 64. No result depends on it.
     pub chunk: usize,
 }
+
+/// Bytes of activations that a chunk's tokens should not exceed.
+const ARENA: usize = 32 << 20;
+
+/// Tokens of a chunk that are worth their activations' memory in any case: with fewer, reading the weights takes longer
+/// than multiplying by them.
+const WORTHWHILE: usize = 64;
 
 impl Default for EngineOptions {
     fn default() -> Self {
@@ -196,7 +204,8 @@ impl Engine {
     /// # Errors
     /// When there is not enough memory for a chunk's activations.
     pub fn new(model: &Arc<Model>, options: EngineOptions) -> Result<Self, Diagnostic> {
-        let chunk_tokens = options.chunk.max(1);
+        let most = (ARENA / model.plan().arena_bytes_per_token.max(1)).max(WORTHWHILE);
+        let chunk_tokens = options.chunk.clamp(1, most);
         let arena = Arena::new(model.plan(), chunk_tokens).ok_or_else(|| {
             Diagnostic::new(Code::OutOfMemory)
                 .message(format!("the activations of {chunk_tokens} tokens do not fit into memory"))

@@ -85,9 +85,10 @@ fn fed_columns(request: &Request, row: usize, wanted: &Wanted) -> Range<usize> {
     }
 }
 
+/// What of `a` is in `b`, as a part of `a` also where it is empty.
 fn intersect(a: &Range<usize>, b: &Range<usize>) -> Range<usize> {
-    let start = a.start.max(b.start);
-    start..a.end.min(b.end).max(start)
+    let start = b.start.clamp(a.start, a.end);
+    start..b.end.clamp(start, a.end)
 }
 
 /// Feeds the columns of `phase` and files what comes out.

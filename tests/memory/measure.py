@@ -67,7 +67,8 @@ def copied(files, folder):
 
 
 def cache_bytes(artifact, tokens):
-    """Bytes of the cache of a sequence: f32 keys and values of every layer."""
+    """Bytes of the cache of a sequence: f32 keys and values of every layer, in blocks of 64 tokens."""
+    tokens = (tokens + 63) // 64 * 64
     with artifact.open("rb") as file:
         header = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
         start, end = header["llamac.plan"]["data_offsets"]

@@ -5,8 +5,10 @@ use llamac_plan::KvDtype;
 use llamac_plan::eval::{Request, Tokens};
 use llamac_plan::layout::WeightDtype;
 use llamac_runtime::{Engine, EngineOptions, Feed, Keep, Session, SessionOptions};
+use llamac_tests::compare::Comparison;
 use llamac_tests::golden::{self, Fixture};
 use llamac_tests::{engine, open};
+use proptest::prelude::*;
 
 const FIXTURES: [&str; 5] = ["gqa-f32", "gqa3-bf16", "all-bias-f16", "odd-sizes", "rope-llama3-new"];
 
@@ -38,9 +40,9 @@ fn forward(engine: &mut Engine, request: &Request, kv: KvDtype) -> Vec<Vec<u32>>
 #[test]
 fn threads_chunks_and_the_cache_change_nothing() {
     for name in FIXTURES {
-        for weights in [None, Some(WeightDtype::F32), Some(WeightDtype::F16), Some(WeightDtype::Bf16)] {
+        for weights in WEIGHTS {
             let options = CompileOptions { weights, ..CompileOptions::default() };
-            for kv in [KvDtype::F32, KvDtype::F16, KvDtype::Bf16] {
+            for kv in CACHES {
                 let expected = forward(&mut compiled(name, &options, 1, 512), &request(ids(1, 150), 0), kv);
                 for (threads, chunk, cached) in
                     [(2, 512, 0), (1, 1, 0), (2, 7, 0), (1, 64, 0), (2, 512, 20), (1, 7, 86)]
@@ -52,6 +54,181 @@ fn threads_chunks_and_the_cache_change_nothing() {
                         "{name} {weights:?} {kv:?}: {threads} threads, chunks of {chunk}, {cached} single steps"
                     );
                 }
+            }
+        }
+    }
+}
+
+/// Rows that are kept may lie in any of the forwards that a request is cut into.
+#[test]
+fn kept_rows_are_found_wherever_the_cache_is_cut() {
+    for (name, keeps) in [("gqa-f32", &[None, Some(1), Some(4), Some(30)][..]), ("seqcls-pad", &[None])] {
+        let mut engine = compiled(name, &CompileOptions::default(), 2, 64);
+        for &keep in keeps {
+            // The classifier pools the twentieth token, the last that is not padding.
+            let tokens = Tokens::Ids((0..32).map(|i| if i < 20 { 1 + i } else { 0 }).collect());
+            let asked = |cached| Request { tokens: tokens.clone(), keep, ..request(vec![0; 32], cached) };
+            let expected = forward(&mut engine, &asked(0), KvDtype::F32);
+            for cached in [1, 3, 8, 13, 31] {
+                let found = forward(&mut engine, &asked(cached), KvDtype::F32);
+                assert!(found == expected, "{name}: {keep:?} kept, {cached} single steps");
+            }
+        }
+    }
+}
+
+/// The rows of `prompt` in a session of its own, fed at once.
+fn alone(engine: &mut Engine, prompt: &[u32], kv: KvDtype) -> Vec<u32> {
+    let options = SessionOptions { capacity: prompt.len(), kv: Some(kv) };
+    let mut session = Session::new(engine.model(), options).expect("there is memory");
+    let mut feeds = [Feed::ids(&mut session, prompt, Keep::All)];
+    bits(engine.forward(&mut feeds).unwrap_or_else(|e| panic!("{e}")).feed(0))
+}
+
+const WEIGHTS: [Option<WeightDtype>; 4] =
+    [None, Some(WeightDtype::F32), Some(WeightDtype::F16), Some(WeightDtype::Bf16)];
+const CACHES: [KvDtype; 3] = [KvDtype::F32, KvDtype::F16, KvDtype::Bf16];
+
+#[test]
+fn a_batch_of_eight_changes_nothing_for_each_of_them() {
+    for name in FIXTURES {
+        for weights in WEIGHTS {
+            let options = CompileOptions { weights, ..CompileOptions::default() };
+            let mut single = compiled(name, &options, 1, 512);
+            for kv in CACHES {
+                let prompts: Vec<Vec<u32>> = (0..8).map(|i| ids(i, 1 + 11 * i)).collect();
+                let expected: Vec<_> = prompts.iter().map(|p| alone(&mut single, p, kv)).collect();
+                for (threads, chunk) in [(1, 1), (2, 7), (1, 64), (2, 512)] {
+                    let mut engine = compiled(name, &options, threads, chunk);
+                    let options = SessionOptions { capacity: 80, kv: Some(kv) };
+                    let mut sessions: Vec<Session> = prompts
+                        .iter()
+                        .map(|_| Session::new(engine.model(), options).expect("memory"))
+                        .collect();
+                    let pairs = sessions.iter_mut().zip(&prompts);
+                    let mut feeds: Vec<_> = pairs.map(|(s, p)| Feed::ids(s, p, Keep::All)).collect();
+                    let outputs = engine.forward(&mut feeds).unwrap_or_else(|e| panic!("{e}"));
+                    for (i, expected) in expected.iter().enumerate() {
+                        assert!(
+                            bits(outputs.feed(i)) == *expected,
+                            "{name} {weights:?} {kv:?}: sequence {i} with {threads} threads, chunks of {chunk}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// What one place of a batch does in a forward.
+#[derive(Clone, Copy, Debug)]
+struct Turn {
+    /// Tokens that its sequence reads; a new sequence enters if there is none.
+    tokens: usize,
+    /// Whether only the last row is kept.
+    last: bool,
+    /// Whether the sequence leaves afterwards.
+    leaves: bool,
+}
+
+fn turn() -> impl Strategy<Value = Turn> {
+    let tokens = prop_oneof![3 => Just(0), 5 => Just(1), 3 => 2..9usize, 1 => 9..60usize];
+    (tokens, any::<bool>(), 0..5).prop_map(|(tokens, last, leaves)| Turn {
+        tokens,
+        last,
+        leaves: leaves == 0,
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Sequences enter and leave at any step, and read any number of tokens beside any others.
+    #[test]
+    fn any_schedule_gives_each_sequence_what_it_gets_alone(
+        name in prop::sample::select(&FIXTURES[..]),
+        weights in prop::sample::select(&WEIGHTS[..]),
+        kv in prop::sample::select(&CACHES[..]),
+        threads in 1..=2usize,
+        chunk in prop::sample::select(&[1, 2, 7, 24, 64, 512][..]),
+        schedule in prop::collection::vec(prop::collection::vec(turn(), 1..=8), 1..24),
+    ) {
+        let options = CompileOptions { weights, ..CompileOptions::default() };
+        let mut engine = compiled(name, &options, threads, chunk);
+        let width = engine.model().output_width();
+        let prompts: Vec<Vec<u32>> = (0..8).map(|i| ids(i, 96)).collect();
+        let mut single = compiled(name, &options, 1, 512);
+        let expected: Vec<_> = prompts.iter().map(|prompt| alone(&mut single, prompt, kv)).collect();
+        let mut places: Vec<Option<(Session, usize)>> = (0..8).map(|_| None).collect();
+        let mut entered = 0;
+        for turns in &schedule {
+            let mut feeds = Vec::new();
+            let mut rows = Vec::new();
+            for (place, turn) in places.iter_mut().zip(turns) {
+                let options = SessionOptions { capacity: 96, kv: Some(kv) };
+                let (session, prompt) = place.get_or_insert_with(|| {
+                    entered += 1;
+                    (Session::new(engine.model(), options).expect("there is memory"), entered % 8)
+                });
+                let start = session.len();
+                let end = 96.min(start + turn.tokens);
+                let keep = if turn.last { Keep::Last(1) } else { Keep::All };
+                let kept = if turn.last { start.max(end.saturating_sub(1))..end } else { start..end };
+                rows.push((*prompt, kept));
+                feeds.push(Feed::ids(session, &prompts[*prompt][start..end], keep));
+            }
+            let outputs = engine.forward(&mut feeds).unwrap_or_else(|e| panic!("{e}"));
+            for (feed, (prompt, kept)) in rows.into_iter().enumerate() {
+                let expected = &expected[prompt][kept.start * width..kept.end * width];
+                prop_assert!(bits(outputs.feed(feed)) == expected, "sequence {} at {:?}", prompt, kept);
+            }
+            for (place, _) in places.iter_mut().zip(turns).filter(|(_, turn)| turn.leaves) {
+                *place = None;
+            }
+        }
+    }
+}
+
+/// Fusions change the order of no sum, so the numbers are close: as close as to any reference.
+#[test]
+fn fusions_change_no_result() {
+    let fixtures = [
+        "gqa-f32",
+        "gqa3-bf16",
+        "all-bias-f16",
+        "odd-sizes",
+        "act-gelu-tanh",
+        "base-bare",
+        "qa-model-f16",
+        "seqcls-pad",
+        "tokcls-bias",
+    ];
+    let fusions = ["fuse-qkv", "fuse-gate-up", "fuse-add-rms-norm"];
+    for name in fixtures {
+        let fixture = Fixture::read(&golden::fixtures().join("tiny").join(name));
+        let checkpoint = open(&fixture);
+        let run = |off: &[&str], kv| {
+            let mut options = CompileOptions::default();
+            options.passes.switches = off.iter().map(|&pass| (pass.to_owned(), false)).collect();
+            let mut engine = engine(&checkpoint, &options, EngineOptions { threads: 2, chunk: 64 });
+            let steps = engine.model().plan().steps.len();
+            (
+                steps,
+                llamac_runtime::eval(&mut engine, &request(ids(5, 40), 8), kv)
+                    .unwrap_or_else(|e| panic!("{e}")),
+            )
+        };
+        for kv in CACHES {
+            let (fused_steps, fused) = run(&[], kv);
+            for off in [&fusions[..1], &fusions[1..2], &fusions[2..], &fusions[..]] {
+                let (steps, found) = run(off, kv);
+                assert!(steps > fused_steps, "{name}: nothing was fused by {off:?}");
+                let mut comparison = Comparison::default();
+                for (found, fused) in found.iter().zip(&fused) {
+                    assert_eq!((&found.name, &found.shape), (&fused.name, &fused.shape));
+                    comparison.add(&found.name, &found.data, &fused.data);
+                }
+                assert_eq!(comparison.problems(), [""; 0], "{name} {kv:?} without {off:?}");
             }
         }
     }
