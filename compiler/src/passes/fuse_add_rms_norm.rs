@@ -23,7 +23,7 @@ impl Rule for FuseAddRmsNorm {
         let (g, mut patch) = (root.graph(), Patch::new());
         let add = root
             .operand_as::<Add>(0)
-            .map_err(|no_match| root.miss(format!("the operand: {}", no_match.reason)))?;
+            .map_err(|no_match| root.miss(format!("nothing is added before it: {}", no_match.reason)))?;
         let fused = AddRmsNorm { weight: root.weight.clone(), eps: root.eps };
         let loc = Loc::merge([add.loc(), root.loc()]);
         let operands = [add.operand(0).into(), add.operand(1).into()];
@@ -87,7 +87,7 @@ mod tests {
           return n=%1, m=%2
         }
         fired FuseAddRmsNorm once
-        missed FuseAddRmsNorm: ?: the operand: expected add, found add_rms_norm
+        missed FuseAddRmsNorm: ?: nothing is added before it: expected add, found add_rms_norm
         ");
     }
 
@@ -98,8 +98,8 @@ mod tests {
             %m = rms_norm %n, @w {eps=0.00001} loc(again)
             return out=%m }";
         assert_snapshot!(misses(&run(FuseAddRmsNorm, text)), @"
-        missed FuseAddRmsNorm: norm: the operand: expected add, found a parameter
-        missed FuseAddRmsNorm: again: the operand: expected add, found rms_norm
+        missed FuseAddRmsNorm: norm: nothing is added before it: expected add, found a parameter
+        missed FuseAddRmsNorm: again: nothing is added before it: expected add, found rms_norm
         ");
         assert_snapshot!(misses(&run_for(FuseAddRmsNorm, &Without(&["add_rms_norm"]), RESIDUAL)), @"missed FuseAddRmsNorm: layers.{0,0.norm}: add_rms_norm is not legal for small: there is no kernel");
     }

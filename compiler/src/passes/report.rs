@@ -39,7 +39,7 @@ impl Report {
         all.filter(|(name, _)| *name == rule).map(|(_, count)| count).sum()
     }
 
-    /// A line for each rule that fired and each miss, in the order of the passes.
+    /// A line for each rule that fired, and for each reason for which a rule did not, in the order of the passes.
     pub fn remarks(&self) -> Vec<String> {
         let mut lines = Vec::new();
         for pass in &self.passes {
@@ -47,12 +47,29 @@ impl Report {
                 let times = if *count == 1 { "once".to_owned() } else { format!("{count} times") };
                 lines.push(format!("{}: {rule} applied {times}", pass.name));
             }
-            for Miss { rule, no_match } in &pass.misses {
-                lines.push(format!("{}: {rule} missed at {}: {}", pass.name, no_match.at, no_match.reason));
+            for (Miss { rule, no_match }, count) in alike(&pass.misses) {
+                let times = if count == 1 { String::new() } else { format!(" {count} times, first") };
+                let (at, reason) = (&no_match.at, &no_match.reason);
+                lines.push(format!("{}: {rule} missed{times} at {at}: {reason}", pass.name));
             }
         }
         lines
     }
+}
+
+/// The first miss of each rule for each reason, with their number.
+fn alike(misses: &[Miss]) -> Vec<(&Miss, usize)> {
+    let mut groups: Vec<(&Miss, usize)> = Vec::new();
+    for miss in misses {
+        let same = |(first, _): &&mut (&Miss, usize)| {
+            (first.rule, &first.no_match.reason) == (miss.rule, &miss.no_match.reason)
+        };
+        match groups.iter_mut().find(same) {
+            Some((_, count)) => *count += 1,
+            None => groups.push((miss, 1)),
+        }
+    }
+    groups
 }
 
 /// The firings that are not zero, a line a pass: `fuse: FuseQkv 2`.

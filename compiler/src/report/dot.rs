@@ -1,4 +1,5 @@
-//! Graphs for Graphviz: every operation with its modules, types on the edges, a cluster for each layer.
+//! Graphs for Graphviz: every operation with its modules, weights and attributes, types on the edges, a cluster for each
+//! layer.
 
 use std::fmt::Write;
 
@@ -41,7 +42,8 @@ fn node(text: &mut String, indent: &str, index: usize, item: &Item) {
     };
     let weights = item.weights.iter().map(String::as_str);
     let lines = [item.title.as_str(), item.loc.as_str()].into_iter().filter(|line| !line.is_empty());
-    let label: Vec<&str> = lines.chain(weights).collect();
+    let attrs = Some(item.attrs.as_str()).filter(|attrs| !attrs.is_empty());
+    let label: Vec<&str> = lines.chain(weights).chain(attrs).collect();
     let _ = writeln!(text, "{indent}n{index} [label={}{shape}];", quoted(&label.join("\n")));
 }
 

@@ -9,6 +9,8 @@ const COLUMN_ROUNDS: usize = 100;
 const GAP: f64 = 18.0;
 /// The weight of a bend in placing, next to an item's 1: long lines stay straight.
 const BEND_WEIGHT: f64 = 4.0;
+/// The weight of the middle axis, next to a neighbour's 1: layers stay below each other.
+const PULL: f64 = 0.3;
 
 /// Something to place.
 #[derive(Clone, Copy, Debug)]
@@ -128,10 +130,12 @@ impl Net {
         };
         let mut knots: Vec<Knot> = items.iter().enumerate().map(knot).collect();
         let mut bends = Vec::with_capacity(edges.len());
+        // What begins at one item stays together for as long as it goes down.
+        let mut trunks: Vec<Vec<usize>> = vec![Vec::new(); items.len()];
         for &(from, to) in edges {
-            let (mut path, mut last) = (Vec::new(), from);
-            for rank in ranks[from] + 1..ranks[to] {
-                let bend = knots.len();
+            let trunk = &mut trunks[from];
+            for rank in ranks[from] + 1 + trunk.len()..ranks[to] {
+                let (bend, last) = (knots.len(), trunk.last().copied().unwrap_or(from));
                 knots.push(Knot {
                     item: None,
                     rank,
@@ -142,9 +146,10 @@ impl Net {
                     below: Vec::new(),
                 });
                 knots[last].below.push(bend);
-                path.push(bend);
-                last = bend;
+                trunk.push(bend);
             }
+            let path = trunk[..(ranks[to] - ranks[from]).saturating_sub(1)].to_vec();
+            let last = path.last().copied().unwrap_or(from);
             knots[last].below.push(to);
             knots[to].above.push(last);
             bends.push(path);
@@ -209,7 +214,7 @@ impl Net {
             let near = above.iter().chain(below);
             let sum: f64 = near.clone().map(|&other| self.knots[other].x).sum();
             let count = near.count();
-            let wanted = if count == 0 { *x } else { sum / count as f64 };
+            let wanted = if count == 0 { *x } else { sum / (count as f64 + PULL) };
             let mut pool = (wanted - offset, if item.is_some() { 1.0 } else { BEND_WEIGHT }, 1);
             while let Some(&(mean, weight, size)) = pools.last().filter(|last| last.0 >= pool.0) {
                 pools.pop();
@@ -265,5 +270,14 @@ mod tests {
     fn what_reads_nothing_is_just_above_its_reader() {
         let items = [sized(10.0, 0); 4];
         assert_eq!(ranks(&items, &[(0, 1), (1, 2), (3, 2)]), [0, 1, 2, 1]);
+    }
+
+    #[test]
+    fn long_edges_of_one_item_share_their_way() {
+        let items: Vec<Sized> = (0..5).map(|_| sized(50.0, 0)).collect();
+        let edges = [(0, 1), (1, 2), (2, 3), (3, 4), (0, 3), (0, 4)];
+        let bends = place(&items, &edges, 30.0, 50.0).bends;
+        assert_eq!((bends[4].len(), bends[5].len()), (2, 3));
+        assert_eq!(bends[4], bends[5][..2]);
     }
 }

@@ -8,6 +8,7 @@ mod layout;
 mod listing;
 mod numbers;
 mod picture;
+mod recipe;
 mod svg;
 
 pub use diff::diff;

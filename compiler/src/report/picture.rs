@@ -2,9 +2,11 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use llamac_ir::{Graph, NodeId, ValueId};
+use llamac_ir::ops::Constant;
+use llamac_ir::{Graph, NodeId, ValueId, Weight, WeightExpr};
 
 use super::numbers;
+use super::recipe::recipe;
 
 /// What an item stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,9 +24,13 @@ pub(super) struct Item {
     pub(super) title: String,
     /// The modules of an operation.
     pub(super) loc: String,
-    /// The weights of an operation.
+    /// The weights of an operation, and the constants that it reads.
     pub(super) weights: Vec<String>,
-    /// The types of the weights, and the attributes.
+    /// Whether some of them are more than a few numbers.
+    pub(super) stored: bool,
+    /// The attributes of an operation.
+    pub(super) attrs: String,
+    /// The types of the weights, and the numbers of literals.
     pub(super) signature: String,
     /// The items that it reads, each with the number of the result.
     pub(super) inputs: Vec<(usize, usize)>,
@@ -172,6 +178,7 @@ fn alike(first: &[Shape<'_>], second: &[Shape<'_>], begins: bool) -> bool {
         a.item.kind == b.item.kind
             && same_name
             && a.item.signature == b.item.signature
+            && a.item.attrs == b.item.attrs
             && a.item.types == b.item.types
             && a.inputs.len() == b.inputs.len()
             && a.inputs.iter().zip(&b.inputs).all(same_input)
@@ -186,7 +193,7 @@ struct Drawing<'g> {
     picture: Picture,
 }
 
-impl Drawing<'_> {
+impl<'g> Drawing<'g> {
     /// Adds those of `values` that are parameters and not there yet.
     fn params(&mut self, values: &[ValueId]) {
         for &value in values {
@@ -206,6 +213,8 @@ impl Drawing<'_> {
                 title: name.to_owned(),
                 loc: String::new(),
                 weights: Vec::new(),
+                stored: false,
+                attrs: String::new(),
                 signature: String::new(),
                 inputs: Vec::new(),
                 types: vec![self.graph.ty(value).to_string()],
@@ -215,22 +224,34 @@ impl Drawing<'_> {
     }
 
     fn op(&mut self, node: NodeId) {
-        let Some(op) = self.graph.op(node) else { return };
-        let weights = op.weights();
-        let attrs = op.attrs().into_iter().map(|(key, value)| format!("{key}={value}"));
-        let signature = weights.iter().map(|weight| weight.ty().to_string()).chain(attrs);
+        let Some(op) = self.graph.op(node).filter(|_| self.constant(node).is_none()) else { return };
+        let mut operands = self.graph.operands(node).to_vec();
+        let mut weights = op.weights();
+        weights.extend(operands.iter().filter_map(|value| self.constant(value.node)));
+        operands.retain(|value| self.constant(value.node).is_none());
+        let attrs: Vec<String> = op.attrs().iter().map(|(key, value)| format!("{key}={value}")).collect();
+        let stored = weights.iter().any(|weight| !matches!(weight.expr(), WeightExpr::Literal { .. }));
+        let signature: Vec<String> = weights.iter().map(|weight| signature(weight)).collect();
         let item = Item {
             kind: Kind::Op,
             title: op.mnemonic().to_owned(),
             loc: self.graph.loc(node).to_string(),
-            weights: weights.iter().map(ToString::to_string).collect(),
-            signature: signature.collect::<Vec<_>>().join(", "),
-            inputs: self.graph.operands(node).iter().map(|&value| self.input(value)).collect(),
+            weights: weights.into_iter().map(recipe).collect(),
+            stored,
+            attrs: attrs.join(", "),
+            signature: signature.join(", "),
+            inputs: operands.into_iter().map(|value| self.input(value)).collect(),
             types: self.graph.types(node).iter().map(ToString::to_string).collect(),
             group: layer(self.graph, node).map(|(prefix, number)| self.group(&prefix, number)),
         };
         self.at.insert(node, self.picture.items.len());
         self.picture.items.push(item);
+    }
+
+    /// The weight of a constant that is drawn where it is read. One that is a result of the graph is an item.
+    fn constant(&self, node: NodeId) -> Option<&'g Weight> {
+        let constant = self.graph.op_ref::<Constant>(node)?;
+        (!self.graph.is_result(constant.value())).then_some(&constant.op().weight)
     }
 
     fn results(&mut self, node: NodeId) {
@@ -243,6 +264,8 @@ impl Drawing<'_> {
                 title: name.to_owned(),
                 loc: String::new(),
                 weights: Vec::new(),
+                stored: false,
+                attrs: String::new(),
                 signature: String::new(),
                 inputs: vec![self.input(value)],
                 types: Vec::new(),
@@ -262,6 +285,14 @@ impl Drawing<'_> {
             groups.push(Group { prefix: prefix.to_owned(), first: number, count: 1 });
             groups.len() - 1
         })
+    }
+}
+
+/// What makes layers differ that read other weights: types, and numbers that are no weights of the model.
+fn signature(weight: &Weight) -> String {
+    match weight.expr() {
+        WeightExpr::Literal { .. } => weight.to_string(),
+        _ => weight.ty().to_string(),
     }
 }
 

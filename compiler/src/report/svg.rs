@@ -82,10 +82,17 @@ fn lines(picture: &Picture, item: &Item) -> Vec<String> {
         None => text.clone(),
     };
     let weights = item.weights.iter().map(short);
-    let mut types = item.types.clone();
-    types.dedup();
-    let all = std::iter::once(item.title.clone()).chain(weights).chain(types);
+    let attrs = (!item.attrs.is_empty()).then(|| item.attrs.clone());
+    let all = std::iter::once(item.title.clone()).chain(weights).chain(attrs).chain(types(&item.types));
     all.map(|line| cut(&line)).collect()
+}
+
+/// The types of several results, those that follow each other and are equal as one: `f32[batch, seq, 64] × 2`.
+fn types(types: &[String]) -> impl Iterator<Item = String> {
+    types.chunk_by(|a, b| a == b).map(|alike| match alike.len() {
+        1 => alike[0].clone(),
+        count => format!("{} \u{d7} {count}", alike[0]),
+    })
 }
 
 fn cut(line: &str) -> String {
@@ -173,12 +180,13 @@ fn draw(text: &mut String, item: &Item, lines: &[String], spot: Spot, size: Size
     let class = match item.kind {
         Kind::Param => "param",
         Kind::Result => "result",
-        Kind::Op if item.weights.is_empty() => "o",
-        Kind::Op => "m",
+        Kind::Op if item.stored => "m",
+        Kind::Op => "o",
     };
     let tip: Vec<&str> = [&item.title, &item.loc, &item.signature]
         .into_iter()
         .chain(&item.weights)
+        .chain([&item.attrs])
         .chain(&item.types)
         .map(String::as_str)
         .filter(|line| !line.is_empty())

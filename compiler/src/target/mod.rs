@@ -26,3 +26,7 @@ pub trait Target: OpSet {
 /// All targets.
 pub const ALL: &[&dyn Target] =
     &[&native::Native, &onnx::Onnx::PORTABLE, &onnx::Onnx::STANDARD, &onnx::Onnx::ORT];
+
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/adding-a-target.md")]
+struct AddingATarget;

@@ -125,10 +125,12 @@ fn dumps_are_numbered_and_tell_what_changed() {
     let read = |name: &str| fs::read_to_string(dump_dir.join(name)).unwrap();
     assert!(Graph::parse(&read("06-legalize.ir")).unwrap() == *outcome.stage.graph());
     assert_snapshot!(read("03-fuse-qkv.diff"), @"
+    linear 22 → 16, split 0 → 3
+
     ~ = model.layers.0
       ~.input_layernorm:rms_norm(model.embed_tokens:embed, @~.input_layernorm.weight) {eps=1e-5} : f32[batch, seq, 32]
     - ~.self_attn.q_proj:linear(~.input_layernorm:rms_norm, @~.self_attn.q_proj.weight) : f32[batch, seq, 32]
-    + ~.self_attn.{q,k,v}_proj:linear(~.input_layernorm:rms_norm, concat(@~.self_attn.q_proj.weight, @~.self_attn.k_proj.weight, @~.self_attn.v_proj.weight)) : f32[batch, seq, 64]
+    + ~.self_attn.{q,k,v}_proj:linear(~.input_layernorm:rms_norm, concat(@~.self_attn.{q,k,v}_proj.weight)) : f32[batch, seq, 64]
     + ~.self_attn.{q,k,v}_proj:split(~.self_attn.{q,k,v}_proj:linear) {sizes=[32, 16, 16]} : f32[batch, seq, 32], f32[batch, seq, 16], f32[batch, seq, 16]
       model.rotary_emb:rotary_angles(positions, inv_freq(theta=10000.0, head_dim=8, scaling=default, set=short)) {factor=1.0} : f32[batch, seq, 4], f32[batch, seq, 4]
     - ~.self_attn:rotary(~.self_attn.q_proj:linear, model.rotary_emb:rotary_angles.0, model.rotary_emb:rotary_angles.1) {heads=4, head_dim=8, interleaved=false} : f32[batch, seq, 32]
@@ -148,7 +150,7 @@ fn dumps_are_numbered_and_tell_what_changed() {
     - ~.self_attn:rotary(~.self_attn.q_proj:linear, model.rotary_emb:rotary_angles.0, model.rotary_emb:rotary_angles.1) {heads=4, head_dim=8, interleaved=false} : f32[batch, seq, 32]
     - ~.self_attn.k_proj:linear(~.input_layernorm:rms_norm, @~.self_attn.k_proj.weight) : f32[batch, seq, 16]
     - ~.self_attn:rotary#2(~.self_attn.k_proj:linear, model.rotary_emb:rotary_angles.0, model.rotary_emb:rotary_angles.1) {heads=2, head_dim=8, interleaved=false} : f32[batch, seq, 16]
-    + ~.self_attn.{q,k,v}_proj:linear(~.input_layernorm:rms_norm, concat(@~.self_attn.q_proj.weight, @~.self_attn.k_proj.weight, @~.self_attn.v_proj.weight)) : f32[batch, seq, 64]
+    + ~.self_attn.{q,k,v}_proj:linear(~.input_layernorm:rms_norm, concat(@~.self_attn.{q,k,v}_proj.weight)) : f32[batch, seq, 64]
     + ~.self_attn.{q,k,v}_proj:split(~.self_attn.{q,k,v}_proj:linear) {sizes=[32, 16, 16]} : f32[batch, seq, 32], f32[batch, seq, 16], f32[batch, seq, 16]
     + ~.self_attn:rotary(~.self_attn.{q,k,v}_proj:split.0, model.rotary_emb:rotary_angles.0, model.rotary_emb:rotary_angles.1) {heads=4, head_dim=8, interleaved=false} : f32[batch, seq, 32]
     + ~.self_attn:rotary#2(~.self_attn.{q,k,v}_proj:split.1, model.rotary_emb:rotary_angles.0, model.rotary_emb:rotary_angles.1) {heads=2, head_dim=8, interleaved=false} : f32[batch, seq, 16]
@@ -159,52 +161,54 @@ fn dumps_are_numbered_and_tell_what_changed() {
       ~.self_attn:attention(~.self_attn:rotary, ~.self_attn:kv_append, ~.self_attn:kv_append#2) {heads=4, kv_heads=2, head_dim=8, scale=0.3535533905932738, causal=true} : f32[batch, seq, 32]
     ");
     assert_snapshot!(read("05-fuse-add-rms-norm.diff"), @"
+    add 6 → 0, add_rms_norm 0 → 6, rms_norm 7 → 1
+
     ~ = model.layers.0
       ~.self_attn.o_proj:linear(~.self_attn:attention, @~.self_attn.o_proj.weight) : f32[batch, seq, 32]
     - ~:add(model.embed_tokens:embed, ~.self_attn.o_proj:linear) : f32[batch, seq, 32]
     - ~.post_attention_layernorm:rms_norm(~:add, @~.post_attention_layernorm.weight) {eps=1e-5} : f32[batch, seq, 32]
-    - ~.mlp.{gate,up}_proj:linear(~.post_attention_layernorm:rms_norm, concat(@~.mlp.gate_proj.weight, @~.mlp.up_proj.weight)) : f32[batch, seq, 128]
-    + model.layers.{0,0.post_attention_layernorm}:add_rms_norm(model.embed_tokens:embed, ~.self_attn.o_proj:linear, @~.post_attention_layernorm.weight) {eps=1e-5} : f32[batch, seq, 32], f32[batch, seq, 32]
-    + ~.mlp.{gate,up}_proj:linear(model.layers.{0,0.post_attention_layernorm}:add_rms_norm.1, concat(@~.mlp.gate_proj.weight, @~.mlp.up_proj.weight)) : f32[batch, seq, 128]
+    - ~.mlp.{gate,up}_proj:linear(~.post_attention_layernorm:rms_norm, concat(@~.mlp.{gate,up}_proj.weight)) : f32[batch, seq, 128]
+    + ~.post_attention_layernorm:add_rms_norm(model.embed_tokens:embed, ~.self_attn.o_proj:linear, @~.post_attention_layernorm.weight) {eps=1e-5} : f32[batch, seq, 32], f32[batch, seq, 32]
+    + ~.mlp.{gate,up}_proj:linear(~.post_attention_layernorm:add_rms_norm.1, concat(@~.mlp.{gate,up}_proj.weight)) : f32[batch, seq, 128]
       ~.mlp:gated(~.mlp.{gate,up}_proj:linear) {function=silu} : f32[batch, seq, 64]
       ~.mlp.down_proj:linear(~.mlp:gated, @~.mlp.down_proj.weight) : f32[batch, seq, 32]
     - ~:add#2(~:add, ~.mlp.down_proj:linear) : f32[batch, seq, 32]
     - model.layers.1.input_layernorm:rms_norm(~:add#2, @model.layers.1.input_layernorm.weight) {eps=1e-5} : f32[batch, seq, 32]
-    - model.layers.1.self_attn.{q,k,v}_proj:linear(model.layers.1.input_layernorm:rms_norm, concat(@model.layers.1.self_attn.q_proj.weight, @model.layers.1.self_attn.k_proj.weight, @model.layers.1.self_attn.v_proj.weight)) : f32[batch, seq, 64]
-    + model.layers.{0,1.input_layernorm}:add_rms_norm(model.layers.{0,0.post_attention_layernorm}:add_rms_norm.0, ~.mlp.down_proj:linear, @model.layers.1.input_layernorm.weight) {eps=1e-5} : f32[batch, seq, 32], f32[batch, seq, 32]
-    + model.layers.1.self_attn.{q,k,v}_proj:linear(model.layers.{0,1.input_layernorm}:add_rms_norm.1, concat(@model.layers.1.self_attn.q_proj.weight, @model.layers.1.self_attn.k_proj.weight, @model.layers.1.self_attn.v_proj.weight)) : f32[batch, seq, 64]
+    - model.layers.1.self_attn.{q,k,v}_proj:linear(model.layers.1.input_layernorm:rms_norm, concat(@model.layers.1.self_attn.{q,k,v}_proj.weight)) : f32[batch, seq, 64]
+    + model.layers.1.input_layernorm:add_rms_norm(~.post_attention_layernorm:add_rms_norm.0, ~.mlp.down_proj:linear, @model.layers.1.input_layernorm.weight) {eps=1e-5} : f32[batch, seq, 32], f32[batch, seq, 32]
+    + model.layers.1.self_attn.{q,k,v}_proj:linear(model.layers.1.input_layernorm:add_rms_norm.1, concat(@model.layers.1.self_attn.{q,k,v}_proj.weight)) : f32[batch, seq, 64]
       model.layers.1.self_attn.{q,k,v}_proj:split(model.layers.1.self_attn.{q,k,v}_proj:linear) {sizes=[32, 16, 16]} : f32[batch, seq, 32], f32[batch, seq, 16], f32[batch, seq, 16]
 
     ~ = model.layers.1
       ~.self_attn.o_proj:linear(~.self_attn:attention, @~.self_attn.o_proj.weight) : f32[batch, seq, 32]
     - ~:add(model.layers.0:add#2, ~.self_attn.o_proj:linear) : f32[batch, seq, 32]
     - ~.post_attention_layernorm:rms_norm(~:add, @~.post_attention_layernorm.weight) {eps=1e-5} : f32[batch, seq, 32]
-    - ~.mlp.{gate,up}_proj:linear(~.post_attention_layernorm:rms_norm, concat(@~.mlp.gate_proj.weight, @~.mlp.up_proj.weight)) : f32[batch, seq, 128]
-    + model.layers.{1,1.post_attention_layernorm}:add_rms_norm(model.layers.{0,1.input_layernorm}:add_rms_norm.0, ~.self_attn.o_proj:linear, @~.post_attention_layernorm.weight) {eps=1e-5} : f32[batch, seq, 32], f32[batch, seq, 32]
-    + ~.mlp.{gate,up}_proj:linear(model.layers.{1,1.post_attention_layernorm}:add_rms_norm.1, concat(@~.mlp.gate_proj.weight, @~.mlp.up_proj.weight)) : f32[batch, seq, 128]
+    - ~.mlp.{gate,up}_proj:linear(~.post_attention_layernorm:rms_norm, concat(@~.mlp.{gate,up}_proj.weight)) : f32[batch, seq, 128]
+    + ~.post_attention_layernorm:add_rms_norm(~.input_layernorm:add_rms_norm.0, ~.self_attn.o_proj:linear, @~.post_attention_layernorm.weight) {eps=1e-5} : f32[batch, seq, 32], f32[batch, seq, 32]
+    + ~.mlp.{gate,up}_proj:linear(~.post_attention_layernorm:add_rms_norm.1, concat(@~.mlp.{gate,up}_proj.weight)) : f32[batch, seq, 128]
       ~.mlp:gated(~.mlp.{gate,up}_proj:linear) {function=silu} : f32[batch, seq, 64]
       ~.mlp.down_proj:linear(~.mlp:gated, @~.mlp.down_proj.weight) : f32[batch, seq, 32]
     - ~:add#2(~:add, ~.mlp.down_proj:linear) : f32[batch, seq, 32]
     - model.layers.2.input_layernorm:rms_norm(~:add#2, @model.layers.2.input_layernorm.weight) {eps=1e-5} : f32[batch, seq, 32]
-    - model.layers.2.self_attn.{q,k,v}_proj:linear(model.layers.2.input_layernorm:rms_norm, concat(@model.layers.2.self_attn.q_proj.weight, @model.layers.2.self_attn.k_proj.weight, @model.layers.2.self_attn.v_proj.weight)) : f32[batch, seq, 64]
-    + model.layers.{1,2.input_layernorm}:add_rms_norm(model.layers.{1,1.post_attention_layernorm}:add_rms_norm.0, ~.mlp.down_proj:linear, @model.layers.2.input_layernorm.weight) {eps=1e-5} : f32[batch, seq, 32], f32[batch, seq, 32]
-    + model.layers.2.self_attn.{q,k,v}_proj:linear(model.layers.{1,2.input_layernorm}:add_rms_norm.1, concat(@model.layers.2.self_attn.q_proj.weight, @model.layers.2.self_attn.k_proj.weight, @model.layers.2.self_attn.v_proj.weight)) : f32[batch, seq, 64]
+    - model.layers.2.self_attn.{q,k,v}_proj:linear(model.layers.2.input_layernorm:rms_norm, concat(@model.layers.2.self_attn.{q,k,v}_proj.weight)) : f32[batch, seq, 64]
+    + model.layers.2.input_layernorm:add_rms_norm(~.post_attention_layernorm:add_rms_norm.0, ~.mlp.down_proj:linear, @model.layers.2.input_layernorm.weight) {eps=1e-5} : f32[batch, seq, 32], f32[batch, seq, 32]
+    + model.layers.2.self_attn.{q,k,v}_proj:linear(model.layers.2.input_layernorm:add_rms_norm.1, concat(@model.layers.2.self_attn.{q,k,v}_proj.weight)) : f32[batch, seq, 64]
       model.layers.2.self_attn.{q,k,v}_proj:split(model.layers.2.self_attn.{q,k,v}_proj:linear) {sizes=[32, 16, 16]} : f32[batch, seq, 32], f32[batch, seq, 16], f32[batch, seq, 16]
 
     ~ = model.layers.2
       ~.self_attn.o_proj:linear(~.self_attn:attention, @~.self_attn.o_proj.weight) : f32[batch, seq, 32]
     - ~:add(model.layers.1:add#2, ~.self_attn.o_proj:linear) : f32[batch, seq, 32]
     - ~.post_attention_layernorm:rms_norm(~:add, @~.post_attention_layernorm.weight) {eps=1e-5} : f32[batch, seq, 32]
-    - ~.mlp.{gate,up}_proj:linear(~.post_attention_layernorm:rms_norm, concat(@~.mlp.gate_proj.weight, @~.mlp.up_proj.weight)) : f32[batch, seq, 128]
-    + model.layers.{2,2.post_attention_layernorm}:add_rms_norm(model.layers.{1,2.input_layernorm}:add_rms_norm.0, ~.self_attn.o_proj:linear, @~.post_attention_layernorm.weight) {eps=1e-5} : f32[batch, seq, 32], f32[batch, seq, 32]
-    + ~.mlp.{gate,up}_proj:linear(model.layers.{2,2.post_attention_layernorm}:add_rms_norm.1, concat(@~.mlp.gate_proj.weight, @~.mlp.up_proj.weight)) : f32[batch, seq, 128]
+    - ~.mlp.{gate,up}_proj:linear(~.post_attention_layernorm:rms_norm, concat(@~.mlp.{gate,up}_proj.weight)) : f32[batch, seq, 128]
+    + ~.post_attention_layernorm:add_rms_norm(~.input_layernorm:add_rms_norm.0, ~.self_attn.o_proj:linear, @~.post_attention_layernorm.weight) {eps=1e-5} : f32[batch, seq, 32], f32[batch, seq, 32]
+    + ~.mlp.{gate,up}_proj:linear(~.post_attention_layernorm:add_rms_norm.1, concat(@~.mlp.{gate,up}_proj.weight)) : f32[batch, seq, 128]
       ~.mlp:gated(~.mlp.{gate,up}_proj:linear) {function=silu} : f32[batch, seq, 64]
       ~.mlp.down_proj:linear(~.mlp:gated, @~.mlp.down_proj.weight) : f32[batch, seq, 32]
     - ~:add#2(~:add, ~.mlp.down_proj:linear) : f32[batch, seq, 32]
     - model.norm:rms_norm(~:add#2, @model.norm.weight) {eps=1e-5} : f32[batch, seq, 32]
     - lm_head:keep_last(model.norm:rms_norm) : f32[batch, keep, 32]
-    + model.{layers.2,norm}:add_rms_norm(model.layers.{2,2.post_attention_layernorm}:add_rms_norm.0, ~.mlp.down_proj:linear, @model.norm.weight) {eps=1e-5} : f32[batch, seq, 32], f32[batch, seq, 32]
-    + lm_head:keep_last(model.{layers.2,norm}:add_rms_norm.1) : f32[batch, keep, 32]
+    + model.norm:add_rms_norm(~.post_attention_layernorm:add_rms_norm.0, ~.mlp.down_proj:linear, @model.norm.weight) {eps=1e-5} : f32[batch, seq, 32], f32[batch, seq, 32]
+    + lm_head:keep_last(model.norm:add_rms_norm.1) : f32[batch, keep, 32]
       lm_head:linear(lm_head:keep_last, @lm_head.weight) : f32[batch, keep, 67]
     ");
     assert_snapshot!(read("06-legalize.diff"), @"nothing changed");

@@ -2,11 +2,12 @@
 
 use insta::assert_snapshot;
 use llamac_compiler::driver;
-use llamac_compiler::model::ModelOptions;
+use llamac_compiler::model::{Logits, ModelOptions};
 use llamac_compiler::passes::{Options, PassManager};
 use llamac_compiler::report;
 use llamac_compiler::source::Checkpoint;
 use llamac_compiler::target::native::Native;
+use llamac_compiler::target::onnx::Onnx;
 use llamac_ir::Graph;
 
 use crate::fixtures::{FULL, PLAIN, graph};
@@ -53,6 +54,20 @@ fn pictures_are_well_formed() {
     for name in ["input_ids", "past.1.key", "logits", "hidden_states.1", "present.0.value"] {
         assert!(svg.contains(&format!(">{name}</text>")), "{name}");
     }
+}
+
+#[test]
+fn constants_are_drawn_where_they_are_read() {
+    let options = ModelOptions { mask: true, logits: Logits::All, ..PLAIN };
+    let manager = PassManager::new(Options::default()).unwrap();
+    let outcome = manager.run(graph("gqa-f32", &options), &Onnx::PORTABLE).unwrap();
+    let svg = report::svg(outcome.stage.graph());
+    assert!(outcome.stage.graph().to_string().contains("= constant "));
+    assert!(!svg.contains(">constant<"));
+    let square = svg.split("<g class=").find(|item| item.contains(">function=pow<")).unwrap();
+    assert!(square.starts_with("\"o\"") && square.contains(">2.0<"), "{square}");
+    let normed = svg.split("<g class=").find(|item| item.contains(">@input_layernorm.weight<")).unwrap();
+    assert!(normed.starts_with("\"m\"") && normed.contains(">mul<"), "{normed}");
 }
 
 /// The book shows the story model as it is compiled.

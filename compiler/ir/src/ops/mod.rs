@@ -85,3 +85,7 @@ pub use split_heads::SplitHeads;
 pub use transpose::Transpose;
 pub use unary::{Unary, UnaryFunction};
 pub use r#where::Where;
+
+#[cfg(doctest)]
+#[doc = include_str!("../../../../docs/adding-an-op.md")]
+struct AddingAnOp;
