@@ -15,8 +15,8 @@ use crate::source::{self, Capped, MappedFile};
 /// A message of the encoding has at most this many bytes.
 const MAX_FILE: u64 = (1 << 31) - 1;
 
-/// Memory that everything but the data of tensors may take: a hundred times what a model of a thousand layers needs.
-const MAX_DECODED: u64 = 256 << 20;
+/// Memory that everything but the data of tensors may take: enough for two hundred thousand nodes.
+const MAX_DECODED: u64 = 128 << 20;
 
 /// Where an exported directory has its model.
 const IN_DIRECTORY: [&str; 2] = ["model.onnx", "onnx/model.onnx"];

@@ -62,13 +62,19 @@ static ALLOCATOR: Counting = Counting;
 /// Reads a file of `bytes`, and holds the reading to its limits. Returns what was read.
 #[track_caller]
 pub fn limited<T>(bytes: usize, read: impl FnOnce() -> T) -> T {
+    within(2 * bytes + MEMORY, read)
+}
+
+/// Reads a file with at most `memory` bytes.
+#[track_caller]
+pub fn within<T>(memory: usize, read: impl FnOnce() -> T) -> T {
     let before = NOW.get();
     PEAK.set(before);
     let start = Instant::now();
     let value = read();
     let (taken, peak) = (start.elapsed(), PEAK.get().wrapping_sub(before));
-    assert!(peak <= 2 * bytes + MEMORY, "{peak} bytes of memory for {bytes} of a file");
-    assert!(taken <= TIME, "{taken:?} for {bytes} bytes");
+    assert!(peak <= memory, "{peak} bytes of memory, more than {memory}");
+    assert!(taken <= TIME, "{taken:?}");
     value
 }
 

@@ -7,5 +7,6 @@ mod artifact;
 mod checkpoint;
 mod config;
 mod limits;
+mod onnx;
 mod random;
 mod tokenizer;

@@ -361,7 +361,7 @@ which no runtime follows.
             Self::OnnxTooLarge => {
                 "\
 An ONNX model is limited to 2 GiB, its tensors' data in other files aside; no runtime reads more.
-The graph without any data may take 256 MiB of memory here, which bounds what a damaged file can ask
+The graph without any data may take 128 MiB of memory here, which bounds what a damaged file can ask
 for.
 
 **Cure**: export the model with external data (`onnx.save_model(…, save_as_external_data=True)`)."

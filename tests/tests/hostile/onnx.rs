@@ -1,7 +1,5 @@
-//! Damaged ONNX models: every one either opens or is refused in words, in memory that is bounded by the file's size.
+//! Damaged ONNX models.
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -9,50 +7,8 @@ use llamac_compiler::diagnostic::{Code, Diagnostics};
 use llamac_compiler::onnx::{Model, Summary, structure};
 use tempfile::TempDir;
 
-thread_local! {
-    /// Bytes that this thread holds, and the most that it held.
-    static HELD: Cell<(isize, isize)> = const { Cell::new((0, 0)) };
-}
-
-/// Counts what each thread holds; a test runs in a thread of its own.
-struct Counting;
-
-fn count(bytes: isize) {
-    // A thread that ends frees what it holds after its counter is gone.
-    let _ = HELD.try_with(|held| {
-        let (now, most) = held.get();
-        held.set((now + bytes, most.max(now + bytes)));
-    });
-}
-
-// SAFETY: everything is handed on to the system's allocator.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count(layout.size() as isize);
-        // SAFETY: the caller's promise is the system's.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        count(-(layout.size() as isize));
-        // SAFETY: as above.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
-/// The result of `work`, and the most bytes that it held at once.
-fn measured<T>(work: impl FnOnce() -> T) -> (T, usize) {
-    let before = HELD.with(|held| {
-        let (now, _) = held.get();
-        held.set((now, now));
-        now
-    });
-    let result = work();
-    (result, (HELD.with(Cell::get).1 - before) as usize)
-}
+use super::limits::{limited, within};
+use super::random::Random;
 
 const MODELS: [&str; 2] = ["exported/model.onnx", "mixed.onnx"];
 
@@ -69,17 +25,15 @@ fn copy(name: &str) -> (TempDir, PathBuf) {
     (directory, path)
 }
 
-/// Opens a model that may be damaged, and tells all about it: with a bounded amount of memory, and with faults that
-/// name the file.
+/// Opens a model that may be damaged, and tells all about it; or its faults name a file.
 fn open(path: &Path) -> Result<(), Diagnostics> {
-    let size = fs::metadata(path).unwrap().len() as usize;
-    let (opened, held) = measured(|| {
+    let size = fs::metadata(path).unwrap().len();
+    let opened = limited(size as usize, || {
         let model = Model::open(path)?;
         assert!(structure(&model).ends_with(" nodes\n"));
         assert!(serde_json::to_string(&Summary::of(&model)).is_ok());
         Ok(())
     });
-    assert!(held < (1 << 20) + 64 * size, "{held} bytes for {size}");
     if let Err(faults) = &opened {
         let directory = path.parent().unwrap().to_str().unwrap();
         assert!(!Diagnostics::is_empty(faults));
@@ -94,19 +48,6 @@ fn open(path: &Path) -> Result<(), Diagnostics> {
 /// The code of the first fault.
 fn code(opened: Result<(), Diagnostics>) -> Option<Code> {
     opened.err().and_then(|faults| faults.iter().next().map(|fault| fault.code))
-}
-
-/// A generator of test cases (Steele, Lea and Flood, "SplitMix64"); the same cases every time.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        ((z ^ (z >> 31)) % bound as u64) as usize
-    }
 }
 
 #[test]
@@ -147,11 +88,11 @@ fn flipped_bits_never_panic() {
         let mut bytes = fs::read(&path).unwrap();
         let mut refused = 0;
         for _ in 0..2000 {
-            let bit = random.below(bytes.len() * 8);
-            bytes[bit / 8] ^= 1 << (bit % 8);
-            fs::write(&path, &bytes).unwrap();
-            refused += usize::from(open(&path).is_err());
-            bytes[bit / 8] ^= 1 << (bit % 8);
+            let end = bytes.len();
+            random.flip(&mut bytes, end, |bytes, _| {
+                fs::write(&path, bytes).unwrap();
+                refused += usize::from(open(&path).is_err());
+            });
         }
         assert!((500..1900).contains(&refused), "{name}: {refused}");
     }
@@ -174,6 +115,10 @@ fn field(number: usize, content: &[u8]) -> Vec<u8> {
 #[test]
 fn a_small_file_does_not_ask_for_much_memory() {
     const COUNT: usize = 2_000_000;
+    // What is not too large for the reader; a list that grows is there twice for a moment.
+    const TAKEN_IN: usize = 3 * (128 << 20);
+    // What is too large is refused before anything is decoded.
+    const REFUSED: usize = 1 << 20;
     let empty = |number: usize| field(number, &[]).repeat(COUNT);
     let inside = |path: &[usize], content: Vec<u8>| {
         let nested = path.iter().rev().fold(content, |content, number| field(*number, &content));
@@ -197,21 +142,19 @@ fn a_small_file_does_not_ask_for_much_memory() {
         (&[], 25),
     ] {
         fs::write(&path, inside(place, empty(number))).unwrap();
-        let (opened, held) = measured(|| Model::open(&path).map(drop));
-        // Some are small enough to be taken in; a list that grows is there twice for a moment.
-        match opened {
-            Ok(()) => assert!(held < 3 * (256 << 20), "{place:?} {number}: {held} bytes"),
+        match within(TAKEN_IN, || Model::open(&path)) {
+            Ok(_) => {}
             Err(faults) => {
                 assert_eq!(code(Err(faults)), Some(Code::OnnxTooLarge), "{place:?} {number}");
-                assert!(held < 1 << 20, "{place:?} {number}: {held} bytes to refuse it");
+                assert!(within(REFUSED, || Model::open(&path)).is_err());
             }
         }
     }
     // Numbers of one byte in a list: of dimensions, and of an attribute.
     for place in [&[7, 5, 1][..], &[7, 1, 5, 8]] {
         fs::write(&path, inside(place, vec![1; 40 << 20])).unwrap();
-        let (opened, held) = measured(|| code(Model::open(&path).map(drop)));
-        assert_eq!((opened, held < 1 << 20), (Some(Code::OnnxTooLarge), true), "{place:?}");
+        let opened = within(REFUSED, || Model::open(&path).map(drop));
+        assert_eq!(code(opened), Some(Code::OnnxTooLarge), "{place:?}");
     }
 }
 

@@ -1,0 +1,44 @@
+"""The examples of docs/onnx.md, as they are there: each tells the story that `llamac run` tells.
+
+Usage: examples.py LLAMAC NODE_FOLDER
+
+Examples in Rust are not run here.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+LLAMAC, NODE = Path(sys.argv[1]).resolve(), Path(sys.argv[2]).resolve()
+EXAMPLE = re.compile(r"^### ([^\n]+)\n(?:(?!^#)[^\n]*\n)*?```(python|js)\n(.*?)```", re.M | re.S)
+SETUP = re.compile(r"^```sh\n(.*?)```", re.M | re.S)
+
+
+def output(*command, folder):
+    done = subprocess.run([*map(str, command)], cwd=folder, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise SystemExit(f"{' '.join(map(str, command))}: exit status {done.returncode}\n{done.stderr[-2000:]}")
+    return done.stdout
+
+
+page = Path("docs/onnx.md").read_text()
+examples = EXAMPLE.findall(page)
+assert len(examples) >= 4, f"{len(examples)} examples"
+# Node looks for packages beside the script, and above.
+with TemporaryDirectory(dir=NODE) as name:
+    folder = Path(name)
+    (folder / "fixtures").symlink_to(Path("fixtures").resolve())
+    os.environ["PATH"] = f"{LLAMAC.parent}{os.pathsep}{os.environ['PATH']}"
+    output("bash", "-euc", SETUP.search(page).group(1), folder=folder)
+    story = output(LLAMAC, "run", "fixtures/stories", "-p", "Mia had a red kite.", folder=folder).strip()
+    for runtime, language, code in examples:
+        script = folder / ("example.py" if language == "python" else "example.mjs")
+        script.write_text(code)
+        interpreter = sys.executable if language == "python" else shutil.which("node")
+        found = output(interpreter, script, folder=folder).strip()
+        assert story in found, f"{runtime} tells\n{found}\ninstead of\n{story}"
+        print(f"the example of {runtime} tells llamac's story")
