@@ -31,3 +31,7 @@ pub use engine::{Engine, EngineOptions, Feed, Input, Keep, Outputs};
 pub use eval::eval;
 pub use model::{Model, OpenOptions};
 pub use session::{Session, SessionOptions};
+
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

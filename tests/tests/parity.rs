@@ -50,3 +50,21 @@ fn the_compiled_model_agrees_with_transformers() {
     }
     assert!(problems.is_empty(), "{}", problems.join("\n"));
 }
+
+/// The class is that of the pooled token, whichever of the forwards reads it.
+#[test]
+fn classifiers_may_read_through_the_cache() {
+    let mut problems = Vec::new();
+    for name in ["seqcls-pad", "seqcls-no-pad"] {
+        let fixture = Fixture::read(&golden::fixtures().join("tiny").join(name));
+        let checkpoint = open(&fixture);
+        let mut engine =
+            engine(&checkpoint, &CompileOptions::default(), EngineOptions { threads: 2, chunk: 48 });
+        let cached = |request: &Request| Request { cached: request.seq / 2, ..request.clone() };
+        problems.extend(compare(&fixture, |request| reference::eval(&checkpoint, &cached(request))));
+        problems.extend(compare(&fixture, |request| {
+            llamac_runtime::eval(&mut engine, &cached(request), KvDtype::F32)
+        }));
+    }
+    assert!(problems.is_empty(), "{}", problems.join("\n"));
+}

@@ -44,6 +44,7 @@ fn shapes_change_and_numbers_stay() {
     assert_eq!((shape, out[..4].to_vec()), (vec![1, 3, 4], vec![1.0, 2.0, 1.0, 2.0]));
     let (shape, out) = run("%out = slice %x, %k {axis=1, size=keep}");
     assert_eq!((shape, out), (vec![1, 2, 2], vec![3.0, 4.0, 5.0, 6.0]));
+    assert_eq!(run("%out = concat %i, %i {axis=0}"), (vec![2, 3], vec![4.0, 0.0, 7.0, 4.0, 0.0, 7.0]));
     let at = scalar("at", "i64", "-1.0");
     let (shape, out) = run(&format!("{at} %out = gather %x, %at {{axis=1}}"));
     assert_eq!((shape, out), (vec![1, 2], vec![5.0, 6.0]));
@@ -79,6 +80,10 @@ fn numbers_change() {
     assert_eq!(one("binary %c, %x {function=pow}")[..3], [0.5, 0.25, 0.125]);
     assert_eq!(one("mul %x, %c")[..3], [0.5, 1.0, 1.5]);
     assert_eq!(one("add %c, %x")[..3], [1.5, 2.5, 3.5]);
+    assert_eq!(one("binary %x, %c {function=less_or_equal}")[..2], [0.0, 0.0]);
+    assert_eq!(one("binary %c, %x {function=less_or_equal}")[..2], [1.0, 1.0]);
+    assert_eq!(one("binary %x, %c {function=greater}")[..2], [1.0, 1.0]);
+    assert_eq!(run("%out = binary %x, %x {function=equal}").1, [1.0; 6]);
     let three = scalar("t", "i64", "4.0");
     let integer = |instruction: &str| run(&format!("{three} %out = {instruction}")).1;
     assert_eq!(integer("binary %i, %t {function=max}"), [4.0, 4.0, 7.0]);
@@ -193,6 +198,7 @@ fn operands_are_checked() {
     assert_snapshot!(error("concat %x {axis=3}"), @"concat: f32[batch, seq, 8] has no dimension 3");
     assert_snapshot!(error("binary %b, %b {function=sub}"), @"binary: sub takes numbers, found bool");
     assert_snapshot!(error("binary %i, %i {function=div}"), @"binary: div takes floats, found i64");
+    assert_snapshot!(error("binary %x, %i {function=max}"), @"binary: a and b must be of one element type, found f32[batch, seq, 8] and i64[batch, seq]");
     assert_snapshot!(error("binary %x, %m {function=max}"), @"binary: f32[batch, seq, 8] and f32[8, 4] do not broadcast");
     assert_snapshot!(error("unary %i {function=cos}"), @"unary: x must be f32, found i64[batch, seq]");
     assert_snapshot!(error("reduce %i {function=mean, axis=0}"), @"reduce: there is no mean of i64[batch, seq]");

@@ -106,9 +106,4 @@ impl<'g> Steps<'g> {
     pub fn replace(self, old: ValueId, new: PatchValue) -> Patch {
         self.patch.replace(old, new)
     }
-
-    /// The patch as it is.
-    pub fn patch(self) -> Patch {
-        self.patch
-    }
 }
