@@ -194,4 +194,69 @@ mod tests {
             assert_eq!(pooled_position(ids, pad), position, "{ids:?}");
         }
     }
+
+    fn request(batch: usize, seq: usize, tokens: Tokens) -> Request {
+        Request {
+            batch,
+            seq,
+            tokens,
+            mask: None,
+            positions: None,
+            keep: None,
+            hidden_states: false,
+            cached: 0,
+        }
+    }
+
+    #[test]
+    fn inputs_that_do_not_fit_are_told_one_by_one() {
+        let wrong = Request {
+            mask: Some(vec![true; 5]),
+            positions: Some(vec![0; 7]),
+            cached: 3,
+            ..request(2, 3, Tokens::Ids(vec![1, 2, 3, 4, 16]))
+        };
+        let expected = "\
+error[E0402]: invalid input tensor
+  --> input_ids
+   expected [2, 3]
+   found    5 elements
+error[E0402]: invalid input tensor
+  --> attention_mask
+   expected [2, 3]
+   found    5 elements
+error[E0402]: invalid input tensor
+  --> position_ids
+   expected [2, 3]
+   found    7 elements
+error[E0400]: token id outside the vocabulary
+  --> input_ids[1, 1]
+   expected an id below 16
+   found    16
+error[E0001]: invalid argument
+  --> --cached
+   expected fewer than the 3 positions of the input
+   found    3";
+        assert_eq!(wrong.validate(16, 4).unwrap_err().to_string().trim_end(), expected);
+        let embeddings = |count| request(2, 3, Tokens::Embeddings(vec![0.0; count]));
+        assert_eq!(embeddings(24).validate(16, 4), Ok(()));
+        let told = embeddings(23).validate(16, 4).unwrap_err().to_string();
+        assert!(told.contains("expected [2, 3, 4]\n   found    23 elements"), "{told}");
+        // As many elements as there are bits of an address, and more, are no more than the file has.
+        let told = request(usize::MAX, 3, Tokens::Ids(vec![1])).validate(16, 4).unwrap_err().to_string();
+        assert!(told.contains("found    1 elements"), "{told}");
+        let told = request(0, 3, Tokens::Ids(vec![])).validate(16, 4).unwrap_err().to_string();
+        assert!(told.contains("there must be at least one token"), "{told}");
+    }
+
+    #[test]
+    fn a_classifier_pools_where_it_can_tell() {
+        let ids = |batch| request(batch, 2, Tokens::Ids(vec![5, 0].repeat(batch)));
+        assert_eq!(ids(2).pooled_columns(Some(0)), Ok(vec![0, 0]));
+        assert_eq!(ids(1).pooled_columns(None), Ok(vec![1]));
+        let fault = ids(2).pooled_columns(None).unwrap_err().to_string();
+        assert!(fault.contains("without a padding token takes one sequence at a time"), "{fault}");
+        let embeddings = request(2, 2, Tokens::Embeddings(vec![0.0; 16]));
+        assert_eq!(embeddings.pooled_columns(Some(0)), Ok(vec![1, 1]));
+    }
 }
