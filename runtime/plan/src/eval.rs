@@ -251,7 +251,7 @@ error[E0001]: invalid argument
 
     #[test]
     fn a_classifier_pools_where_it_can_tell() {
-        let ids = |batch| request(batch, 2, Tokens::Ids(vec![5, 0].repeat(batch)));
+        let ids = |batch| request(batch, 2, Tokens::Ids([5, 0].repeat(batch)));
         assert_eq!(ids(2).pooled_columns(Some(0)), Ok(vec![0, 0]));
         assert_eq!(ids(1).pooled_columns(None), Ok(vec![1]));
         let fault = ids(2).pooled_columns(None).unwrap_err().to_string();
