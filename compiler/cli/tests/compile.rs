@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use insta::assert_snapshot;
-use support::{arguments, copy, fixture, folder, llamac, names};
+use support::{arguments, copy, fixture, folder, interruptible, llamac, names};
 
 #[test]
 fn a_checkpoint_becomes_one_file_with_the_same_bytes_every_time() {
@@ -213,7 +213,7 @@ fn an_interrupted_compilation_leaves_nothing_or_all() {
     let paths = [("stories", stories.as_path()), ("folder", folder.path())];
     let mut interrupted = 0;
     for delay in 0..30 {
-        let mut command = arguments("compile {stories} -o {folder}/out -q", &paths);
+        let mut command = interruptible("compile {stories} -o {folder}/out -q", &paths);
         let mut child = command.stdout(Stdio::null()).spawn().expect("the command starts");
         std::thread::sleep(Duration::from_millis(delay));
         let interrupt =

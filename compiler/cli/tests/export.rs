@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use insta::assert_snapshot;
-use support::{arguments, copy, fixture, folder, llamac, names};
+use support::{copy, fixture, folder, interruptible, llamac, names};
 
 /// The content of a file.
 fn read(folder: &Path, name: &str) -> Vec<u8> {
@@ -270,7 +270,7 @@ fn an_interrupted_export_leaves_nothing_or_all() {
     let whole = ["config.json", "model.onnx", "model.onnx.data", "tokenizer.json"];
     let mut interrupted = 0;
     for delay in (0..60).step_by(2) {
-        let mut command = arguments("compile {stories} --target onnx -o {folder}/out -q", &paths);
+        let mut command = interruptible("compile {stories} --target onnx -o {folder}/out -q", &paths);
         let mut child = command.stdout(Stdio::null()).spawn().expect("the command starts");
         std::thread::sleep(Duration::from_millis(delay));
         let interrupt =

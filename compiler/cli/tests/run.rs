@@ -7,7 +7,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
-use support::{arguments, fixture, folder, llamac, names, redact, run};
+use support::{arguments, fixture, folder, interruptible, llamac, names, redact, run};
 
 /// The parsed lines of `--json`: tokens, and what came last.
 fn lines(json: &str) -> (Vec<Value>, Value) {
@@ -141,7 +141,8 @@ fn other_heads_have_no_text() {
 #[test]
 fn an_interrupted_story_leaves_nothing_behind() {
     let (folder, stories) = (folder(), fixture("stories"));
-    let mut command = arguments("run {stories} -n 100000 --temperature 1 -p Once", &[("stories", &stories)]);
+    let mut command =
+        interruptible("run {stories} -n 100000 --temperature 1 -p Once", &[("stories", &stories)]);
     command.env("TMPDIR", folder.path()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().expect("the command starts");
     let mut first = [0; 4];

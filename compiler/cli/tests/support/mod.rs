@@ -71,6 +71,20 @@ pub fn llamac(line: &str, paths: &[(&str, &Path)]) -> Done {
     run(&mut arguments(line, paths), "")
 }
 
+/// As [`arguments`], and interrupts stop it: whoever starts the tests in the background has them ignored.
+pub fn interruptible(line: &str, paths: &[(&str, &Path)]) -> Command {
+    let command = arguments(line, paths);
+    let mut interruptible = Command::new("env");
+    interruptible.arg("--default-signal=INT").arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => interruptible.env(name, value),
+            None => interruptible.env_remove(name),
+        };
+    }
+    interruptible
+}
+
 /// The command with arguments as for [`llamac`], not started.
 pub fn arguments(line: &str, paths: &[(&str, &Path)]) -> Command {
     let mut command = command();
