@@ -12,7 +12,7 @@ use llamac_ir::Graph;
 fuzz_target!(
     init: seed("ir_text", fixtures().into_iter().flat_map(|folder| {
         let checkpoint = Checkpoint::open(folder, None).expect("the fixture is sound");
-        let options = ModelOptions { inputs: Inputs::Embeddings, mask: true, hidden_states: false, presents: true };
+        let options = ModelOptions { inputs: Inputs::Embeddings, mask: true, presents: true, ..Default::default() };
         let built = model::build(&checkpoint, &options).expect("it builds");
         let lowered = driver::lower(&checkpoint, &passes::Options::default()).expect("it lowers");
         [built.text_with_locs().into_bytes(), lowered.stage.graph().to_string().into_bytes()]
