@@ -5,7 +5,6 @@
 mod export;
 
 use llamac_plan::diagnostic::{Code, Diagnostic, Diagnostics};
-use llamac_plan::layout::WeightDtype;
 use llamac_plan::{KvDtype, PassRecord};
 use rayon::ThreadPool;
 
@@ -39,8 +38,6 @@ impl Progress for Silent {
 /// How a checkpoint is compiled for the native target.
 #[derive(Clone, Debug)]
 pub struct CompileOptions {
-    /// The dtype of matrices; that of the checkpoint if not given.
-    pub weights: Option<WeightDtype>,
     /// The cache's dtype unless a run asks for another.
     pub kv: KvDtype,
     /// The longest context, where it is shorter than the model's.
@@ -54,13 +51,7 @@ pub struct CompileOptions {
 impl Default for CompileOptions {
     fn default() -> Self {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        Self {
-            weights: None,
-            kv: KvDtype::F32,
-            max_context: None,
-            threads,
-            passes: passes::Options::default(),
-        }
+        Self { kv: KvDtype::F32, max_context: None, threads, passes: passes::Options::default() }
     }
 }
 
@@ -97,7 +88,7 @@ pub fn compile(
     let Stage::Legalized(legalized) = &outcome.stage else {
         return Ok(Compiled { outcome, artifact: None });
     };
-    let native = NativeOptions { weights: options.weights, kv: options.kv, max_context: options.max_context };
+    let native = NativeOptions { kv: options.kv, max_context: options.max_context };
     let artifact = pool(options.threads)?
         .install(|| native::emit(checkpoint, legalized, records(&outcome), &native, output, progress))?;
     Ok(Compiled { outcome, artifact: Some(artifact) })

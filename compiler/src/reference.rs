@@ -6,19 +6,25 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+use llamac_ir::rewrite::AnyOp;
 use llamac_ir::{Bindings, Graph, RopeScaling, Symbol, Tensor, Weight, evaluate};
 use llamac_plan::diagnostic::{Code, Diagnostic, Diagnostics};
 use llamac_plan::eval::{self, Output, Request, Tokens};
 
 use crate::model::{self, Inputs, ModelOptions};
+use crate::passes::{WeightPolicy, assign_schemes};
 use crate::source::{Checkpoint, Head};
 use crate::weights::WeightReader;
 
-/// Runs `request` on `checkpoint`.
+/// Runs `request` on `checkpoint`, of which the weights are what `weights` leaves of them.
 ///
 /// # Errors
-/// When the request does not fit the model, or a weight cannot be read.
-pub fn eval(checkpoint: &Checkpoint, request: &Request) -> Result<Vec<Output>, Diagnostics> {
+/// When the request does not fit the model, or a weight cannot be read; as [`assign_schemes`].
+pub fn eval(
+    checkpoint: &Checkpoint,
+    weights: &WeightPolicy,
+    request: &Request,
+) -> Result<Vec<Output>, Diagnostics> {
     let config = &checkpoint.config;
     request.validate(config.vocab_size, config.hidden_size)?;
     match checkpoint.head {
@@ -42,7 +48,9 @@ pub fn eval(checkpoint: &Checkpoint, request: &Request) -> Result<Vec<Output>, D
         presents: true,
         ..ModelOptions::default()
     };
-    eval_graph(checkpoint, &model::build(checkpoint, &options)?, request)
+    let mut graph = model::build(checkpoint, &options)?;
+    assign_schemes(&mut graph, weights, &AnyOp)?;
+    eval_graph(checkpoint, &graph, request)
 }
 
 /// Runs a valid `request` on `graph`, which is a [`model`] of `checkpoint` with hidden states where the request wants

@@ -3,7 +3,6 @@
 use std::path::Path;
 
 use llamac_compiler::driver::{self, ExportOptions, Silent};
-use llamac_compiler::ir::DType;
 use llamac_compiler::model::{Inputs, Logits};
 use llamac_compiler::onnx::{Model, structure};
 use llamac_compiler::passes;
@@ -13,16 +12,19 @@ use tempfile::TempDir;
 
 const PROFILES: [Onnx; 3] = [Onnx::PORTABLE, Onnx::STANDARD, Onnx::ORT];
 
+fn stored(weights: &str) -> passes::Options {
+    passes::Options { weights: weights.parse().unwrap(), ..passes::Options::default() }
+}
+
 fn options(target: Onnx) -> ExportOptions {
     ExportOptions {
         target,
         inputs: Inputs::Ids,
         logits: Logits::All,
         cache: true,
-        weights: Some(DType::F32),
         files: OnnxOptions::default(),
         threads: 2,
-        passes: passes::Options::default(),
+        passes: stored("f32"),
     }
 }
 
@@ -84,7 +86,7 @@ fn answers() {
 fn weights_of_the_checkpoint_in_place() {
     let target = Onnx { weights_in_place: true, ..Onnx::STANDARD };
     let files = OnnxOptions { external: ExternalData::Copy, ..OnnxOptions::default() };
-    let text = text("tied-embed-only", &ExportOptions { weights: None, files, ..options(target) });
+    let text = text("tied-embed-only", &ExportOptions { files, passes: stored("as-is"), ..options(target) });
     insta::assert_snapshot!(text);
 }
 

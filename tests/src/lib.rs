@@ -4,6 +4,7 @@ use std::path::Path;
 
 use llamac_compiler::driver::{self, CompileOptions, Silent};
 use llamac_compiler::output::Output;
+use llamac_compiler::passes;
 use llamac_compiler::source::{Checkpoint, Head};
 use llamac_runtime::{Engine, EngineOptions, Model, OpenOptions};
 
@@ -14,6 +15,13 @@ pub mod golden;
 pub fn open(fixture: &golden::Fixture) -> Checkpoint {
     let head = Head::from_name(&fixture.head).expect("the fixture's head exists");
     Checkpoint::open(&fixture.folder, Some(head)).unwrap_or_else(|e| panic!("{}: {e}", fixture.name()))
+}
+
+/// Compiles with weights as the policy `weights` says.
+pub fn stored(weights: &str) -> CompileOptions {
+    let weights = weights.parse().unwrap_or_else(|e| panic!("{weights}: {e}"));
+    let passes = passes::Options { weights, ..passes::Options::default() };
+    CompileOptions { passes, ..CompileOptions::default() }
 }
 
 /// An engine for the compiled `checkpoint`.

@@ -3,11 +3,10 @@
 use llamac_compiler::driver::CompileOptions;
 use llamac_plan::KvDtype;
 use llamac_plan::eval::{Request, Tokens};
-use llamac_plan::layout::WeightDtype;
 use llamac_runtime::{Engine, EngineOptions, Feed, Keep, Session, SessionOptions};
 use llamac_tests::compare::Comparison;
 use llamac_tests::golden::{self, Fixture};
-use llamac_tests::{engine, open};
+use llamac_tests::{engine, open, stored};
 use proptest::prelude::*;
 
 const FIXTURES: [&str; 5] = ["gqa-f32", "gqa3-bf16", "all-bias-f16", "odd-sizes", "rope-llama3-new"];
@@ -41,7 +40,7 @@ fn forward(engine: &mut Engine, request: &Request, kv: KvDtype) -> Vec<Vec<u32>>
 fn threads_chunks_and_the_cache_change_nothing() {
     for name in FIXTURES {
         for weights in WEIGHTS {
-            let options = CompileOptions { weights, ..CompileOptions::default() };
+            let options = stored(weights);
             for kv in CACHES {
                 let expected = forward(&mut compiled(name, &options, 1, 512), &request(ids(1, 150), 0), kv);
                 for (threads, chunk, cached) in
@@ -51,7 +50,7 @@ fn threads_chunks_and_the_cache_change_nothing() {
                     let found = forward(&mut engine, &request(ids(1, 150), cached), kv);
                     assert!(
                         found == expected,
-                        "{name} {weights:?} {kv:?}: {threads} threads, chunks of {chunk}, {cached} single steps"
+                        "{name} {weights} {kv:?}: {threads} threads, chunks of {chunk}, {cached} single steps"
                     );
                 }
             }
@@ -85,15 +84,14 @@ fn alone(engine: &mut Engine, prompt: &[u32], kv: KvDtype) -> Vec<u32> {
     bits(engine.forward(&mut feeds).unwrap_or_else(|e| panic!("{e}")).feed(0))
 }
 
-const WEIGHTS: [Option<WeightDtype>; 4] =
-    [None, Some(WeightDtype::F32), Some(WeightDtype::F16), Some(WeightDtype::Bf16)];
+const WEIGHTS: [&str; 4] = ["as-is", "f32", "f16", "bf16"];
 const CACHES: [KvDtype; 3] = [KvDtype::F32, KvDtype::F16, KvDtype::Bf16];
 
 #[test]
 fn a_batch_of_eight_changes_nothing_for_each_of_them() {
     for name in FIXTURES {
         for weights in WEIGHTS {
-            let options = CompileOptions { weights, ..CompileOptions::default() };
+            let options = stored(weights);
             let mut single = compiled(name, &options, 1, 512);
             for kv in CACHES {
                 let prompts: Vec<Vec<u32>> = (0..8).map(|i| ids(i, 1 + 11 * i)).collect();
@@ -111,7 +109,7 @@ fn a_batch_of_eight_changes_nothing_for_each_of_them() {
                     for (i, expected) in expected.iter().enumerate() {
                         assert!(
                             bits(outputs.feed(i)) == *expected,
-                            "{name} {weights:?} {kv:?}: sequence {i} with {threads} threads, chunks of {chunk}"
+                            "{name} {weights} {kv:?}: sequence {i} with {threads} threads, chunks of {chunk}"
                         );
                     }
                 }
@@ -153,7 +151,7 @@ proptest! {
         chunk in prop::sample::select(&[1, 2, 7, 24, 64, 512][..]),
         schedule in prop::collection::vec(prop::collection::vec(turn(), 1..=8), 1..24),
     ) {
-        let options = CompileOptions { weights, ..CompileOptions::default() };
+        let options = stored(weights);
         let mut engine = compiled(name, &options, threads, chunk);
         let width = engine.model().output_width();
         let prompts: Vec<Vec<u32>> = (0..8).map(|i| ids(i, 96)).collect();

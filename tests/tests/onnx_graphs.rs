@@ -2,7 +2,7 @@
 //! profile, by the reference evaluator.
 
 use llamac_compiler::model::{self, Inputs, Logits, ModelOptions};
-use llamac_compiler::passes::{Options, PassManager, Stage};
+use llamac_compiler::passes::{Options, PassManager, Stage, WeightFormat};
 use llamac_compiler::reference;
 use llamac_compiler::source::{Checkpoint, Head};
 use llamac_compiler::target::onnx::Onnx;
@@ -27,7 +27,6 @@ fn options(checkpoint: &Checkpoint, request: &Request) -> ModelOptions {
         hidden_states: request.hidden_states,
         presents: decoder,
         logits: Logits::All,
-        weights: Some(DType::F32),
     }
 }
 
@@ -38,7 +37,11 @@ fn problems(target: Onnx) -> Vec<String> {
         let mut comparison = Comparison::default();
         for case in &fixture.cases {
             let graph = model::build(&checkpoint, &options(&checkpoint, &case.request)).expect("it builds");
-            let manager = PassManager::new(Options::default()).expect("no pass is named");
+            let manager = PassManager::new(Options {
+                weights: WeightFormat::Float(DType::F32).into(),
+                ..Options::default()
+            })
+            .expect("no pass is named");
             let outcome = manager.run(graph, &target).expect("every checkpoint can be exported");
             let Stage::Legalized(legalized) = outcome.stage else { panic!("nothing stopped the passes") };
             match reference::eval_graph(&checkpoint, legalized.graph(), &case.request) {

@@ -1,6 +1,7 @@
 //! Every fixture's recorded forwards, by the reference evaluator and by the compiled model.
 
 use llamac_compiler::driver::CompileOptions;
+use llamac_compiler::passes::WeightPolicy;
 use llamac_compiler::reference;
 use llamac_compiler::source::Checkpoint;
 use llamac_plan::KvDtype;
@@ -36,7 +37,9 @@ fn the_reference_evaluator_agrees_with_transformers() {
     let mut problems = Vec::new();
     for fixture in golden::all() {
         let checkpoint = open(&fixture);
-        problems.extend(compare(&fixture, |request| reference::eval(&checkpoint, request)));
+        problems.extend(compare(&fixture, |request| {
+            reference::eval(&checkpoint, &WeightPolicy::default(), request)
+        }));
     }
     assert!(problems.is_empty(), "{}", problems.join("\n"));
 }
@@ -61,7 +64,9 @@ fn classifiers_may_read_through_the_cache() {
         let mut engine =
             engine(&checkpoint, &CompileOptions::default(), EngineOptions { threads: 2, chunk: 48 });
         let cached = |request: &Request| Request { cached: request.seq / 2, ..request.clone() };
-        problems.extend(compare(&fixture, |request| reference::eval(&checkpoint, &cached(request))));
+        problems.extend(compare(&fixture, |request| {
+            reference::eval(&checkpoint, &WeightPolicy::default(), &cached(request))
+        }));
         problems.extend(compare(&fixture, |request| {
             llamac_runtime::eval(&mut engine, &cached(request), KvDtype::F32)
         }));

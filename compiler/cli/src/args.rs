@@ -3,9 +3,12 @@
 //! Values and options that are planned and not available are not declared here, so that the help tells what there is;
 //! [`crate::unavailable`] explains them.
 
+use std::ffi::OsStr;
 use std::path::PathBuf;
 
+use clap::builder::{PossibleValue, StringValueParser, TypedValueParser};
 use clap::{ArgAction, Parser, ValueEnum};
+use llamac_compiler::passes::{WeightFormat, WeightPolicy};
 use llamac_compiler::source::Head;
 use llamac_runtime::plan::KvDtype;
 
@@ -75,6 +78,29 @@ pub enum Compute {
     Auto,
     /// Single precision throughout
     F32,
+}
+
+/// Reads how weights are stored.
+#[derive(Clone, Copy, Debug)]
+pub struct WeightsParser;
+
+impl TypedValueParser for WeightsParser {
+    type Value = WeightPolicy;
+
+    fn parse_ref(
+        &self,
+        command: &clap::Command,
+        argument: Option<&clap::Arg>,
+        value: &OsStr,
+    ) -> Result<WeightPolicy, clap::Error> {
+        let parser = StringValueParser::new().try_map(|text| text.parse::<WeightPolicy>());
+        parser.parse_ref(command, argument, value)
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        let value = |format: WeightFormat| PossibleValue::new(format.name());
+        Some(Box::new(WeightFormat::ALL.into_iter().map(value)))
+    }
 }
 
 /// How the cache stores keys and values.

@@ -7,6 +7,7 @@ use std::time::Instant;
 use llamac_compiler::diagnostic::{Code, Diagnostic, Diagnostics};
 use llamac_compiler::driver::{self, CompileOptions};
 use llamac_compiler::output::Output;
+use llamac_compiler::passes::{self, WeightPolicy};
 use llamac_compiler::source::{Checkpoint, Head, TokenizerFiles, nearest_path};
 use llamac_runtime::text::Tokenizer;
 use llamac_runtime::{Model, OpenOptions, is_artifact};
@@ -75,13 +76,14 @@ fn open(arg: &ModelArg, threads: usize) -> Result<Arc<Model>, Diagnostics> {
     }
 }
 
-/// Compiles `source`, which is at `path`, if it is not compiled.
+/// Compiles `source`, which is at `path`, if it is not compiled, with its weights stored as `weights` says.
 ///
 /// # Errors
 /// When compiling fails, as for a full disk.
 pub fn compiled(
     source: Source,
     path: &Path,
+    weights: WeightPolicy,
     threads: usize,
     console: &Console,
 ) -> Result<Arc<Model>, Diagnostics> {
@@ -91,7 +93,8 @@ pub fn compiled(
     };
     let start = Instant::now();
     let output = Output::temporary()?;
-    let options = CompileOptions { threads, ..CompileOptions::default() };
+    let passes = passes::Options { weights, ..passes::Options::default() };
+    let options = CompileOptions { threads, passes, ..CompileOptions::default() };
     driver::compile(&checkpoint, &options, &output, &Bar::new(console, "compiling"))?;
     info!("compiled in {}", human::seconds(start.elapsed().as_secs_f64()));
     // The bytes were written by this process to a file that no other has opened: there is nothing to verify.

@@ -43,7 +43,6 @@ const VALUES: &[(&str, &[&str], &str, &str)] = &[
     ("--compute", &["bf16", "int8"], "narrower arithmetic", "use --compute f32"),
     ("--emit", &["report"], "reports", "use --remarks, or `llamac inspect`"),
     ("--kv", &["int8"], "an int8 cache", "use --kv bf16"),
-    ("--weights", &["q4", "q8"], "quantized weights", "use --weights bf16"),
 ];
 
 /// The fault behind `error`, if it is about something that is not available yet.
@@ -119,8 +118,6 @@ mod tests {
             "llamac run model -p x --lookup 3",
             "llamac run model -p x --compute int8",
             "llamac run model -p x --kv=int8",
-            "llamac compile dir -o out --weights q4,lm_head=q8",
-            "llamac compile dir -o out --weights as-is,lm_head=q8",
             "llamac compile dir -o out --emit ir,report",
             "llamac eval dir --inputs a --outputs b --backend onnx",
         ] {

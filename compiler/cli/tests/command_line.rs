@@ -85,12 +85,12 @@ fn what_is_planned_ends_with_4_and_a_sentence() {
            not in this version: merging adapters
            help: merge it with merge_and_unload() of peft and save the result
         "#);
-    assert_snapshot!(message("compile model -o out --weights q4,lm_head=q8"), @r#"
-        error[E0002]: this option is not available yet
-          --> --weights q4,lm_head=q8
-           not in this version: quantized weights
-           help: use --weights bf16
-        "#);
+    assert_snapshot!(message("compile model -o out --emit svg,report"), @"
+    error[E0002]: this option is not available yet
+      --> --emit report
+       not in this version: reports
+       help: use --remarks, or `llamac inspect`
+    ");
     assert_snapshot!(message("verify a b"), @"
     error[E0002]: this option is not available yet
       --> llamac verify A B
@@ -204,14 +204,15 @@ fn lists_name_what_there_is() {
         token-classification     LlamaForTokenClassification
         question-answering       LlamaForQuestionAnswering
         "#);
-    assert_snapshot!(list("passes"), @r#"
-        canonicalize       canonicalize  remove dead nodes, compute equal things once, simplify weight recipes
-        fold-rope          fuse          one set of rotary angles for all layers, from constant frequencies
-        fuse-qkv           fuse          queries, keys and values from one projection
-        fuse-gate-up       fuse          gate and up from one projection, activation and product in one operation
-        fuse-add-rms-norm  fuse          a residual sum and the norm of it in one operation
-        legalize           legalize      only operations that the target can take
-        "#);
+    assert_snapshot!(list("passes"), @"
+    canonicalize       canonicalize  remove dead nodes, compute equal things once, simplify weight recipes
+    assign-schemes     assign        how each weight is stored, as --weights says
+    fold-rope          fuse          one set of rotary angles for all layers, from constant frequencies
+    fuse-qkv           fuse          queries, keys and values from one projection
+    fuse-gate-up       fuse          gate and up from one projection, activation and product in one operation
+    fuse-add-rms-norm  fuse          a residual sum and the norm of it in one operation
+    legalize           legalize      only operations that the target can take
+    ");
     let ops = list("ops");
     for op in ["attention", "linear", "rms_norm", "add_rms_norm"] {
         assert!(ops.lines().any(|line| line.split_whitespace().next() == Some(op)), "{ops}");

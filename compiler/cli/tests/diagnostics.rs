@@ -18,7 +18,7 @@ type Case = (Code, fn(&Path) -> Done);
 
 const CASES: &[Case] = &[
     (Code::BadArgument, |f| at(f, "compile {tiny} --print-after fuse-qvk --passes -legalize")),
-    (Code::NotBuiltYet, |f| at(f, "compile {tiny} -o {f}/model --weights q4")),
+    (Code::NotBuiltYet, |f| at(f, "compile {tiny} -o {f}/model --lora adapter")),
     (Code::Io, |f| at(f, "compile {tiny} -o {f}/models/tiny.llamac")),
     (Code::NoSpace, |_| {
         let full = fs::File::create("/dev/full").expect("the device that is always full");

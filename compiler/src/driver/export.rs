@@ -1,6 +1,5 @@
 //! From a checkpoint to a directory of ONNX.
 
-use llamac_ir::DType;
 use llamac_plan::diagnostic::Diagnostics;
 
 use super::{Progress, pool, records};
@@ -20,8 +19,6 @@ pub struct ExportOptions {
     pub logits: Logits,
     /// Whether a causal language model has a cache.
     pub cache: bool,
-    /// The element type of matrices; that of the checkpoint if not given.
-    pub weights: Option<DType>,
     /// Files, and where weights are.
     pub files: OnnxOptions,
     /// Threads that write weights.
@@ -59,7 +56,6 @@ pub fn lower_for_export(checkpoint: &Checkpoint, options: &ExportOptions) -> Res
         hidden_states: false,
         presents: cache,
         logits: options.logits,
-        weights: options.weights,
     };
     manager.run(model::build(checkpoint, &model)?, &options.target)
 }

@@ -6,7 +6,7 @@
 mod head;
 mod trunk;
 
-use llamac_ir::{BuildError, Builder, DType, Graph, Weight, WeightError};
+use llamac_ir::{BuildError, Builder, Graph, Weight, WeightError};
 use llamac_plan::diagnostic::{Code, Diagnostic};
 
 use crate::source::{Checkpoint, Config};
@@ -56,8 +56,6 @@ pub struct ModelOptions {
     pub presents: bool,
     /// Which positions get logits.
     pub logits: Logits,
-    /// The element type that matrices are converted to, and vectors to `f32`; otherwise all stay as they are stored.
-    pub weights: Option<DType>,
 }
 
 impl Default for ModelOptions {
@@ -71,7 +69,6 @@ impl Default for ModelOptions {
             hidden_states: false,
             presents: false,
             logits: Logits::Keep,
-            weights: None,
         }
     }
 }
@@ -87,12 +84,7 @@ impl Default for ModelOptions {
 pub fn build(checkpoint: &Checkpoint, options: &ModelOptions) -> Result<Graph, Diagnostic> {
     let weight = |name: &str| {
         let tensor = checkpoint.tensor(name).ok_or_else(|| Fault::Missing(name.to_owned()))?;
-        let weight = Weight::source(checkpoint.resolve(name), tensor.dtype, &tensor.shape)?;
-        match options.weights {
-            Some(dtype) if tensor.shape.len() > 1 => Ok(weight.convert(dtype)?),
-            Some(_) => Ok(weight.convert(DType::F32)?),
-            None => Ok(weight),
-        }
+        Ok(Weight::source(checkpoint.resolve(name), tensor.dtype, &tensor.shape)?)
     };
     let mut model =
         Model { builder: Builder::new(), config: &checkpoint.config, weight: &weight, options: *options };

@@ -27,11 +27,12 @@ impl DynRule for FoldWeights {
         let weights = graph.op(node)?.weights();
         let simple: Vec<Weight> = weights.iter().map(|weight| simplify(weight)).collect();
         let changed = weights.iter().zip(&simple).any(|(old, new)| *old != new);
-        changed.then(|| replace(graph, node, simple))
+        changed.then(|| with_weights(graph, node, simple))
     }
 }
 
-fn replace(graph: &Graph, node: NodeId, weights: Vec<Weight>) -> Result<Patch, NoMatch> {
+/// The operation at `node` with other weights.
+pub(super) fn with_weights(graph: &Graph, node: NodeId, weights: Vec<Weight>) -> Result<Patch, NoMatch> {
     let (loc, mut patch) = (graph.loc(node), Patch::new());
     let missing = || NoMatch::new("a parameter has no weights", loc);
     let op = graph.op(node).ok_or_else(missing)?;

@@ -25,6 +25,8 @@ use llamac_ir::rewrite::{
 };
 use llamac_ir::{Graph, Loc, NodeId, Op, Permutation, ValueId, Weight};
 
+use super::simplify_weight::simplify;
+
 /// The module of transformers that computes angles.
 const ANGLES: &str = "model.rotary_emb";
 
@@ -103,7 +105,10 @@ fn fold_layout(
         let linear = linear.map_err(|miss| root.miss(format!("the projection: {}", miss.reason)))?;
         linear.only_use()?;
         let order = Permutation::InterleavedToHalf { heads: rotary.heads, head_dim: rotary.head_dim };
-        let permute = |weight: &Weight| weight.permute(order).map_err(|error| linear.miss(error.to_string()));
+        let permute = |weight: &Weight| match weight.permute(order) {
+            Ok(permuted) => Ok(simplify(&permuted)),
+            Err(error) => Err(linear.miss(error.to_string())),
+        };
         let bias = linear.bias.as_ref().map(permute).transpose()?;
         let projection = Linear { weight: permute(&linear.weight)?, bias };
         let projected = patch.add(g, linear.loc(), projection, &[linear.operand(0).into()])?;

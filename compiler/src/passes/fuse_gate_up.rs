@@ -108,7 +108,7 @@ mod tests {
         let bias = format!("{WEIGHTS}, @b: f32[16]");
         assert_snapshot!(miss(&bias, &PLAIN.replace("@up", "@up, @b")), @"missed FuseGateUp: mlp.{gate,up}_proj: 1 of 2 projections have a bias, expected all or none");
         let f16 = WEIGHTS.replace("@up: bf16", "@up: f16");
-        assert_snapshot!(miss(&f16, PLAIN), @"missed FuseGateUp: mlp.{gate,up}_proj: the weights are bf16, f16, expected one element type");
+        assert_snapshot!(miss(&f16, PLAIN), @"missed FuseGateUp: mlp.{gate,up}_proj: the weights are bf16, f16, expected one format");
         let other = format!("%y = add %x, %x {}", PLAIN.replace("linear %x, @up", "linear %y, @up"));
         assert_snapshot!(miss(WEIGHTS, &other), @"missed FuseGateUp: mlp.{gate,up}_proj: the projections read different values");
         assert_snapshot!(miss(WEIGHTS, "%0 = linear %x, @gate %1 = linear %x, @up %3 = mul %0, %1"), @"missed FuseGateUp: ?: neither operand is an activation");

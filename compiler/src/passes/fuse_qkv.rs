@@ -142,11 +142,22 @@ mod tests {
     }
 
     #[test]
+    fn quantized_alike() {
+        let all = PLAIN.replace("@q loc", "quantize(@q, scheme=q4) loc");
+        let all = all.replace("@k loc", "quantize(@k, scheme=q4) loc");
+        let some = all.replace("@v loc", "quantize(@v, scheme=q8) loc");
+        assert_snapshot!(miss(WEIGHTS, &some), @"missed FuseQkv: l.{q,k,v}_proj: the weights are q4, q8, expected one format");
+        let all = all.replace("@v loc", "quantize(@v, scheme=q4) loc");
+        let text = run(FuseQkv, &attention(WEIGHTS, &all));
+        assert_snapshot!(text.lines().find(|line| line.contains("linear")).unwrap_or_default(), @"  %0 = linear %x, quantize(concat(@q, @k, @v), scheme=q4) : f32[batch, seq, 16]");
+    }
+
+    #[test]
     fn misses_have_reasons() {
         let biases = format!("{WEIGHTS}, @b: f32[8]");
         let some = PLAIN.replace("@q", "@q, @b");
         assert_snapshot!(miss(&biases, &some), @"missed FuseQkv: l.{q,k,v}_proj: 1 of 3 projections have a bias, expected all or none");
-        assert_snapshot!(miss("@q: bf16[8, 8], @k: f16[4, 8], @v: bf16[4, 8]", PLAIN), @"missed FuseQkv: l.{q,k,v}_proj: the weights are bf16, f16, bf16, expected one element type");
+        assert_snapshot!(miss("@q: bf16[8, 8], @k: f16[4, 8], @v: bf16[4, 8]", PLAIN), @"missed FuseQkv: l.{q,k,v}_proj: the weights are bf16, f16, bf16, expected one format");
         let others = PLAIN.replace("linear %x, @v", "linear %y, @v");
         assert_snapshot!(miss(WEIGHTS, &format!("%y = act %x {{function=silu}}\n{others}")), @"missed FuseQkv: l.{q,k,v}_proj: the projections read different values");
         let activated =

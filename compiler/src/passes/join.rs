@@ -1,10 +1,12 @@
 //! Several linears of one value as one, which the fusions of projections share.
 //!
-//! Rows of weights are concatenated, never widened or converted: weights of different element types stay apart.
+//! Rows of weights are concatenated, never widened or converted: weights of different formats stay apart.
 
 use llamac_ir::ops::Linear;
 use llamac_ir::rewrite::{NoMatch, OpRef, Patch, PatchValue};
-use llamac_ir::{Loc, Weight};
+use llamac_ir::{Loc, Scheme, Weight};
+
+use super::simplify_weight::simplify;
 
 /// Adds one linear that computes what `parts` compute, side by side along the last dimension, to `patch`.
 ///
@@ -39,10 +41,11 @@ pub(super) fn join(patch: &mut Patch, parts: &[OpRef<'_, Linear>]) -> Result<Pat
 
 fn concat(what: &str, parts: impl IntoIterator<Item = Weight>) -> Result<Weight, String> {
     let parts: Vec<Weight> = parts.into_iter().collect();
-    let mut types: Vec<&str> = parts.iter().map(|part| part.dtype().name()).collect();
-    types.dedup();
-    if types.len() > 1 {
-        return Err(format!("the {what} are {}, expected one element type", types.join(", ")));
+    let format = |part: &Weight| part.scheme().map_or(part.dtype().name(), Scheme::name);
+    let mut formats: Vec<&str> = parts.iter().map(format).collect();
+    formats.dedup();
+    if formats.len() > 1 {
+        return Err(format!("the {what} are {}, expected one format", formats.join(", ")));
     }
-    Weight::concat(parts).map_err(|error| error.to_string())
+    Ok(simplify(&Weight::concat(parts).map_err(|error| error.to_string())?))
 }

@@ -6,7 +6,7 @@ use llamac_ir::{Graph, rewrite};
 use llamac_plan::diagnostic::{Code, Diagnostic, Diagnostics};
 
 use super::dump::Dump;
-use super::{INPUT, Options, Pass, PassReport, Phase, Report, Work};
+use super::{INPUT, Options, Pass, PassReport, Phase, Report, Work, assign_schemes};
 use crate::target::{Legalized, Target, legalize};
 
 /// The passes that the options leave, ready to run on any number of graphs.
@@ -73,7 +73,7 @@ impl PassManager {
         self.keep(INPUT, stage.graph(), &mut prints, &mut dump)?;
         for &pass in &self.schedule {
             let start = Instant::now();
-            let (next, rewritten) = apply(pass, stage, target)?;
+            let (next, rewritten) = self.apply(pass, stage, target)?;
             stage = next;
             report.passes.push(PassReport::new(pass.name, start.elapsed(), rewritten));
             self.keep(pass.name, stage.graph(), &mut prints, &mut dump)?;
@@ -93,28 +93,37 @@ impl PassManager {
         }
         dump.as_mut().map_or(Ok(()), |dump| Ok(dump.add(name, graph)?))
     }
-}
 
-fn apply(pass: &Pass, stage: Stage, target: &dyn Target) -> Result<(Stage, rewrite::Report), Diagnostics> {
-    let (stage, report) = match (pass.work, stage) {
-        (Work::Legalize, Stage::Stopped(graph)) => {
-            let (legalized, report) = legalize(graph, target)?;
-            (Stage::Legalized(legalized), report)
+    fn apply(
+        &self,
+        pass: &Pass,
+        stage: Stage,
+        target: &dyn Target,
+    ) -> Result<(Stage, rewrite::Report), Diagnostics> {
+        let (stage, report) = match (pass.work, stage) {
+            (Work::Legalize, Stage::Stopped(graph)) => {
+                let (legalized, report) = legalize(graph, target)?;
+                (Stage::Legalized(legalized), report)
+            }
+            (Work::Rewrite(run), Stage::Stopped(mut graph)) => {
+                let report = run(&mut graph, target).map_err(|error| broken(pass, error.to_string()))?;
+                graph.verify().map_err(|errors| broken(pass, errors.to_string()))?;
+                (Stage::Stopped(graph), report)
+            }
+            (Work::Assign, Stage::Stopped(mut graph)) => {
+                let report = assign_schemes(&mut graph, &self.options.weights, target)?;
+                (Stage::Stopped(graph), report)
+            }
+            (_, legalized @ Stage::Legalized(_)) => (legalized, rewrite::Report::default()),
+        };
+        if cfg!(debug_assertions) && pass.phase < Phase::Legalize {
+            let violations = pass.phase.violations(stage.graph());
+            if !violations.is_empty() {
+                return Err(broken(pass, violations.join("\n")).into());
+            }
         }
-        (Work::Rewrite(run), Stage::Stopped(mut graph)) => {
-            let report = run(&mut graph, target).map_err(|error| broken(pass, error.to_string()))?;
-            graph.verify().map_err(|errors| broken(pass, errors.to_string()))?;
-            (Stage::Stopped(graph), report)
-        }
-        (_, legalized @ Stage::Legalized(_)) => (legalized, rewrite::Report::default()),
-    };
-    if cfg!(debug_assertions) && pass.phase < Phase::Legalize {
-        let violations = pass.phase.violations(stage.graph());
-        if !violations.is_empty() {
-            return Err(broken(pass, violations.join("\n")).into());
-        }
+        Ok((stage, report))
     }
-    Ok((stage, report))
 }
 
 fn broken(pass: &Pass, why: String) -> Diagnostic {

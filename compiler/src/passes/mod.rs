@@ -7,6 +7,7 @@
 //! Deliberately not here: what is legal (`target`), how rules are applied (`llamac_ir::rewrite`), and memory, which
 //! is no property of a graph (`target/native`).
 
+mod assign_schemes;
 mod canonicalize;
 mod dump;
 mod expand_gqa;
@@ -23,12 +24,14 @@ mod report;
 mod simplify_weight;
 #[cfg(test)]
 pub(crate) mod testing;
+mod weight_policy;
 
 use std::fmt;
 
 use llamac_ir::Graph;
 use llamac_ir::rewrite::{self, OpSet, RewriteError};
 
+pub use assign_schemes::{AssignSchemes, assign_schemes};
 pub use canonicalize::FoldWeights;
 pub use expand_gqa::ExpandGqa;
 pub use fold_reshape::FoldReshape;
@@ -40,6 +43,7 @@ pub use manager::{Outcome, PassManager, Stage};
 pub use options::{INPUT, Options};
 pub use phase::Phase;
 pub use report::{PassReport, Report};
+pub use weight_policy::{PolicyEntry, WeightFormat, WeightPolicy};
 
 /// One entry of the list.
 pub struct Pass {
@@ -56,6 +60,8 @@ pub struct Pass {
 enum Work {
     /// Rewrites the graph with what a set of operations allows.
     Rewrite(fn(&mut Graph, &dyn OpSet) -> Result<rewrite::Report, RewriteError>),
+    /// Stores weights as the options say: [`assign_schemes`].
+    Assign,
     /// Converts the graph to a target: [`crate::target::legalize`].
     Legalize,
 }
@@ -73,6 +79,12 @@ pub const ALL: &[Pass] = &[
         phase: Phase::Canonicalize,
         summary: "remove dead nodes, compute equal things once, simplify weight recipes",
         work: Work::Rewrite(canonicalize::run),
+    },
+    Pass {
+        name: "assign-schemes",
+        phase: Phase::Assign,
+        summary: "how each weight is stored, as --weights says",
+        work: Work::Assign,
     },
     Pass {
         name: "fold-rope",

@@ -5,14 +5,17 @@ use std::path::PathBuf;
 use llamac_ir::suggest::nearest;
 use llamac_plan::diagnostic::{Code, Diagnostic, Diagnostics};
 
-use super::{ALL, Pass, Work};
+use super::{ALL, Pass, WeightPolicy, Work};
 
 /// The name of the graph before the first pass, where the name of a pass is asked for.
 pub const INPUT: &str = "input";
 
-/// Which passes run, where they stop, and what is kept of the way. The default runs everything and keeps nothing.
+/// Which passes run, what they are told, where they stop, and what is kept of the way. The default runs everything,
+/// leaves weights as they are, and keeps nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Options {
+    /// How weights are stored.
+    pub weights: WeightPolicy,
     /// Passes that are switched on (`true`) or off, by name; the last word on a pass counts. All are on by default.
     pub switches: Vec<(String, bool)>,
     /// Passes after which the text of the graph is wanted; [`INPUT`] is the graph before the first.

@@ -7,6 +7,8 @@ use llamac_ir::{Graph, Op};
 pub enum Phase {
     /// One form for what can be written in several.
     Canonicalize,
+    /// How weights are stored.
+    Assign,
     /// Fewer and larger operations, as far as the target can take them.
     Fuse,
     /// What the target can take, and nothing else.
@@ -18,6 +20,7 @@ impl Phase {
     pub fn name(self) -> &'static str {
         match self {
             Self::Canonicalize => "canonicalize",
+            Self::Assign => "assign",
             Self::Fuse => "fuse",
             Self::Legalize => "legalize",
         }

@@ -2,8 +2,11 @@
 //!
 //! Every case is exact: rows move or stay, and no number is computed. Recipes that compute (low-rank sums) are left as
 //! they are but for what they are made of.
+//!
+//! Quantization goes to the root, so that whoever packs a matrix finds it there: the rows of a quantized matrix are the
+//! quantized rows of the matrix, for blocks lie within rows. A transposition is not like that and stays outside.
 
-use llamac_ir::{Permutation, Weight, WeightExpr};
+use llamac_ir::{DType, Permutation, Scheme, Weight, WeightExpr};
 
 /// The simplest recipe of the same values that the rules below lead to; `weight` itself if none applies.
 pub(super) fn simplify(weight: &Weight) -> Weight {
@@ -17,6 +20,7 @@ pub(super) fn simplify(weight: &Weight) -> Weight {
         WeightExpr::Convert { base, dtype } => inner(base).convert(*dtype).ok(),
         WeightExpr::Quantize { base, scheme } => inner(base).quantize(*scheme).ok(),
         WeightExpr::QuantizedPart { of, part } => inner(of).quantized_part(*part).ok(),
+        WeightExpr::PackNibbles { base } => inner(base).pack_nibbles().ok(),
         WeightExpr::AddLowRank { base, a, b, scale } => {
             inner(base).add_low_rank(&inner(a), &inner(b), *scale).ok()
         }
@@ -34,7 +38,29 @@ fn concat(parts: Vec<Weight>) -> Option<Weight> {
             _ => push(&mut flat, part),
         }
     }
-    Weight::concat(flat).ok()
+    let bases: Vec<Weight> = flat.iter().filter_map(quantized).map(|(base, _)| base.clone()).collect();
+    match quantized(flat.first()?) {
+        Some((_, scheme)) if flat.iter().all(|part| part.scheme() == Some(scheme)) => {
+            concat(one_type(bases)?)?.quantize(scheme).ok()
+        }
+        _ => Weight::concat(flat).ok(),
+    }
+}
+
+/// What is quantized, and how.
+fn quantized(weight: &Weight) -> Option<(&Weight, Scheme)> {
+    match weight.expr() {
+        WeightExpr::Quantize { base, scheme } => Some((base, *scheme)),
+        _ => None,
+    }
+}
+
+/// The same numbers in one element type, which is f32 where they have several.
+fn one_type(parts: Vec<Weight>) -> Option<Vec<Weight>> {
+    match parts.iter().all(|part| part.dtype() == parts[0].dtype()) {
+        true => Some(parts),
+        false => parts.iter().map(|part| part.convert(DType::F32).ok()).collect(),
+    }
 }
 
 fn push(flat: &mut Vec<Weight>, next: Weight) {
@@ -77,6 +103,7 @@ fn slice(base: &Weight, start: usize, rows: usize) -> Option<Weight> {
             }
             concat(met)
         }
+        WeightExpr::Quantize { base, scheme } => slice(base, start, rows)?.quantize(*scheme).ok(),
         _ => base.slice(start, rows).ok(),
     }
 }
@@ -91,6 +118,7 @@ fn permute(base: &Weight, order: Permutation) -> Option<Weight> {
     }
     match base.expr() {
         WeightExpr::Permute { base, order: first } if *first == order.inverse() => Some(base.clone()),
+        WeightExpr::Quantize { base, scheme } => permute(base, order)?.quantize(*scheme).ok(),
         _ => base.permute(order).ok(),
     }
 }
@@ -104,8 +132,8 @@ fn transpose(base: &Weight) -> Option<Weight> {
 
 #[cfg(test)]
 mod tests {
+    use llamac_ir::Real;
     use llamac_ir::testing::random_weight;
-    use llamac_ir::{DType, Real};
 
     use super::*;
 
@@ -169,5 +197,34 @@ mod tests {
         let whole = q.slice(0, 8).unwrap();
         let sum = whole.add_low_rank(&a, &b.slice(0, 8).unwrap(), Real::new(0.5)).unwrap();
         assert_eq!(simple(&sum), "add_low_rank(@q, @a, @b, scale=0.5)");
+    }
+
+    #[test]
+    fn quantization_goes_to_the_root() {
+        let (q, k) = (source("q", 8), source("k", 4));
+        let [q4, k4] = [&q, &k].map(|weight| weight.quantize(Scheme::Q4).unwrap());
+        let both = Weight::concat([q4.clone(), k4.clone()]).unwrap();
+        assert_eq!(simple(&both), "quantize(concat(@q, @k), scheme=q4)");
+        assert_eq!(simple(&both.slice(8, 4).unwrap()), "quantize(@k, scheme=q4)");
+        assert_eq!(
+            simple(&both.slice(1, 9).unwrap()),
+            "quantize(concat(slice(@q, start=1, rows=7), slice(@k, start=0, rows=2)), scheme=q4)"
+        );
+        let order = Permutation::InterleavedToHalf { heads: 2, head_dim: 4 };
+        assert_eq!(
+            simple(&q4.permute(order).unwrap()),
+            "quantize(interleaved_to_half(@q, heads=2, head_dim=4), scheme=q4)"
+        );
+        let half = Weight::source("h", DType::F16, &[2, 4]).unwrap().quantize(Scheme::Q4).unwrap();
+        assert_eq!(
+            simple(&Weight::concat([q4.clone(), half]).unwrap()),
+            "quantize(concat(@q, convert(@h, dtype=f32)), scheme=q4)"
+        );
+        let k8 = k.quantize(Scheme::Q8).unwrap();
+        assert_eq!(
+            simple(&Weight::concat([q4.clone(), k8]).unwrap()),
+            "concat(quantize(@q, scheme=q4), quantize(@k, scheme=q8))"
+        );
+        assert_eq!(simple(&q4.transpose().unwrap()), "transpose(quantize(@q, scheme=q4))");
     }
 }

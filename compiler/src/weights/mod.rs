@@ -5,7 +5,7 @@
 //! are read. A transposition gathers a block of its operand; a low-rank change holds its two factors, which are small. The
 //! naive evaluation of `llamac-ir` is the judge of this one, to the bit.
 //!
-//! Not here: quantization and the layouts of packed weights.
+//! Not here: how numbers are quantized (`llamac_ir`), and the layouts of packed weights.
 
 mod convert;
 mod reader;

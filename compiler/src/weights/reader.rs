@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use llamac_ir::weight::{FrequencySet, QuantizedPart, Scheme, Weight, WeightExpr};
+use llamac_ir::weight::{FrequencySet, Grid, QuantizedPart, Scheme, Weight, WeightExpr};
 use llamac_ir::{DType, WeightSource, frequencies};
 use llamac_plan::diagnostic::{Code, Diagnostic};
 use ndarray::{ArrayD, IxDyn};
@@ -49,13 +49,13 @@ pub enum ReadError {
         /// What the output counts.
         unit: &'static str,
     },
-    /// A finite number would become infinite.
-    #[error("weight `{recipe}`: {value} is more than {dtype} can hold")]
+    /// A number that would become infinite, or is not finite and cannot be quantized.
+    #[error("{place}: {value} is more than {format} can hold")]
     Overflow {
-        /// The recipe.
-        recipe: String,
-        /// The type asked for.
-        dtype: DType,
+        /// The tensor of the checkpoint, and its file.
+        place: String,
+        /// The type or the scheme asked for.
+        format: &'static str,
         /// The number.
         value: f32,
     },
@@ -64,9 +64,9 @@ pub enum ReadError {
 impl From<ReadError> for Diagnostic {
     fn from(error: ReadError) -> Self {
         match error {
-            ReadError::Overflow { recipe, dtype, value } => Self::new(Code::OutOfRange)
-                .at(recipe)
-                .expected(format!("numbers that {dtype} can hold"))
+            ReadError::Overflow { place, format, value } => Self::new(Code::OutOfRange)
+                .at(place)
+                .expected(format!("numbers that {format} can hold"))
                 .found(value.to_string())
                 .help("keep the checkpoint's own dtype, or use `--weights bf16`"),
             other => Self::new(Code::InvalidGraph).message(other.to_string()),
@@ -117,6 +117,9 @@ pub struct WeightReader<'a> {
 /// dtype.
 type Sink<'s> = dyn FnMut(usize, &[u8]) -> Result<(), ReadError> + 's;
 
+/// Takes quantized rows as they come: the position of a row, its grids, and the codes of its blocks.
+type QuantizedSink<'s> = dyn FnMut(usize, &[Grid], &[u8]) -> Result<(), ReadError> + 's;
+
 impl<'a> WeightReader<'a> {
     /// Reads from `checkpoint`.
     pub fn new(checkpoint: &'a Checkpoint) -> Self {
@@ -130,12 +133,7 @@ impl<'a> WeightReader<'a> {
     pub fn rows(&self, weight: &Weight, rows: Range<usize>, out: &mut [f32]) -> Result<(), ReadError> {
         let block = Block::rows(weight, rows);
         check(weight, &block, out.len() == block.elements(), out.len(), "elements")?;
-        let (width, size) = (block.columns.len(), weight.dtype().size());
-        self.visit(weight, &block, 0, &mut |row, bytes| {
-            let start = row * width;
-            widen(weight.dtype(), bytes, &mut out[start..start + bytes.len() / size]);
-            Ok(())
-        })
+        self.floats(weight, &block, out)
     }
 
     /// The elements of `block` as `dtype`, little-endian, row after row: in the recipe's own dtype, stored bytes as they
@@ -155,7 +153,7 @@ impl<'a> WeightReader<'a> {
         self.visit(weight, block, 0, &mut |row, bytes| {
             let start = row * width * to;
             let out = &mut out[start..start + bytes.len() / from.size() * to];
-            converted_to(weight, from, bytes, dtype, out)
+            self.converted(weight, block.rows.start + row, bytes, dtype, out)
         })
     }
 
@@ -167,6 +165,16 @@ impl<'a> WeightReader<'a> {
         let mut data = vec![0.0; weight.elements()];
         self.rows(weight, 0..row_count(weight), &mut data)?;
         Ok(ArrayD::from_shape_vec(IxDyn(weight.shape()), data).expect("as many elements as the shape has"))
+    }
+
+    /// The elements of `block`, widened.
+    fn floats(&self, weight: &Weight, block: &Block, out: &mut [f32]) -> Result<(), ReadError> {
+        let (width, size) = (block.columns.len(), weight.dtype().size());
+        self.visit(weight, block, 0, &mut |row, bytes| {
+            let start = row * width;
+            widen(weight.dtype(), bytes, &mut out[start..start + bytes.len() / size]);
+            Ok(())
+        })
     }
 
     /// Gives `block` of `weight`, of which the first row is row `at` of the output, to `sink`; in any order, each row
@@ -231,19 +239,22 @@ impl<'a> WeightReader<'a> {
                 let mut converted = Vec::new();
                 self.visit(base, block, at, &mut |row, bytes| {
                     converted.resize(bytes.len() / base.dtype().size() * dtype.size(), 0);
-                    converted_to(weight, base.dtype(), bytes, *dtype, &mut converted)?;
+                    self.converted(base, rows.start + row - at, bytes, *dtype, &mut converted)?;
                     sink(row, &converted)
                 })
             }
-            WeightExpr::Quantize { base, scheme } => {
-                let mut values = vec![0.0; row_elements(base)];
-                rows.clone().enumerate().try_for_each(|(i, row)| {
-                    self.rows(base, row..row + 1, &mut values)?;
-                    scheme.round_row(&mut values);
-                    sink(at + i, &narrowed(DType::F32, &values[columns.clone()]))
+            WeightExpr::Quantize { .. } => self.quantized(weight, block, at, sink),
+            WeightExpr::QuantizedPart { of, part } => self.quantized_part(of, *part, block, at, sink),
+            WeightExpr::PackNibbles { base } => {
+                let two = columns.start * 2..row_elements(base).min(columns.end * 2);
+                let block = Block { rows: rows.clone(), columns: two };
+                let width = block.columns.len();
+                self.visit(base, &block, at, &mut |row, codes| {
+                    let pack = |pair: &[u8]| pair[0] | pair.get(1).map_or(0, |high| high << 4);
+                    let packed = codes.chunks(width).flat_map(|row| row.chunks(2)).map(pack);
+                    sink(row, &packed.collect::<Vec<u8>>())
                 })
             }
-            WeightExpr::QuantizedPart { of, part } => self.quantized(of, *part, block, at, sink),
             WeightExpr::Literal { dtype, values, .. } => {
                 let width = row_elements(weight);
                 let rows = rows.clone().flat_map(|row| &values[row * width..][columns.clone()]);
@@ -258,8 +269,20 @@ impl<'a> WeightReader<'a> {
         }
     }
 
+    /// A block of what quantization leaves of a matrix.
+    fn quantized(&self, of: &Weight, block: &Block, at: usize, sink: &mut Sink<'_>) -> Result<(), ReadError> {
+        let columns = &block.columns;
+        let skipped = columns.start % Scheme::BLOCK;
+        self.quantized_rows(of, &block.rows, columns, &mut |i, grids, codes| {
+            let blocks = grids.iter().zip(codes.as_chunks::<{ Scheme::BLOCK }>().0);
+            let values: Vec<f32> =
+                blocks.flat_map(|(grid, codes)| codes.map(|code| grid.decode(code))).collect();
+            sink(at + i, &narrowed(DType::F32, &values[skipped..skipped + columns.len()]))
+        })
+    }
+
     /// A block of what the quantized matrix `of` is stored as.
-    fn quantized(
+    fn quantized_part(
         &self,
         of: &Weight,
         part: QuantizedPart,
@@ -267,29 +290,83 @@ impl<'a> WeightReader<'a> {
         at: usize,
         sink: &mut Sink<'_>,
     ) -> Result<(), ReadError> {
+        let columns = &block.columns;
+        let numbers = match part {
+            QuantizedPart::Codes => columns.clone(),
+            QuantizedPart::Scales | QuantizedPart::Zeros => {
+                columns.start * Scheme::BLOCK..columns.end * Scheme::BLOCK
+            }
+        };
+        self.quantized_rows(of, &block.rows, &numbers, &mut |i, grids, codes| match part {
+            QuantizedPart::Codes => {
+                let skipped = columns.start % Scheme::BLOCK;
+                sink(at + i, &codes[skipped..skipped + columns.len()])
+            }
+            QuantizedPart::Scales => {
+                let scales: Vec<f32> = grids.iter().map(|grid| grid.scale).collect();
+                sink(at + i, &narrowed(DType::F32, &scales))
+            }
+            QuantizedPart::Zeros => sink(at + i, &grids.iter().map(|grid| grid.zero).collect::<Vec<u8>>()),
+        })
+    }
+
+    /// Quantizes the blocks of `rows` that hold the numbers of `columns`, which may go beyond the last one, and gives
+    /// each row's grids and codes to `each`, the rows counted from 0.
+    fn quantized_rows(
+        &self,
+        of: &Weight,
+        rows: &Range<usize>,
+        columns: &Range<usize>,
+        each: &mut QuantizedSink<'_>,
+    ) -> Result<(), ReadError> {
         let WeightExpr::Quantize { base, scheme } = of.expr() else {
             unreachable!("parts are of quantized weights")
         };
-        let mut values = vec![0.0; row_elements(base)];
-        let mut codes = [0; Scheme::BLOCK];
-        block.rows.clone().enumerate().try_for_each(|(i, row)| {
-            self.rows(base, row..row + 1, &mut values)?;
-            let (mut packed, mut scales) = (Vec::new(), Vec::new());
-            for values in values.chunks(Scheme::BLOCK) {
-                codes.fill(scheme.zero());
-                scales.push(scheme.quantize(values, &mut codes));
-                match scheme {
-                    Scheme::Q8 => packed.extend(codes),
-                    Scheme::Q4 => {
-                        packed.extend(codes.as_chunks::<2>().0.iter().map(|[low, high]| low | high << 4))
-                    }
+        let first = columns.start / Scheme::BLOCK * Scheme::BLOCK;
+        let end = row_elements(base).min(columns.end.next_multiple_of(Scheme::BLOCK));
+        let mut values = vec![0.0; end - first];
+        let blocks = values.len().div_ceil(Scheme::BLOCK);
+        let mut grids = Vec::with_capacity(blocks);
+        let mut codes = vec![0; blocks * Scheme::BLOCK];
+        rows.clone().enumerate().try_for_each(|(i, row)| {
+            self.floats(base, &Block { rows: row..row + 1, columns: first..end }, &mut values)?;
+            grids.clear();
+            for (values, codes) in values.chunks(Scheme::BLOCK).zip(codes.as_chunks_mut().0) {
+                let grid = scheme.quantize(values, codes);
+                if !grid.scale.is_finite() {
+                    let larger = |a: f32, b: f32| if b.is_nan() || b.abs() > a.abs() { b } else { a };
+                    let value = values.iter().copied().fold(0.0, larger);
+                    return Err(self.overflow(base, row, scheme.name(), value));
                 }
+                grids.push(grid);
             }
-            match part {
-                QuantizedPart::Codes => sink(at + i, &packed[block.columns.clone()]),
-                QuantizedPart::Scales => sink(at + i, &narrowed(DType::F32, &scales[block.columns.clone()])),
-            }
+            each(i, &grids, &codes)
         })
+    }
+
+    /// [`convert`] for rows of `weight` from `row` on.
+    fn converted(
+        &self,
+        weight: &Weight,
+        row: usize,
+        bytes: &[u8],
+        dtype: DType,
+        out: &mut [u8],
+    ) -> Result<(), ReadError> {
+        convert(weight.dtype(), bytes, dtype, out)
+            .map_err(|value| self.overflow(weight, row, dtype.name(), value))
+    }
+
+    /// The fault of `value` in `row` of `weight`.
+    fn overflow(&self, weight: &Weight, row: usize, format: &'static str, value: f32) -> ReadError {
+        let place = match source_of(weight, row) {
+            Some(tensor) => match self.checkpoint.tensor(tensor) {
+                Some(info) => format!("{}: {tensor}", info.file),
+                None => tensor.to_owned(),
+            },
+            None => weight.to_string(),
+        };
+        ReadError::Overflow { place, format, value }
     }
 
     /// The bytes of a tensor, checked against the recipe's type.
@@ -374,16 +451,23 @@ impl WeightSource for WeightReader<'_> {
     }
 }
 
-/// [`convert`] for `weight`.
-fn converted_to(
-    weight: &Weight,
-    from: DType,
-    bytes: &[u8],
-    dtype: DType,
-    out: &mut [u8],
-) -> Result<(), ReadError> {
-    let overflow = |value| ReadError::Overflow { recipe: weight.to_string(), dtype, value };
-    convert(from, bytes, dtype, out).map_err(overflow)
+/// The tensor of the checkpoint that `row` of `weight` comes from, or most of it.
+fn source_of(weight: &Weight, row: usize) -> Option<&str> {
+    match weight.expr() {
+        WeightExpr::Source { tensor, .. } => Some(tensor),
+        WeightExpr::Concat { parts } => {
+            let mut row = row;
+            let part = parts.iter().find(|part| {
+                let met = row < row_count(part);
+                row = if met { row } else { row - row_count(part) };
+                met
+            });
+            source_of(part?, row)
+        }
+        WeightExpr::Slice { base, start, .. } => source_of(base, start + row),
+        WeightExpr::Permute { base, order } => source_of(base, order.source_row(row)),
+        _ => weight.parts().first().and_then(|part| source_of(part, row)),
+    }
 }
 
 fn narrowed(dtype: DType, values: &[f32]) -> Vec<u8> {

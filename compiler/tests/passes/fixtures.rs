@@ -37,7 +37,6 @@ pub const PLAIN: ModelOptions = ModelOptions {
     hidden_states: false,
     presents: false,
     logits: Logits::Keep,
-    weights: None,
 };
 
 /// Everything that a graph can take and give.

@@ -1,5 +1,6 @@
 //! `llamac classify`: which class a text is of.
 
+use llamac_compiler::passes::WeightPolicy;
 use llamac_runtime::{Engine, EngineOptions, classify};
 use serde::Serialize;
 
@@ -44,7 +45,7 @@ impl Args {
     pub fn run(&self, console: &Console) -> Result<(), Failure> {
         let threads = self.compute.threads.count();
         let source = model::source(&self.model, threads, console)?;
-        let model = model::compiled(source, &self.model.path, threads, console)?;
+        let model = model::compiled(source, &self.model.path, WeightPolicy::default(), threads, console)?;
         // A model of another head is refused below, whether or not it has a tokenizer.
         let labels = model.plan().head.labels().unwrap_or_default();
         let texts = texts::read(&self.texts)?;

@@ -7,12 +7,11 @@ use clap::ValueEnum;
 use llamac_compiler::diagnostic::{Code, Diagnostic};
 use llamac_compiler::driver::{self, CompileOptions, ExportOptions};
 use llamac_compiler::ir::DType;
-use llamac_compiler::passes::{self, Outcome};
+use llamac_compiler::passes::{self, Outcome, WeightFormat, WeightPolicy};
 use llamac_compiler::target::onnx::{Destination, Onnx, OnnxOptions, Profile};
-use llamac_runtime::plan::layout::WeightDtype;
 use tracing::info;
 
-use crate::args::{Compute, HeadArg, Kv, ThreadsArg};
+use crate::args::{Compute, HeadArg, Kv, ThreadsArg, WeightsParser};
 use crate::console::{Console, Stdout};
 use crate::emit::{self, Emit, Form};
 use crate::failure::Failure;
@@ -38,9 +37,9 @@ pub struct Args {
     /// The head to compile
     #[arg(long, value_enum, default_value_t = HeadArg::Auto)]
     head: HeadArg,
-    /// How weights are stored [default: as-is; f32 for ONNX that has its own]
-    #[arg(long, value_enum)]
-    weights: Option<Weights>,
+    /// How weights are stored, and some by name: q4,lm_head=q8 [default: as-is; f32 for ONNX that has its own]
+    #[arg(long, value_name = "FORMAT[,NAME=FORMAT]", value_parser = WeightsParser)]
+    weights: Option<WeightPolicy>,
     /// Precision of activations and arithmetic
     #[arg(long, value_enum, default_value_t = Compute::Auto)]
     compute: Compute,
@@ -95,28 +94,6 @@ impl Target {
             Self::Onnx => Some(Profile::Portable),
             Self::OnnxStd => Some(Profile::Standard),
             Self::OnnxOrt => Some(Profile::Ort),
-        }
-    }
-}
-
-/// How weights are stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Weights {
-    /// As the checkpoint stores them
-    AsIs,
-    F32,
-    F16,
-    Bf16,
-}
-
-impl Weights {
-    /// The dtype; nothing for the checkpoint's own.
-    fn dtype(self) -> Option<WeightDtype> {
-        match self {
-            Self::AsIs => None,
-            Self::F32 => Some(WeightDtype::F32),
-            Self::F16 => Some(WeightDtype::F16),
-            Self::Bf16 => Some(WeightDtype::Bf16),
         }
     }
 }
@@ -184,8 +161,9 @@ impl Args {
         self.show(&exported.outcome, console)
     }
 
-    fn passes(&self) -> passes::Options {
+    fn passes(&self, weights: WeightPolicy) -> passes::Options {
         passes::Options {
+            weights,
             switches: self.passes.clone(),
             print_after: self.print_after.clone(),
             stop_after: self.stop_after.clone(),
@@ -196,11 +174,10 @@ impl Args {
     fn options(&self) -> CompileOptions {
         let (Compute::Auto | Compute::F32) = self.compute;
         CompileOptions {
-            weights: self.weights.and_then(Weights::dtype),
             kv: self.kv.into(),
             max_context: self.max_context,
             threads: self.threads.count(),
-            passes: self.passes(),
+            passes: self.passes(self.weights.clone().unwrap_or_default()),
         }
     }
 
@@ -209,21 +186,16 @@ impl Args {
         let files = self.onnx.files(self.max_context);
         let weights_in_place = files.external.is_stored();
         // Few runtimes read anything else, but weights that stay where they are stay what they are.
-        let default = if weights_in_place { Weights::AsIs } else { Weights::F32 };
-        let weights = self.weights.unwrap_or(default).dtype().map(|dtype| match dtype {
-            WeightDtype::F32 => DType::F32,
-            WeightDtype::F16 => DType::F16,
-            WeightDtype::Bf16 => DType::BF16,
-        });
+        let default = if weights_in_place { WeightFormat::AsIs } else { WeightFormat::Float(DType::F32) };
+        let weights = self.weights.clone().unwrap_or_default().or(default.into());
         ExportOptions {
             target: Onnx { profile, weights_in_place },
             inputs: self.onnx.inputs(),
             logits: self.onnx.logits(),
             cache: self.onnx.cache(),
-            weights,
             files,
             threads: self.threads.count(),
-            passes: self.passes(),
+            passes: self.passes(weights),
         }
     }
 

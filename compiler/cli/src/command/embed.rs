@@ -1,6 +1,7 @@
 //! `llamac embed`: texts as vectors.
 
 use clap::ValueEnum;
+use llamac_compiler::passes::WeightPolicy;
 use llamac_runtime::{Engine, EngineOptions, embed};
 use serde::Serialize;
 
@@ -73,7 +74,7 @@ impl Args {
     pub fn run(&self, console: &Console) -> Result<(), Failure> {
         let threads = self.compute.threads.count();
         let source = model::source(&self.model, threads, console)?;
-        let model = model::compiled(source, &self.model.path, threads, console)?;
+        let model = model::compiled(source, &self.model.path, WeightPolicy::default(), threads, console)?;
         let texts = texts::read(&self.texts)?;
         let ids = texts::encode(&model.tokenizer()?, &texts)?;
         let mut engine = Engine::new(&model, EngineOptions { threads, ..EngineOptions::default() })?;

@@ -4,11 +4,12 @@ use std::path::PathBuf;
 
 use clap::ValueEnum;
 use llamac_compiler::diagnostic::{Code, Diagnostic, Diagnostics};
+use llamac_compiler::passes::WeightPolicy;
 use llamac_compiler::reference;
 use llamac_runtime::plan::KvDtype;
 use llamac_runtime::{self as runtime, Engine, EngineOptions, Request};
 
-use crate::args::{ComputeArgs, Kv, ModelArg};
+use crate::args::{ComputeArgs, Kv, ModelArg, WeightsParser};
 use crate::console::Console;
 use crate::failure::Failure;
 use crate::guard;
@@ -42,6 +43,9 @@ pub struct Args {
     /// How the cache stores keys and values
     #[arg(long, value_enum, default_value_t = Kv::F32)]
     kv: Kv,
+    /// How the weights of a checkpoint are stored, and some by name: q4,lm_head=q8 [default: as-is]
+    #[arg(long, value_name = "FORMAT[,NAME=FORMAT]", value_parser = WeightsParser)]
+    weights: Option<WeightPolicy>,
     #[command(flatten)]
     compute: ComputeArgs,
 }
@@ -63,9 +67,17 @@ impl Args {
         // Started first, so that hours of computing do not end at a folder that is not there.
         let file = faults.absorb(guard::create(&self.outputs, &self.model.path).map_err(Diagnostics::from));
         let source = faults.absorb(model::source(&self.model, self.compute.threads.count(), console));
+        if let Some(Source::Artifact(_)) = source
+            && self.weights.is_some()
+        {
+            let fault = Diagnostic::new(Code::BadArgument).at("--weights");
+            let fault = fault.expected("a checkpoint's directory").found("a compiled model");
+            faults.push(fault.help("leave it out: the weights are stored as they were compiled"));
+        }
         let (Some(inputs), Some(file), Some(source)) = (inputs, file, source) else {
             return Err(faults.into());
         };
+        faults.or(())?;
         for (name, near) in &inputs.ignored {
             let text = format!("{}: `{name}` is no input of a forward", self.inputs.display());
             console.warn(match near {
@@ -89,7 +101,7 @@ impl Args {
         console: &Console,
     ) -> Result<Vec<runtime::Output>, Failure> {
         let threads = self.compute.threads.count();
-        let model = model::compiled(source, &self.model.path, threads, console)?;
+        let model = model::compiled(source, &self.model.path, self.policy(), threads, console)?;
         let request = self.request(inputs, model.plan().shape.hidden_size)?;
         let mut engine = Engine::new(&model, EngineOptions { threads, ..EngineOptions::default() })?;
         Ok(runtime::eval(&mut engine, &request, KvDtype::from(self.kv))?)
@@ -103,7 +115,11 @@ impl Args {
             return Err(fault.help("give the directory that it was compiled from").into());
         };
         let request = self.request(inputs, checkpoint.config.hidden_size)?;
-        Ok(reference::eval(checkpoint, &request)?)
+        Ok(reference::eval(checkpoint, &self.policy(), &request)?)
+    }
+
+    fn policy(&self) -> WeightPolicy {
+        self.weights.clone().unwrap_or_default()
     }
 
     /// The forward with the options of the command line, for a model of width `hidden_size`.

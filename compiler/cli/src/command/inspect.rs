@@ -4,6 +4,7 @@ mod onnx;
 
 use llamac_compiler::diagnostic::{Code, Diagnostic};
 use llamac_compiler::onnx::Model;
+use llamac_compiler::passes::WeightPolicy;
 use llamac_compiler::{driver, passes};
 use llamac_runtime::plan::{
     Compute, GenerationDefaults, ModelShape, PassRecord, Plan, WeightEntry, WeightLayout,
@@ -91,7 +92,7 @@ impl Args {
             return out.flush();
         }
         let kind = if matches!(source, Source::Checkpoint(_)) { "checkpoint" } else { "artifact" };
-        let model = model::compiled(source, &self.model.path, threads, console)?;
+        let model = model::compiled(source, &self.model.path, WeightPolicy::default(), threads, console)?;
         let facts = Facts::new(kind, model.plan(), model.file("tokenizer.json").is_some());
         match self.json {
             true => {

@@ -4,6 +4,7 @@ use std::ops::ControlFlow;
 use std::time::Duration;
 
 use llamac_compiler::diagnostic::{Code, Diagnostic, Diagnostics};
+use llamac_compiler::passes::WeightPolicy;
 use llamac_runtime::generate::{Event, GenerateOptions, Generated, generate};
 use llamac_runtime::text::Tokenizer;
 use llamac_runtime::{Engine, EngineOptions, Model};
@@ -118,7 +119,7 @@ impl Args {
     pub fn run(&self, console: &Console) -> Result<(), Failure> {
         let threads = self.compute.threads.count();
         let source = model::source(&self.model, threads, console)?;
-        let model = model::compiled(source, &self.model.path, threads, console)?;
+        let model = model::compiled(source, &self.model.path, WeightPolicy::default(), threads, console)?;
         let tokenizer = self.tokenizer(&model)?;
         let (prompt, shown) = self.prompt.read(tokenizer.as_ref())?;
         let mut engine = Engine::new(&model, EngineOptions { threads, ..EngineOptions::default() })?;

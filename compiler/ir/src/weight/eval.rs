@@ -1,8 +1,8 @@
 //! The naive evaluation of recipes, whole tensors in memory.
 
-use ndarray::{ArrayD, Axis, concatenate};
+use ndarray::{ArrayD, ArrayView1, Axis, concatenate};
 
-use super::{FrequencySet, Weight, WeightExpr};
+use super::{FrequencySet, QuantizedPart, Scheme, Weight, WeightExpr};
 use crate::frequencies;
 
 /// The value of `weight`, rounded to its element type and widened to `f32`.
@@ -53,8 +53,15 @@ pub fn evaluate(
             }
             values
         }
-        WeightExpr::QuantizedPart { of, .. } => {
-            return Err(format!("{of} is stored in parts that are no numbers"));
+        WeightExpr::QuantizedPart { of, part } => quantized_part(of, *part, read)?,
+        WeightExpr::PackNibbles { base } => {
+            let base = evaluate(base, read)?;
+            let pack = |row: ArrayView1<'_, f32>, byte: usize| {
+                row[2 * byte] + 16.0 * row.get(2 * byte + 1).copied().unwrap_or(0.0)
+            };
+            let bytes = weight.shape()[1];
+            let packed = base.rows().into_iter().flat_map(|row| (0..bytes).map(move |byte| pack(row, byte)));
+            ArrayD::from_shape_vec(weight.shape(), packed.collect()).map_err(|e| format!("{weight}: {e}"))?
         }
         WeightExpr::Literal { shape, values, .. } => {
             let values = values.iter().map(|value| value.f32()).collect();
@@ -65,6 +72,31 @@ pub fn evaluate(
         return Err(format!("{weight}: expected shape {:?}, found {:?}", weight.shape(), value.shape()));
     }
     Ok(value.mapv(|v| weight.dtype().round(v)))
+}
+
+/// A part of the quantized matrix `of`.
+fn quantized_part(
+    of: &Weight,
+    part: QuantizedPart,
+    read: &mut dyn FnMut(&str) -> Result<ArrayD<f32>, String>,
+) -> Result<ArrayD<f32>, String> {
+    let WeightExpr::Quantize { base, scheme } = of.expr() else {
+        return Err(format!("{of} is not quantized"));
+    };
+    let mut values = Vec::new();
+    let mut codes = [0; Scheme::BLOCK];
+    for row in evaluate(base, read)?.rows() {
+        for block in row.to_vec().chunks(Scheme::BLOCK) {
+            let grid = scheme.quantize(block, &mut codes);
+            match part {
+                QuantizedPart::Codes => values.extend(codes.map(f32::from)),
+                QuantizedPart::Scales => values.push(grid.scale),
+                QuantizedPart::Zeros => values.push(f32::from(grid.zero)),
+            }
+        }
+    }
+    let rows = of.shape()[0];
+    ArrayD::from_shape_vec(vec![rows, values.len() / rows.max(1)], values).map_err(|e| format!("{of}: {e}"))
 }
 
 #[cfg(test)]
@@ -98,6 +130,34 @@ mod tests {
             values(&Weight::concat([a.clone(), w.slice(3, 1).unwrap()]).unwrap()),
             [1.0, 10.0, 6.0, 7.0]
         );
+    }
+
+    #[test]
+    fn the_parts_of_a_quantized_matrix_make_it_up() {
+        let w = Weight::source("w", DType::F32, &[3, 40]).unwrap();
+        let numbers = |n: usize| ((n * 37 + 11) % 64) as f32 / 8.0 - 3.0;
+        let mut read = |_: &str| {
+            ArrayD::from_shape_vec(vec![3, 40], (0..120).map(numbers).collect()).map_err(|e| e.to_string())
+        };
+        for scheme in Scheme::ALL {
+            let quantized = w.quantize(scheme).unwrap();
+            let [codes, scales, zeros] =
+                QuantizedPart::ALL.map(|part| quantized.quantized_part(part).unwrap());
+            assert_eq!(
+                (codes.shape(), scales.shape(), zeros.shape()),
+                (&[3, 64][..], &[3, 2][..], &[3, 2][..])
+            );
+            let mut value = |weight: &Weight| evaluate(weight, &mut read).unwrap();
+            let [whole, codes_of, scales_of, zeros_of] =
+                [&quantized, &codes, &scales, &zeros].map(&mut value);
+            for ((row, column), found) in (0..120).map(|i| (i / 40, i % 40)).zip(&whole) {
+                let block = [row, column / 32];
+                assert_eq!((codes_of[[row, column]] - zeros_of[block]) * scales_of[block], *found);
+            }
+            let packed = value(&zeros.pack_nibbles().unwrap());
+            assert_eq!(packed.shape(), [3, 1]);
+            assert_eq!(packed[[1, 0]], (zeros_of[[1, 0]] + 16.0 * zeros_of[[1, 1]]).round());
+        }
     }
 
     #[test]

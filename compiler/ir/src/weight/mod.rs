@@ -16,7 +16,7 @@ use smallvec::SmallVec;
 
 pub use eval::evaluate;
 pub use permutation::Permutation;
-pub use scheme::{QuantizedPart, Scheme};
+pub use scheme::{Grid, QuantizedPart, Scheme};
 
 use crate::{DType, Dim, Real, RopeScaling, TensorType};
 
@@ -105,13 +105,18 @@ pub enum WeightExpr {
         /// How it is quantized.
         scheme: Scheme,
     },
-    /// What a quantized matrix `[rows, columns]` is stored as: codes `u8[rows, blocks, bytes of a block]`, low bits first
-    /// and with the code of zero behind the last column, or scales `f32[rows, blocks]`.
+    /// What a quantized matrix `[rows, columns]` is stored as: codes `u8[rows, blocks · 32]`, with those of zero behind the
+    /// last column; scales `f32[rows, blocks]`; or codes of zero `u8[rows, blocks]`.
     QuantizedPart {
         /// A [`WeightExpr::Quantize`].
         of: Weight,
         /// Which part.
         part: QuantizedPart,
+    },
+    /// Two neighbours of a row of 4-bit numbers in a byte, the first in the low bits; 0 beside an odd last one.
+    PackNibbles {
+        /// `u8`, of which the upper bits are zero.
+        base: Weight,
     },
     /// A few numbers that are no part of a checkpoint.
     Literal {
@@ -209,6 +214,19 @@ impl Weight {
         Self::new(WeightExpr::QuantizedPart { of: self.clone(), part })
     }
 
+    /// Two of these 4-bit numbers in a byte.
+    pub fn pack_nibbles(&self) -> Result<Self, WeightError> {
+        Self::new(WeightExpr::PackNibbles { base: self.clone() })
+    }
+
+    /// How it is quantized, if it is.
+    pub fn scheme(&self) -> Option<Scheme> {
+        match self.expr() {
+            WeightExpr::Quantize { scheme, .. } => Some(*scheme),
+            _ => None,
+        }
+    }
+
     /// How it is made.
     pub fn expr(&self) -> &WeightExpr {
         &self.0.expr
@@ -243,7 +261,8 @@ impl Weight {
             | WeightExpr::Permute { base, .. }
             | WeightExpr::Transpose { base }
             | WeightExpr::Convert { base, .. }
-            | WeightExpr::Quantize { base, .. } => vec![base],
+            | WeightExpr::Quantize { base, .. }
+            | WeightExpr::PackNibbles { base } => vec![base],
             WeightExpr::QuantizedPart { of, .. } => vec![of],
             WeightExpr::AddLowRank { base, a, b, .. } => vec![base, a, b],
         }
@@ -356,16 +375,22 @@ fn infer(expr: &WeightExpr) -> Result<(DType, SmallVec<[usize; 2]>), String> {
             Ok((DType::F32, [rows, columns].as_slice().into()))
         }
         WeightExpr::QuantizedPart { of, part } => {
-            let WeightExpr::Quantize { scheme, .. } = of.expr() else {
+            if of.scheme().is_none() {
                 return Err(format!("{of} is not quantized"));
-            };
+            }
             let (rows, blocks) = (of.shape()[0], of.shape()[1].div_ceil(Scheme::BLOCK));
             Ok(match part {
+                QuantizedPart::Codes => (DType::U8, [rows, blocks * Scheme::BLOCK].as_slice().into()),
                 QuantizedPart::Scales => (DType::F32, [rows, blocks].as_slice().into()),
-                QuantizedPart::Codes => {
-                    (DType::U8, [rows, blocks, Scheme::BLOCK * scheme.bits() / 8].as_slice().into())
-                }
+                QuantizedPart::Zeros => (DType::U8, [rows, blocks].as_slice().into()),
             })
+        }
+        WeightExpr::PackNibbles { base } => {
+            let (rows, columns) = matrix(base, "the operand")?;
+            match base.dtype() {
+                DType::U8 => Ok((DType::U8, [rows, columns.div_ceil(2)].as_slice().into())),
+                _ => Err(format!("{} are no codes", base.ty())),
+            }
         }
         WeightExpr::Literal { dtype, shape, values } => {
             let elements = shape.iter().try_fold(1usize, |all, &size| all.checked_mul(size));

@@ -10,9 +10,10 @@ use crate::suggest::{nearest, question};
 use crate::text::{Cursor, SyntaxError, write_name};
 
 /// The recipes that are written as functions.
-const FUNCTIONS: [&str; 11] = [
+const FUNCTIONS: [&str; 12] = [
     "quantize",
     "quantized_part",
+    "pack_nibbles",
     "concat",
     "slice",
     "interleaved_to_half",
@@ -41,13 +42,16 @@ impl WeightExpr {
             Self::Convert { .. } => "convert",
             Self::Quantize { .. } => "quantize",
             Self::QuantizedPart { .. } => "quantized_part",
+            Self::PackNibbles { .. } => "pack_nibbles",
             Self::Literal { .. } => "literal",
         }
     }
 
     fn attrs(&self) -> Vec<(&'static str, String)> {
         match self {
-            Self::Source { .. } | Self::Concat { .. } | Self::Transpose { .. } => Vec::new(),
+            Self::Source { .. } | Self::Concat { .. } | Self::Transpose { .. } | Self::PackNibbles { .. } => {
+                Vec::new()
+            }
             Self::Slice { start, rows, .. } => vec![("start", start.to_string()), ("rows", rows.to_string())],
             Self::Permute {
                 order:
@@ -80,7 +84,8 @@ impl WeightExpr {
             | "transpose"
             | "convert"
             | "quantize"
-            | "quantized_part" => 1,
+            | "quantized_part"
+            | "pack_nibbles" => 1,
             "add_low_rank" => 3,
             "inv_freq" | "literal" => 0,
             _ => return Err(format!("`{function}` is not a recipe{}", question(function, FUNCTIONS))),
@@ -106,6 +111,7 @@ impl WeightExpr {
             "convert" => Self::Convert { base: next(), dtype: a.get("dtype")? },
             "quantize" => Self::Quantize { base: next(), scheme: a.get("scheme")? },
             "quantized_part" => Self::QuantizedPart { of: next(), part: a.get("part")? },
+            "pack_nibbles" => Self::PackNibbles { base: next() },
             "literal" => Self::Literal {
                 dtype: a.get("dtype")?,
                 shape: a.list("shape")?.into(),
@@ -138,7 +144,8 @@ impl fmt::Display for WeightExpr {
             | Self::Permute { base, .. }
             | Self::Transpose { base }
             | Self::Convert { base, .. }
-            | Self::Quantize { base, .. } => vec![base],
+            | Self::Quantize { base, .. }
+            | Self::PackNibbles { base } => vec![base],
             Self::QuantizedPart { of, .. } => vec![of],
             Self::AddLowRank { base, a, b, .. } => vec![base, a, b],
             Self::InvFreq { .. } | Self::Literal { .. } => Vec::new(),
@@ -258,6 +265,12 @@ mod tests {
             q.convert(DType::F32).unwrap(),
             q.quantize(Scheme::Q4).unwrap(),
             q.quantize(Scheme::Q8).unwrap().quantized_part(QuantizedPart::Codes).unwrap(),
+            q.quantize(Scheme::Q4A)
+                .unwrap()
+                .quantized_part(QuantizedPart::Zeros)
+                .unwrap()
+                .pack_nibbles()
+                .unwrap(),
             Weight::literal(DType::I64, &[2, 1], &[-1.0, 3.0]).unwrap(),
             Weight::literal(DType::F32, &[], &[1e-5]).unwrap(),
         ];

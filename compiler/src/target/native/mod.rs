@@ -9,10 +9,9 @@ mod pack;
 mod weights;
 mod write;
 
-use llamac_ir::Op;
 use llamac_ir::rewrite::{Legality, OpSet, Signature};
+use llamac_ir::{Op, Weight};
 use llamac_plan::diagnostic::{Code, Diagnostic, Diagnostics};
-use llamac_plan::layout::WeightDtype;
 use llamac_plan::{Compute, Head, KvDtype, ModelShape, PassRecord, Plan};
 
 use self::weights::WeightTable;
@@ -37,6 +36,9 @@ impl OpSet for Native {
 
     fn legality(&self, op: &Op, signature: Signature<'_>) -> Legality {
         let illegal = |reason: &str| Legality::Illegal(reason.to_owned());
+        if let Some(scheme) = op.weights().into_iter().find_map(Weight::scheme) {
+            return Legality::Illegal(format!("the runtime has no kernels for {scheme} weights yet"));
+        }
         match op {
             Op::Rope(_) => illegal("rotations take their angles from rotary_angles"),
             Op::Rotary(rotary) if rotary.interleaved => illegal("rotations pair the halves of a head"),
@@ -77,8 +79,6 @@ impl Target for Native {
 /// What an artifact is made from beside the graph.
 #[derive(Clone, Copy, Debug)]
 pub struct NativeOptions {
-    /// The dtype of matrices; that of the checkpoint if not given.
-    pub weights: Option<WeightDtype>,
     /// The cache's dtype unless a run asks for another.
     pub kv: KvDtype,
     /// The longest context, where it is shorter than the model's.
@@ -108,7 +108,7 @@ pub fn emit(
 ) -> Result<Artifact, Diagnostics> {
     assert_eq!(legalized.target(), Native.name(), "a graph is emitted for the target that it is legal for");
     let head = head(checkpoint);
-    let emitted = emit::emit(legalized.graph(), head.output(), WeightTable::new(options.weights))
+    let emitted = emit::emit(legalized.graph(), head.output(), WeightTable::default())
         .map_err(|why| Diagnostic::new(Code::IllegalOp).message(why))?;
     let plan = Plan {
         producer: concat!("llamac ", env!("CARGO_PKG_VERSION")).to_owned(),

@@ -7,9 +7,8 @@ use llamac_plan::layout::{MatrixLayout, WeightDtype};
 use llamac_plan::{WeightEntry, WeightId, WeightLayout};
 
 /// Constants in the order of their first use.
+#[derive(Default)]
 pub(super) struct WeightTable {
-    /// The dtype of matrices; that of the checkpoint if not given.
-    dtype: Option<WeightDtype>,
     /// What the plan says of each.
     pub(super) entries: Vec<WeightEntry>,
     /// How each is made.
@@ -19,20 +18,14 @@ pub(super) struct WeightTable {
 }
 
 impl WeightTable {
-    /// An empty table, for matrices of `dtype`, or of the checkpoint's.
-    pub(super) fn new(dtype: Option<WeightDtype>) -> Self {
-        Self { dtype, entries: Vec::new(), recipes: Vec::new(), ids: HashMap::new(), names: HashSet::new() }
-    }
-
     /// The matrix `[out, in]` in panels.
     pub(super) fn matrix(&mut self, weight: &Weight, loc: &Loc) -> Result<WeightId, String> {
         let &[rows, cols] = weight.shape() else { return Err(format!("{weight} is not a matrix")) };
-        let dtype = match (self.dtype, weight.dtype()) {
-            (Some(dtype), _) => dtype,
-            (None, DType::F32) => WeightDtype::F32,
-            (None, DType::F16) => WeightDtype::F16,
-            (None, DType::BF16) => WeightDtype::Bf16,
-            (None, other) => return Err(format!("{weight} is {other}, not a float")),
+        let dtype = match weight.dtype() {
+            DType::F32 => WeightDtype::F32,
+            DType::F16 => WeightDtype::F16,
+            DType::BF16 => WeightDtype::Bf16,
+            other => return Err(format!("{weight} is {other}, not a float")),
         };
         Ok(self.intern(weight, WeightLayout::Matrix(MatrixLayout { dtype, rows, cols }), loc, "weight"))
     }
@@ -49,7 +42,11 @@ impl WeightTable {
             return *id;
         }
         let id = WeightId(self.entries.len());
-        let base = match weight.expr() {
+        let numbers = match weight.expr() {
+            WeightExpr::Convert { base, .. } => base,
+            _ => weight,
+        };
+        let base = match numbers.expr() {
             WeightExpr::Source { tensor, .. } => tensor.clone(),
             WeightExpr::InvFreq { .. } => "rotary.inv_freq".to_owned(),
             _ => format!("{loc}.{kind}"),

@@ -2,7 +2,7 @@
 
 use llamac_ir::ops::{Act, GroupQueryAttention, Linear, Rotary};
 use llamac_ir::rewrite::Signature;
-use llamac_ir::{Activation, Op, WeightExpr};
+use llamac_ir::{Activation, Op, Weight, WeightExpr};
 
 use super::{Onnx, Profile};
 
@@ -11,6 +11,9 @@ const GROUPED_HEAD_DIM: usize = 8;
 
 /// Why `target` cannot take `op`, if it cannot.
 pub(super) fn reason(target: Onnx, op: &Op, signature: Signature<'_>) -> Option<String> {
+    if let Some(scheme) = op.weights().into_iter().find_map(Weight::scheme) {
+        return Some(format!("there is no operator for {scheme} weights"));
+    }
     let profile = target.profile;
     let only = |profiles: &[Profile]| match profiles.contains(&profile) {
         true => None,
