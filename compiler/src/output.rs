@@ -43,19 +43,25 @@ impl Output {
     /// # Errors
     /// When the folder does not exist or cannot be written to, or `path` is something else than a file.
     pub fn create(path: &Path) -> Result<Self, Diagnostic> {
-        let target = if path.is_symlink() { fs::canonicalize(path).ok() } else { None };
-        let path = target.as_deref().unwrap_or(path);
-        let folder = folder(path);
-        match (Kind::create_in(folder), fs::metadata(path).ok()) {
-            (Ok(_), Some(there)) if !there.is_file() => {
-                let what = if there.is_dir() { "a folder" } else { "a device, a pipe or a socket" };
-                Err(Diagnostic::new(Code::Io)
-                    .at(path.display().to_string())
-                    .message(format!("this is {what}: only a file can be replaced"))
-                    .help("name a file (`model.llamac`)"))
+        let fault = |what: &str| {
+            let fault = Diagnostic::new(Code::Io).at(path.display().to_string()).message(what);
+            Err(fault.help("name a file (`model.llamac`)"))
+        };
+        let target = match fs::metadata(path) {
+            Ok(there) if there.is_dir() => return fault("this is a folder: only a file can be replaced"),
+            Ok(there) if !there.is_file() => {
+                return fault("this is a device, a pipe or a socket: only a file can be replaced");
             }
-            (Ok(kind), _) => Ok(Self { path: path.to_owned(), kind }),
-            (Err(e), _) => Err(write_fault(path, &e)),
+            Err(_) if path.is_symlink() => return fault("this link points to nothing"),
+            Err(_) if path.as_os_str().as_encoded_bytes().ends_with(b"/") => {
+                return fault("this is a name for a folder: it ends with a slash");
+            }
+            Ok(_) if path.is_symlink() => fs::canonicalize(path).map_err(|e| write_fault(path, &e))?,
+            _ => path.to_owned(),
+        };
+        match Kind::create_in(folder(&target)) {
+            Ok(kind) => Ok(Self { path: target, kind }),
+            Err(e) => Err(write_fault(&target, &e)),
         }
     }
 
@@ -119,9 +125,12 @@ impl Kind {
     }
 }
 
-/// Stores the names in `folder`.
+/// Stores the names in `folder`, unless it may not be read, or its file system has no way to.
 fn sync_folder(folder: &Path) -> io::Result<()> {
-    File::open(folder)?.sync_all()
+    match File::open(folder).and_then(|folder| folder.sync_all()) {
+        Err(e) if matches!(e.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::InvalidInput) => Ok(()),
+        done => done,
+    }
 }
 
 /// A fault of writing `path`.
@@ -271,10 +280,19 @@ mod tests {
         rustix::fs::mknodat(CWD, &pipe, rustix::fs::FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
         let link = folder.path().join("link");
         std::os::unix::fs::symlink("pipe", &link).unwrap();
-        for (path, what) in [(&pipe, "pipe"), (&link, "pipe"), (&folder.path().to_owned(), "folder")] {
+        let nowhere = folder.path().join("nowhere");
+        std::os::unix::fs::symlink("none", &nowhere).unwrap();
+        for (path, what) in [
+            (pipe.as_path(), "pipe"),
+            (&link, "pipe"),
+            (folder.path(), "this is a folder"),
+            (&folder.path().join("new/"), "ends with a slash"),
+            (&nowhere, "points to nothing"),
+        ] {
             let fault = Output::create(path).unwrap_err();
             assert!(fault.message.as_ref().unwrap().contains(what), "{fault}");
         }
+        assert!(nowhere.is_symlink());
         assert!(fs::metadata(&pipe).unwrap().file_type().is_fifo());
     }
 

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use llamac_plan::Plan;
-use llamac_plan::artifact::{CHECKSUMS, FILES, FORMAT, MAX_HEADER, MAX_PLAN, PLAN, VERSION};
+use llamac_plan::artifact::{BEGINNING, CHECKSUMS, FILES, FORMAT, MAX_HEADER, MAX_PLAN, PLAN, VERSION};
 use llamac_plan::diagnostic::{Code, Diagnostic, Diagnostics};
 use memmap2::Mmap;
 use safetensors::tensor::Metadata;
@@ -27,10 +27,6 @@ pub(crate) struct Artifact {
     /// Where the header ends.
     data_start: usize,
 }
-
-/// What every compiled model has after the header's length, whatever its version: enough to tell a damaged one from
-/// another kind of file.
-const BEGINNING: &str = r#"{"__metadata__":{"format":"llamac""#;
 
 /// What messages call the bytes that the first checksum covers.
 pub(crate) const HEADER: &str = "the header";

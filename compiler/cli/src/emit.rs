@@ -1,14 +1,12 @@
 //! `--emit`: pictures and texts of the graph, to standard output or to files.
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use llamac_compiler::diagnostic::Diagnostic;
 use llamac_compiler::ir::Graph;
-use llamac_compiler::output;
+use llamac_compiler::output::{self, Output};
 use llamac_compiler::report;
-
-use crate::guard;
 
 /// A form of the graph.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,13 +58,12 @@ pub fn parse(text: &str) -> Result<Emit, String> {
     Ok(Emit { form, path })
 }
 
-/// Writes `text`, made from `model`, to the file at `path`, whole or not at all.
+/// Writes `text` to `file`, and makes that visible.
 ///
 /// # Errors
 /// When the file cannot be written.
-pub fn write(path: &Path, model: &Path, text: &str) -> Result<(), Diagnostic> {
-    let file = guard::create(path, model)?;
-    file.file().write_all(text.as_bytes()).map_err(|e| output::write_fault(path, &e))?;
+pub fn write(file: Output, text: &str) -> Result<(), Diagnostic> {
+    file.file().write_all(text.as_bytes()).map_err(|e| output::write_fault(file.path(), &e))?;
     file.publish()
 }
 

@@ -32,7 +32,8 @@ fn an_output_is_replaced_by_a_finished_one_only() {
     let (folder, tiny) = (folder(), fixture("tiny/gqa-f32"));
     let out = folder.path().join("out");
     let paths = [("tiny", tiny.as_path()), ("out", out.as_path()), ("folder", folder.path())];
-    std::fs::write(&out, "precious").expect("writes");
+    let older = r#"12345678{"__metadata__":{"format":"llamac","version":"0"}, and half of it"#;
+    std::fs::write(&out, older).expect("writes");
     let broken = folder.path().join("broken");
     std::fs::create_dir(&broken).expect("a folder");
     copy("tiny/gqa-f32", &broken);
@@ -41,7 +42,7 @@ fn an_output_is_replaced_by_a_finished_one_only() {
     std::fs::write(&weights, &bytes[..bytes.len() / 2]).expect("writes");
     let message = llamac("compile {folder}/broken -o {out}", &paths).failure(3);
     assert!(message.contains("model.safetensors"), "{message}");
-    assert_eq!(std::fs::read_to_string(&out).expect("a file"), "precious");
+    assert_eq!(std::fs::read_to_string(&out).expect("a file"), older);
     llamac("compile {tiny} -o {out}", &paths).success();
     assert!(std::fs::read(&out).expect("a file").len() > 1000);
     assert_eq!(names(folder.path()), ["broken", "out"]);
@@ -69,13 +70,61 @@ fn an_output_has_a_place_of_its_own() {
     assert_snapshot!(message("compile {folder} -o {folder}/model.safetensors", 2), @r#"
         error[E0001]: invalid argument
           --> folder/model.safetensors
-           this file belongs to the model; the output would replace it
-           help: give the output a name of its own
+           there is a file here already, which is not a compiled model
+           help: give the output another name, or remove the file first
         "#);
     assert_eq!(names(folder.path()), before);
     // A compiled model may be replaced.
     llamac("compile {folder} -o {folder}/model.llamac", &paths).success();
     llamac("compile {folder} -o {folder}/model.llamac", &paths).success();
+}
+
+#[test]
+fn an_output_replaces_older_outputs_of_its_kind_only() {
+    let folder = folder();
+    let at = |name: &str| folder.path().join(name);
+    std::fs::create_dir(at("ckpt")).expect("a folder");
+    copy("tiny/gqa-f32", &at("ckpt"));
+    std::fs::write(at("ckpt/weights.bin"), "of any name").expect("writes");
+    std::fs::write(at("notes.txt"), "precious").expect("writes");
+    std::os::unix::fs::symlink("ckpt/model.safetensors", at("link.llamac")).expect("a link");
+    std::os::unix::fs::symlink("nowhere", at("dangling")).expect("a link");
+    let content = || {
+        let mut files =
+            ["notes.txt", "ckpt/config.json", "ckpt/model.safetensors", "ckpt/weights.bin"].map(at).to_vec();
+        files.retain(|path| path.is_file());
+        let read = files.iter().map(|path| std::fs::read(path).expect("a file")).collect::<Vec<_>>();
+        (names(folder.path()), names(&at("ckpt")), read)
+    };
+    let (before, paths) = (content(), [("f", folder.path())]);
+    for (outputs, status, why) in [
+        (
+            "-o {f}/link.llamac",
+            2,
+            "link.llamac\n   there is a file here already, which is not a compiled model",
+        ),
+        ("-o {f}/notes.txt", 2, "there is a file here already"),
+        ("-o {f}/ckpt/weights.bin", 2, "there is a file here already"),
+        ("-o {f}/new --emit ir={f}/notes.txt", 2, "there is a file here already, which is not a graph"),
+        ("--emit svg={f}/ckpt/config.json", 2, "there is a file here already"),
+        ("-o {f}/new --emit dot={f}/none/graph", 1, "mkdir -p"),
+        ("-o {f}/new --emit ir={f}/./new", 2, "two outputs have this path"),
+        ("--emit ir={f}/new,dot={f}/new", 2, "two outputs have this path"),
+        ("-o {f}/new --dump-ir {f}/new", 2, "two outputs have this path"),
+        ("--target onnx -o {f}/new --emit ir={f}/new", 2, "two outputs have this path"),
+        ("-o -", 2, "an output is a file, never standard output"),
+        ("-o {f}/new/", 1, "it ends with a slash"),
+        ("-o {f}/dangling", 1, "this link points to nothing"),
+    ] {
+        let message = llamac(&format!("compile {{f}}/ckpt {outputs}"), &paths).failure(status);
+        assert!(message.contains(why), "{outputs}: {message}");
+        assert!(content() == before, "{outputs}");
+    }
+    // A graph replaces a graph.
+    for form in ["ir", "dot"] {
+        llamac(&format!("compile {{f}}/ckpt --emit {form}={{f}}/graph"), &paths).quiet();
+    }
+    assert!(std::fs::read_to_string(at("graph")).expect("a file").starts_with("digraph"));
 }
 
 fn redacted(text: &str, folder: &Path) -> String {

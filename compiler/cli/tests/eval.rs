@@ -73,7 +73,8 @@ fn faults_of_the_inputs_come_together_and_leave_the_output_alone() {
     let (folder, model) = (folder(), fixture("tiny/gqa-f32"));
     let [inputs, outputs] = ["in", "out"].map(|name| folder.path().join(name));
     let paths = [("in", &*inputs), ("out", &*outputs), ("model", &*model)];
-    std::fs::write(&outputs, "precious").expect("writes");
+    let older = r#"12345678{"__metadata__":{"producer":"llamac eval"}, and half of it"#;
+    std::fs::write(&outputs, older).expect("writes");
     save(
         &inputs,
         &[
@@ -111,8 +112,25 @@ fn faults_of_the_inputs_come_together_and_leave_the_output_alone() {
     let message = llamac("eval {model} --inputs {in} --outputs {out}", &paths).failure(3);
     assert!(message.contains("hidden") || message.contains("[batch, seq, "), "{message}");
 
-    assert_eq!(std::fs::read_to_string(&outputs).expect("a file"), "precious");
+    assert_eq!(std::fs::read_to_string(&outputs).expect("a file"), older);
     assert_eq!(names(folder.path()), ["in", "out"]);
+}
+
+#[test]
+fn the_outputs_replace_older_outputs_only() {
+    let (folder, model) = (folder(), fixture("tiny/gqa-f32"));
+    let inputs = folder.path().join("in");
+    let paths = [("in", &*inputs), ("model", &*model), ("folder", folder.path())];
+    save(&inputs, &[("input_ids", Dtype::I64, &[1, 2], i64s(&[1, 2]))]);
+    let before = std::fs::read(&inputs).expect("a file");
+    for path in ["{in}", "{folder}/./in"] {
+        let message = llamac(&format!("eval {{model}} --inputs {{in}} --outputs {path}"), &paths).failure(2);
+        assert!(message.contains("which is not a file of outputs"), "{message}");
+        assert!(std::fs::read(&inputs).expect("a file") == before);
+    }
+    llamac("eval {model} --inputs {in} --outputs {folder}/out", &paths).quiet();
+    llamac("eval {model} --inputs {in} --outputs {folder}/out --keep 1", &paths).quiet();
+    assert_eq!(load(&folder.path().join("out"))["logits"].0[1], 1);
 }
 
 #[test]

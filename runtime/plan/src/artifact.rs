@@ -21,6 +21,10 @@
 /// Value of the metadata key `format`.
 pub const FORMAT: &str = "llamac";
 
+/// What the file of every compiled model has after the eight bytes of the header's length, whatever its version: enough
+/// to tell one, whole or not, from another kind of file.
+pub const BEGINNING: &str = r#"{"__metadata__":{"format":"llamac""#;
+
 /// The version that this build writes and the only one that it reads.
 pub const VERSION: u32 = 1;
 

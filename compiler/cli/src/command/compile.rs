@@ -4,9 +4,10 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::ValueEnum;
-use llamac_compiler::diagnostic::{Code, Diagnostic};
+use llamac_compiler::diagnostic::{Code, Diagnostic, Diagnostics};
 use llamac_compiler::driver::{self, CompileOptions, ExportOptions};
 use llamac_compiler::ir::DType;
+use llamac_compiler::output::Output;
 use llamac_compiler::passes::{self, Outcome, WeightFormat, WeightPolicy};
 use llamac_compiler::target::onnx::{Destination, Onnx, OnnxOptions, Profile};
 use tracing::info;
@@ -15,7 +16,7 @@ use crate::args::{Compute, HeadArg, Kv, ThreadsArg, WeightsParser};
 use crate::console::{Console, Stdout};
 use crate::emit::{self, Emit, Form};
 use crate::failure::Failure;
-use crate::guard;
+use crate::guard::{Kind, Outputs};
 use crate::human;
 use crate::model;
 use crate::onnx::OnnxArgs;
@@ -120,11 +121,12 @@ impl Args {
         self.onnx.refuse()?;
         let start = Instant::now();
         let checkpoint = model::checkpoint(&self.checkpoint, self.head.head(), console)?;
-        // Started first, so that a folder that is not there is known before the work is done.
-        let output = self.output.as_deref().map(|path| guard::create(path, &self.checkpoint)).transpose()?;
+        let mut outputs = Outputs::default();
+        let output = self.output.as_deref().map(|path| outputs.file(path, Kind::Model)).transpose()?;
+        let graphs = self.graphs(outputs)?;
         let options = self.options();
         let (Some(output), Some(path)) = (output, &self.output) else {
-            return self.show(&driver::lower(&checkpoint, &options.passes)?, console);
+            return self.show(&driver::lower(&checkpoint, &options.passes)?, graphs, console);
         };
         let compiled = driver::compile(&checkpoint, &options, &output, &Bar::new(console, "packing"))?;
         // The model first: whoever reads what is shown may have gone away.
@@ -133,7 +135,7 @@ impl Args {
             let seconds = start.elapsed().as_secs_f64();
             console.note(summary(path, artifact.bytes, "", seconds, &compiled.outcome));
         }
-        self.show(&compiled.outcome, console)
+        self.show(&compiled.outcome, graphs, console)
     }
 
     fn export(&self, profile: Profile, console: &Console) -> Result<(), Failure> {
@@ -147,8 +149,11 @@ impl Args {
         let OnnxOptions { layout, external, .. } = options.files;
         let create = |path: &PathBuf| Destination::create(path, &checkpoint, layout, external);
         let destination = self.output.as_ref().map(create).transpose()?;
+        let mut outputs = Outputs::default();
+        self.output.as_deref().map(|path| outputs.claim(path)).transpose()?;
+        let graphs = self.graphs(outputs)?;
         let (Some(mut destination), Some(path)) = (destination, &self.output) else {
-            return self.show(&driver::lower_for_export(&checkpoint, &options)?, console);
+            return self.show(&driver::lower_for_export(&checkpoint, &options)?, graphs, console);
         };
         let exported =
             driver::export(&checkpoint, &options, &mut destination, &Bar::new(console, "writing"))?;
@@ -158,7 +163,22 @@ impl Args {
             let nodes = format!(", {} nodes", export.nodes);
             console.note(summary(path, export.bytes, &nodes, seconds, &exported.outcome));
         }
-        self.show(&exported.outcome, console)
+        self.show(&exported.outcome, graphs, console)
+    }
+
+    /// Starts the files of `--emit`, so that one that cannot be written is known before the work is done; nothing for
+    /// what goes to standard output.
+    fn graphs(&self, mut outputs: Outputs) -> Result<Vec<Option<Output>>, Diagnostics> {
+        let mut faults = Diagnostics::new();
+        let mut start = |emit: &Emit| {
+            let file = emit.path.as_ref().map(|path| outputs.file(path, Kind::Graph)).transpose();
+            faults.absorb(file.map_err(Diagnostics::from)).flatten()
+        };
+        let graphs = self.emit.iter().map(&mut start).collect();
+        if let Some(folder) = &self.dump_ir {
+            faults.absorb(outputs.claim(folder).map_err(Diagnostics::from));
+        }
+        faults.or(graphs)
     }
 
     fn passes(&self, weights: WeightPolicy) -> passes::Options {
@@ -200,7 +220,7 @@ impl Args {
     }
 
     /// Prints and writes what was asked for of the way.
-    fn show(&self, lowered: &Outcome, console: &Console) -> Result<(), Failure> {
+    fn show(&self, lowered: &Outcome, graphs: Vec<Option<Output>>, console: &Console) -> Result<(), Failure> {
         for pass in &lowered.report.passes {
             info!("pass {} took {:.1?}", pass.name, pass.duration);
         }
@@ -215,9 +235,9 @@ impl Args {
         if self.stop_after.is_some() && self.emit.is_empty() {
             write!(out, "{}", Form::Ir.of(graph))?;
         }
-        for Emit { form, path } in &self.emit {
-            match path {
-                Some(path) => emit::write(path, &self.checkpoint, &form.of(graph))?,
+        for (Emit { form, .. }, file) in self.emit.iter().zip(graphs) {
+            match file {
+                Some(file) => emit::write(file, &form.of(graph))?,
                 None => write!(out, "{}", form.of(graph))?,
             }
         }

@@ -12,7 +12,7 @@ use llamac_runtime::{self as runtime, Engine, EngineOptions, Request};
 use crate::args::{ComputeArgs, Kv, ModelArg, WeightsParser};
 use crate::console::Console;
 use crate::failure::Failure;
-use crate::guard;
+use crate::guard::{Kind, Outputs};
 use crate::model::{self, Source};
 use crate::request::{self, Inputs};
 use crate::tensors;
@@ -65,7 +65,8 @@ impl Args {
         let mut faults = Diagnostics::new();
         let inputs = faults.absorb(request::read(&self.inputs));
         // Started first, so that hours of computing do not end at a folder that is not there.
-        let file = faults.absorb(guard::create(&self.outputs, &self.model.path).map_err(Diagnostics::from));
+        let file = Outputs::default().file(&self.outputs, Kind::Tensors);
+        let file = faults.absorb(file.map_err(Diagnostics::from));
         let source = faults.absorb(model::source(&self.model, self.compute.threads.count(), console));
         if let Some(Source::Artifact(_)) = source
             && self.weights.is_some()
@@ -89,7 +90,7 @@ impl Args {
             Backend::Native => self.native(source, inputs, console)?,
             Backend::Reference => self.reference(&source, inputs)?,
         };
-        tensors::write(&file, &self.outputs, &outputs)?;
+        tensors::write(&file, &outputs)?;
         file.publish()?;
         Ok(())
     }
