@@ -1,7 +1,7 @@
 //! Progress of work that takes more than a second: a bar on a terminal, plain lines elsewhere.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -22,7 +22,8 @@ pub struct Bar {
     console: Console,
     /// What is being done: `packing`.
     verb: &'static str,
-    start: Instant,
+    /// When the work began, after what had to be prepared.
+    start: OnceLock<Instant>,
     done: AtomicU64,
     total: AtomicU64,
     /// Whoever finds it locked need not wait: somebody is drawing.
@@ -42,11 +43,15 @@ impl Bar {
         Self {
             console: *console,
             verb,
-            start: Instant::now(),
+            start: OnceLock::new(),
             done: AtomicU64::new(0),
             total: AtomicU64::new(0),
             shown: Mutex::new(Shown { bar: None, line: None }),
         }
+    }
+
+    fn elapsed(&self) -> Duration {
+        self.start.get().map_or(Duration::ZERO, Instant::elapsed)
     }
 
     fn draw(&self, shown: &mut Shown, done: u64) {
@@ -56,7 +61,7 @@ impl Bar {
             bar.set_position(done);
         } else if shown.line.is_none_or(|line| line.elapsed() >= PAUSE) {
             shown.line = Some(Instant::now());
-            let text = line(self.verb, done, total, self.start.elapsed().as_secs_f64());
+            let text = line(self.verb, done, total, self.elapsed().as_secs_f64());
             self.console.progress(self.verb, done, total, text);
         }
     }
@@ -67,18 +72,19 @@ impl Bar {
         let style = ProgressStyle::with_template(template).map(|style| style.progress_chars("=> "));
         let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-        bar.with_elapsed(self.start.elapsed()).with_message(self.verb)
+        bar.with_elapsed(self.elapsed()).with_message(self.verb)
     }
 }
 
 impl Progress for Bar {
     fn start(&self, total: u64) {
         self.total.store(total, Ordering::Relaxed);
+        self.start.get_or_init(Instant::now);
     }
 
     fn advance(&self, bytes: u64) {
         let done = self.done.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        if self.start.elapsed() >= PATIENCE
+        if self.elapsed() >= PATIENCE
             && !self.console.is_quiet()
             && let Ok(mut shown) = self.shown.try_lock()
         {
@@ -108,6 +114,15 @@ fn line(verb: &str, done: u64, total: u64, seconds: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn time_is_counted_from_the_start_of_the_work() {
+        let bar = Bar::new(&Console::new(crate::message::Format::Human, true, 0), "packing");
+        assert_eq!(bar.elapsed(), Duration::ZERO);
+        bar.start(1);
+        std::thread::sleep(Duration::from_millis(1));
+        assert!(bar.elapsed() > Duration::ZERO);
+    }
 
     #[test]
     fn lines_tell_rate_and_rest() {
