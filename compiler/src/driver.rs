@@ -4,8 +4,8 @@
 
 mod export;
 
-use llamac_plan::diagnostic::{Code, Diagnostic, Diagnostics};
-use llamac_plan::{KvDtype, PassRecord};
+use llamac_plan::diagnostic::{Code, Diagnostic, Diagnostics, reason};
+use llamac_plan::{KvDtype, PassRecord, Plan};
 use rayon::ThreadPool;
 
 use crate::model::{self, ModelOptions};
@@ -55,6 +55,12 @@ impl Default for CompileOptions {
     }
 }
 
+impl CompileOptions {
+    fn native(&self) -> NativeOptions {
+        NativeOptions { kv: self.kv, max_context: self.max_context }
+    }
+}
+
 /// What a compilation gives.
 #[derive(Clone, Debug)]
 pub struct Compiled {
@@ -88,10 +94,22 @@ pub fn compile(
     let Stage::Legalized(legalized) = &outcome.stage else {
         return Ok(Compiled { outcome, artifact: None });
     };
-    let native = NativeOptions { kv: options.kv, max_context: options.max_context };
-    let artifact = pool(options.threads)?
-        .install(|| native::emit(checkpoint, legalized, records(&outcome), &native, output, progress))?;
+    let planned = native::plan(checkpoint, legalized, records(&outcome), &options.native())?;
+    let artifact = pool(options.threads)?.install(|| native::emit(checkpoint, planned, output, progress))?;
     Ok(Compiled { outcome, artifact: Some(artifact) })
+}
+
+/// The plan that [`compile`] would write, without reading or packing weights.
+///
+/// # Errors
+/// As [`lower`], and when the passes are stopped before the graph is legal.
+pub fn plan(checkpoint: &Checkpoint, options: &CompileOptions) -> Result<Plan, Diagnostics> {
+    let outcome = lower(checkpoint, &options.passes)?;
+    let Stage::Legalized(legalized) = &outcome.stage else {
+        let fault = Diagnostic::new(Code::BadArgument).at("--stop-after");
+        return Err(fault.message("a plan is made from a legal graph").into());
+    };
+    Ok(native::plan(checkpoint, legalized, records(&outcome), &options.native())?.plan)
 }
 
 /// What the passes did, for the output to tell.
@@ -107,7 +125,7 @@ fn pool(threads: usize) -> Result<ThreadPool, Diagnostic> {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
     pool.map_err(|e| {
         Diagnostic::new(Code::NoThreads)
-            .message(format!("{threads} threads were asked for: {e}"))
+            .message(format!("{threads} threads were asked for: {}", reason(&e)))
             .help("ask for fewer, as with --threads 1: the results are the same")
     })
 }

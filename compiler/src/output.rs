@@ -15,7 +15,7 @@ use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use llamac_plan::diagnostic::{Code, Diagnostic};
+use llamac_plan::diagnostic::{Code, Diagnostic, reason, shell_word};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use tempfile::NamedTempFile;
 
@@ -135,11 +135,16 @@ fn sync_folder(folder: &Path) -> io::Result<()> {
 
 /// A fault of writing `path`.
 pub fn write_fault(path: &Path, error: &io::Error) -> Diagnostic {
+    fault_in(folder(path), path, error)
+}
+
+/// A fault of writing `path`, whose files are made in `folder`.
+fn fault_in(folder: &Path, path: &Path, error: &io::Error) -> Diagnostic {
     let fault = |code| Diagnostic::new(code).at(path.display().to_string());
     // The name that a temporary file was to have is nobody's business.
-    let why = if error.get_ref().is_some() { error.kind().to_string() } else { error.to_string() };
+    let why = if error.get_ref().is_some() { error.kind().to_string() } else { reason(error) };
     let temporary = path == std::env::temp_dir();
-    let folder = folder(path).display();
+    let place = folder.display();
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded if temporary => {
             fault(Code::NoSpace).help(format!("free some space, or {TMPDIR}"))
@@ -154,11 +159,14 @@ pub fn write_fault(path: &Path, error: &io::Error) -> Diagnostic {
             fault(Code::Io).message("the folder for temporary files does not exist").help(TMPDIR)
         }
         io::ErrorKind::NotFound => fault(Code::Io)
-            .message(format!("the folder `{folder}` does not exist"))
-            .help(format!("mkdir -p {folder}")),
+            .message(format!("the folder `{place}` does not exist"))
+            .help(format!("mkdir -p {}", shell_word(folder))),
+        io::ErrorKind::DirectoryNotEmpty => fault(Code::Io)
+            .message("somebody else has filled this folder in the meantime")
+            .help("run the command again"),
         _ if temporary => fault(Code::Io).message(format!("it cannot be written to: {why}")).help(TMPDIR),
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => fault(Code::Io)
-            .message(format!("the folder `{folder}` cannot be written to: {why}"))
+            .message(format!("the folder `{place}` cannot be written to: {why}"))
             .help("choose another folder"),
         _ => fault(Code::Io).message(format!("it cannot be written: {why}")),
     }

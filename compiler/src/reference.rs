@@ -27,17 +27,7 @@ pub fn eval(
 ) -> Result<Vec<Output>, Diagnostics> {
     let config = &checkpoint.config;
     request.validate(config.vocab_size, config.hidden_size)?;
-    match checkpoint.head {
-        Head::CausalLm => {}
-        head if request.keep.is_some() => {
-            let why = format!("the head `{}` has no logits for each position", head.name());
-            return Err(Diagnostic::new(Code::BadArgument).at("--keep").message(why).into());
-        }
-        Head::SequenceClassification => {
-            request.pooled_columns(config.pad_token_id)?;
-        }
-        Head::Base | Head::TokenClassification | Head::QuestionAnswering => {}
-    }
+    request.check_head(&checkpoint.plan_head())?;
     let options = ModelOptions {
         inputs: match request.tokens {
             Tokens::Ids(_) => Inputs::Ids,

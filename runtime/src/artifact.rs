@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use llamac_plan::Plan;
 use llamac_plan::artifact::{BEGINNING, CHECKSUMS, FILES, FORMAT, MAX_HEADER, MAX_PLAN, PLAN, VERSION};
-use llamac_plan::diagnostic::{Code, Diagnostic, Diagnostics};
+use llamac_plan::diagnostic::{Code, Diagnostic, Diagnostics, reason};
 use memmap2::Mmap;
 use safetensors::tensor::Metadata;
 use safetensors::{SafeTensorError, SafeTensors};
@@ -61,7 +61,7 @@ pub fn is_artifact(path: &Path) -> bool {
 pub(crate) fn open(path: &Path) -> Result<File, Diagnostic> {
     let fault = |e: std::io::Error| {
         let code = if e.kind() == std::io::ErrorKind::NotFound { Code::MissingFile } else { Code::Io };
-        Diagnostic::new(code).at(path.display().to_string()).message(e.to_string())
+        Diagnostic::new(code).at(path.display().to_string()).message(reason(&e))
     };
     let kind = std::fs::metadata(path).map_err(fault)?;
     match kind.is_file() {
@@ -155,7 +155,7 @@ impl Artifact {
         // mapped one keeps its bytes. Whoever truncates a mapped file by other means gets a bus error, as with any
         // mapped file; no reference outlives the map.
         let map = unsafe { Mmap::map(file) }
-            .map_err(|e| Diagnostic::new(Code::Io).at(path.display().to_string()).message(e.to_string()))?;
+            .map_err(|e| Diagnostic::new(Code::Io).at(path.display().to_string()).message(reason(&e)))?;
         let version = version(path, &map)?;
         if version != VERSION.to_string() {
             return Err(wrong_version(path, &version));

@@ -2,9 +2,9 @@
 
 use std::ops::ControlFlow;
 
-use llamac_plan::Head;
-use llamac_plan::diagnostic::{Code, Diagnostic, Diagnostics};
+use llamac_plan::diagnostic::Diagnostics;
 use llamac_plan::eval::pooled_position;
+use llamac_plan::{Head, HeadKind};
 
 use crate::engine::{Engine, Feed, Keep};
 use crate::sequences;
@@ -61,12 +61,9 @@ pub fn classify(
     mut each: impl FnMut(usize, &[f32]) -> ControlFlow<()>,
 ) -> Result<(), Diagnostics> {
     let model = engine.model().clone();
-    let Head::SequenceClassification { labels, pad_token_id, problem_type } = &model.plan().head else {
-        let fault = Diagnostic::new(Code::WrongHead);
-        let fault = fault.expected("a classifier of texts (head `sequence-classification`)");
-        let fault = fault.at(model.path().display().to_string());
-        let fault = fault.found(format!("head `{}`", model.plan().head.name()));
-        return Err(fault.help("`llamac eval` computes what this head gives").into());
+    let head = &model.plan().head;
+    let Head::SequenceClassification { labels, pad_token_id, problem_type } = head else {
+        return head.expect(HeadKind::SequenceClassification, model.path()).map_err(Diagnostics::from);
     };
     let scoring = Scoring::of(problem_type.as_deref(), labels.len());
     sequences::in_batches(&model, sequences, |batch, sessions| {

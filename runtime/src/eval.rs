@@ -21,6 +21,7 @@ pub fn eval(engine: &mut Engine, request: &Request, kv: KvDtype) -> Result<Vec<O
     let model = engine.model().clone();
     let plan = model.plan();
     request.validate(plan.shape.vocab_size, plan.shape.hidden_size)?;
+    request.check_head(&plan.head)?;
     let wanted = Wanted::new(&plan.head, request)?;
     let fed: Vec<Range<usize>> = (0..request.batch).map(|row| fed_columns(request, row, &wanted)).collect();
     let options = SessionOptions { capacity: request.seq, kv: Some(kv) };
@@ -51,9 +52,6 @@ impl Wanted {
                 let keep = request.keep.filter(|&keep| keep > 0).unwrap_or(request.seq).min(request.seq);
                 Ok(Self::Columns(request.seq - keep..request.seq))
             }
-            _ if request.keep.is_some() => Err(Diagnostic::new(Code::BadArgument)
-                .at("--keep")
-                .message(format!("the head `{}` has no logits for each position", head.name()))),
             Head::Base | Head::TokenClassification { .. } | Head::QuestionAnswering => {
                 Ok(Self::Columns(0..request.seq))
             }

@@ -116,7 +116,7 @@ impl Model {
         let Some(json) = self.file("tokenizer.json") else {
             return Err(Diagnostic::new(Code::NoTokenizer)
                 .at(place("tokenizer.json"))
-                .help("give token ids (`--ids`), or compile a checkpoint that holds a tokenizer.json")
+                .help("compile a checkpoint that holds a tokenizer.json")
                 .into());
         };
         let tokenizer = Tokenizer::from_bytes(json, &place("tokenizer.json"))?;

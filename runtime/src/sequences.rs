@@ -59,7 +59,11 @@ fn validate(model: &Model, sequences: &[Vec<u32>]) -> Result<(), Diagnostics> {
     let mut faults = Diagnostics::new();
     for (i, ids) in sequences.iter().enumerate() {
         let mut fault = |code, expected: String, found: String| {
-            faults.push(Diagnostic::new(code).at(place(i)).expected(expected).found(found));
+            let fault = Diagnostic::new(code).at(place(i)).expected(expected).found(found);
+            faults.push(match code {
+                Code::ContextFull => fault.help("shorten the text, or cut it into several"),
+                _ => fault,
+            });
         };
         if ids.is_empty() {
             fault(Code::BadArgument, "at least one token".to_owned(), "none".to_owned());

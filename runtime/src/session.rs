@@ -63,7 +63,7 @@ impl Session {
             let size = bytes.map(|bytes| format!(", {} MiB,", bytes >> 20)).unwrap_or_default();
             Diagnostic::new(Code::OutOfMemory)
                 .message(format!("the cache of {} tokens{size} does not fit into memory", options.capacity))
-                .help("ask for a shorter context, or for a narrower cache (`--kv bf16`)")
+                .help("ask for fewer tokens (`-n`), or for a narrower cache (`--kv bf16`)")
         })?;
         let rope = match model.frequencies() {
             Some(&Frequencies::Dynamic { theta, factor, max_position }) => {

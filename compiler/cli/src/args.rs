@@ -4,6 +4,7 @@
 //! [`crate::unavailable`] explains them.
 
 use std::ffi::OsStr;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use clap::builder::{PossibleValue, StringValueParser, TypedValueParser};
@@ -17,12 +18,12 @@ use crate::message::Format;
 
 /// Compiles LLaMA checkpoints and runs them.
 #[derive(Debug, Parser)]
-#[command(name = "llamac", version, disable_help_subcommand = true, arg_required_else_help = true)]
+#[command(name = "llamac", version, arg_required_else_help = true)]
 pub struct Cli {
     /// Print errors and results only
     #[arg(short, long, global = true, conflicts_with = "verbose", display_order = 900)]
     pub quiet: bool,
-    /// Say what is being done; twice for details
+    /// Say what is being done; twice (-vv) for details: times of passes, tensors without a use
     #[arg(short, long, global = true, action = ArgAction::Count, display_order = 901)]
     pub verbose: u8,
     /// Format of messages: human, or json (an object a line)
@@ -32,6 +33,17 @@ pub struct Cli {
     /// What to do
     #[command(subcommand)]
     pub command: Command,
+}
+
+/// Reads a whole number in `range`, for clap; a minus sign in front of it is no option, so that the range is told.
+pub fn whole<T: TryFrom<u64>>(range: RangeInclusive<u64>) -> impl Fn(&str) -> Result<T, String> + Clone {
+    move |text| {
+        let number = text.parse().ok().filter(|number| range.contains(number));
+        number.and_then(|number| T::try_from(number).ok()).ok_or_else(|| match *range.end() {
+            u64::MAX => format!("expected a whole number, at least {}", range.start()),
+            end => format!("expected a whole number from {} to {end}", range.start()),
+        })
+    }
 }
 
 /// The model to use.
@@ -59,7 +71,7 @@ pub struct ComputeArgs {
 #[derive(Clone, Debug, clap::Args)]
 pub struct ThreadsArg {
     /// Threads to use [default: all cores]
-    #[arg(long = "threads", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    #[arg(long = "threads", value_name = "N", allow_negative_numbers = true, value_parser = whole::<u16>(1..=1024))]
     threads: Option<u16>,
 }
 

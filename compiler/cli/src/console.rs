@@ -4,7 +4,7 @@ use std::fmt;
 use std::io::{self, BufWriter, IsTerminal, StdoutLock, Write};
 
 use anstyle::{AnsiColor, Style};
-use llamac_compiler::diagnostic::{Code, Diagnostic, Diagnostics};
+use llamac_compiler::diagnostic::{Code, Diagnostic, Diagnostics, printable, reason};
 use tracing::level_filters::LevelFilter;
 
 use crate::failure::Failure;
@@ -78,11 +78,12 @@ impl Console {
         if self.quiet {
             return;
         }
+        let shown = printable(text);
         self.print(match (self.format, severity) {
             (Format::Json, _) => Line::text(severity, text).json(),
-            (_, Severity::Warning) => format!("{WARNING}warning{WARNING:#}: {text}"),
-            (_, Severity::Remark) => format!("remark: {text}"),
-            (_, Severity::Note | Severity::Error) => text.to_owned(),
+            (_, Severity::Warning) => format!("{WARNING}warning{WARNING:#}: {shown}"),
+            (_, Severity::Remark) => format!("remark: {shown}"),
+            (_, Severity::Note | Severity::Error) => shown.into_owned(),
         });
     }
 
@@ -199,7 +200,7 @@ fn failure(error: &io::Error) -> Failure {
         return Failure::ReaderGone;
     }
     let code = if error.kind() == io::ErrorKind::StorageFull { Code::NoSpace } else { Code::Io };
-    Diagnostic::new(code).at("standard output").message(error.to_string()).into()
+    Diagnostic::new(code).at("standard output").message(reason(error)).into()
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::io::Read;
 
-use llamac_compiler::diagnostic::{Code, Diagnostic};
+use llamac_compiler::diagnostic::{Code, Diagnostic, reason};
 
 /// The text of an argument: itself, or for `-` all of standard input but the line break at its end.
 ///
@@ -19,7 +19,7 @@ pub fn text(argument: &str) -> Result<String, Diagnostic> {
         } else {
             Code::Io
         });
-        fault.at("standard input").message(e.to_string())
+        fault.at("standard input").message(reason(&e))
     })?;
     let end = text.strip_suffix('\n').map(|text| text.strip_suffix('\r').unwrap_or(text).len());
     text.truncate(end.unwrap_or(text.len()));

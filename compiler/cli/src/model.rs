@@ -4,11 +4,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use llamac_compiler::diagnostic::{Code, Diagnostic, Diagnostics};
+use llamac_compiler::diagnostic::{Code, Diagnostic, Diagnostics, shell_word};
 use llamac_compiler::driver::{self, CompileOptions};
 use llamac_compiler::output::Output;
 use llamac_compiler::passes::{self, WeightPolicy};
 use llamac_compiler::source::{Checkpoint, Head, TokenizerFiles, nearest_path};
+use llamac_runtime::plan::{self, GenerationDefaults};
 use llamac_runtime::text::Tokenizer;
 use llamac_runtime::{Model, OpenOptions, is_artifact};
 use tracing::{debug, info};
@@ -27,6 +28,44 @@ pub enum Source {
     Artifact(Arc<Model>),
 }
 
+/// What a command can know of a model before it is compiled, so that nothing is compiled in vain.
+impl Source {
+    /// The head.
+    pub fn head(&self) -> plan::Head {
+        match self {
+            Self::Checkpoint(checkpoint) => checkpoint.plan_head(),
+            Self::Artifact(model) => model.plan().head.clone(),
+        }
+    }
+
+    /// How the model wants to be decoded.
+    pub fn generation(&self) -> &GenerationDefaults {
+        match self {
+            Self::Checkpoint(checkpoint) => &checkpoint.generation,
+            Self::Artifact(model) => &model.plan().generation,
+        }
+    }
+
+    /// Size of the vocabulary, and width of the hidden states.
+    pub fn sizes(&self) -> (usize, usize) {
+        match self {
+            Self::Checkpoint(checkpoint) => (checkpoint.config.vocab_size, checkpoint.config.hidden_size),
+            Self::Artifact(model) => (model.plan().shape.vocab_size, model.plan().shape.hidden_size),
+        }
+    }
+
+    /// The tokenizer.
+    ///
+    /// # Errors
+    /// When there is none, or it cannot be read.
+    pub fn tokenizer(&self) -> Result<Tokenizer, Diagnostics> {
+        match self {
+            Self::Checkpoint(checkpoint) => read_tokenizer(&checkpoint.tokenizer, &checkpoint.path),
+            Self::Artifact(model) => model.tokenizer(),
+        }
+    }
+}
+
 /// Opens the checkpoint at `path` for `head`, or for its own, and says what is odd about it.
 ///
 /// # Errors
@@ -35,7 +74,7 @@ pub fn checkpoint(path: &Path, head: Option<Head>, console: &Console) -> Result<
     if is_artifact(path) {
         let fault = Diagnostic::new(Code::BadArgument).at(path.display().to_string());
         let fault = fault.expected("a checkpoint's directory").found("a compiled model");
-        return Err(fault.help(format!("run it: llamac run {} -p TEXT", path.display())).into());
+        return Err(fault.help(format!("run it: llamac run {} -p TEXT", shell_word(path))).into());
     }
     let mut warnings = Vec::new();
     let opened = Checkpoint::open_telling(path, head, &mut warnings);
@@ -58,9 +97,16 @@ pub fn checkpoint(path: &Path, head: Option<Head>, console: &Console) -> Result<
 pub fn source(arg: &ModelArg, threads: usize, console: &Console) -> Result<Source, Diagnostics> {
     match arg.path.is_file() {
         true => Ok(Source::Artifact(open(arg, threads)?)),
-        false => Ok(Source::Checkpoint(Box::new(checkpoint(&arg.path, None, console)?))),
+        false => match checkpoint(&arg.path, None, console) {
+            Ok(checkpoint) => Ok(Source::Checkpoint(Box::new(checkpoint))),
+            Err(faults) if arg.path.exists() => Err(faults),
+            Err(faults) => Err(faults.iter().map(|fault| fault.clone().expected(EXPECTED)).collect()),
+        },
     }
 }
+
+/// What may be at the path of a model.
+const EXPECTED: &str = "a directory with config.json and weights in safetensors, or a compiled model";
 
 /// Opens the compiled model of `arg`, which is a file.
 fn open(arg: &ModelArg, threads: usize) -> Result<Arc<Model>, Diagnostics> {
@@ -110,12 +156,19 @@ pub fn tokenizer(arg: &ModelArg) -> Result<Tokenizer, Diagnostics> {
     if path.is_file() {
         return open(arg, OpenOptions::default().threads)?.tokenizer();
     }
-    let files = TokenizerFiles::read(path)?;
+    read_tokenizer(&TokenizerFiles::read(path)?, path)
+}
+
+/// The tokenizer in the `files` of the folder `path`.
+///
+/// # Errors
+/// When there is none, or it cannot be read.
+pub fn read_tokenizer(files: &TokenizerFiles, path: &Path) -> Result<Tokenizer, Diagnostics> {
     let place = |name: &str| path.join(name).display().to_string();
-    let Some(json) = files.tokenizer else { return Err(no_tokenizer(path)) };
-    let tokenizer = Tokenizer::from_bytes(&json, &place("tokenizer.json"))?;
-    match files.config {
-        Some(config) => tokenizer.with_config(&config, &place("tokenizer_config.json")),
+    let Some(json) = &files.tokenizer else { return Err(no_tokenizer(path)) };
+    let tokenizer = Tokenizer::from_bytes(json, &place("tokenizer.json"))?;
+    match &files.config {
+        Some(config) => tokenizer.with_config(config, &place("tokenizer_config.json")),
         None => Ok(tokenizer),
     }
 }

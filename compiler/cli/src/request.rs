@@ -4,6 +4,7 @@ use std::path::Path;
 
 use llamac_compiler::diagnostic::{Code, Diagnostic, Diagnostics};
 use llamac_compiler::ir::suggest::nearest;
+use llamac_compiler::source::MappedFile;
 use llamac_runtime::{Request, Tokens};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 
@@ -29,15 +30,16 @@ pub struct Inputs {
 /// Every tensor that is missing, or has the wrong dtype, shape or values.
 pub fn read(path: &Path) -> Result<Inputs, Diagnostics> {
     let place = path.display().to_string();
-    let bytes = std::fs::read(path).map_err(|e| match e.kind() {
-        std::io::ErrorKind::NotFound => model::no_file(path),
-        _ => Diagnostic::new(Code::Io).at(&place).message(e.to_string()),
-    })?;
-    let tensors = SafeTensors::deserialize(&bytes).map_err(|e| {
+    if !path.exists() {
+        return Err(model::no_file(path).into());
+    }
+    let file = MappedFile::open(path.to_owned(), place.clone())?;
+    let tensors = SafeTensors::deserialize(file.bytes()).map_err(|e| {
         Diagnostic::new(Code::BadContainer)
             .at(&place)
             .message(e.to_string())
             .expected("a safetensors file of inputs")
+            .help("write it with save_file() of the safetensors library")
     })?;
     let reader = Reader { tensors, place };
     reader.inputs()

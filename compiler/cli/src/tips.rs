@@ -6,6 +6,8 @@ use std::path::Path;
 use clap::CommandFactory;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
+use llamac_compiler::diagnostic::shell_word;
+
 use crate::args::Cli;
 
 /// `error` with a tip, if there is one.
@@ -18,9 +20,13 @@ pub fn add(mut error: clap::Error, arguments: &[OsString]) -> clap::Error {
         ErrorKind::UnknownArgument => text(ContextKind::InvalidArg)
             .filter(|argument| !argument.starts_with('-') && command(arguments) == Some("run"))
             .map(|_| "the prompt is given with '-p'".to_owned()),
+        ErrorKind::MissingRequiredArgument if command(arguments) == Some("compile") => {
+            let tip = "to look inside without an output: --emit, --print-after, --stop-after, --dump-ir or --remarks";
+            error.to_string().contains("--output").then(|| tip.to_owned())
+        }
         ErrorKind::InvalidSubcommand => text(ContextKind::InvalidSubcommand)
             .filter(|name| Path::new(name).exists())
-            .map(|path| format!("'llamac run {path} -p TEXT' runs a model")),
+            .map(|path| format!("'llamac run {} -p TEXT' runs a model", shell_word(Path::new(path)))),
         _ => None,
     };
     if let Some(tip) = tip {
@@ -51,6 +57,7 @@ mod tests {
         };
         assert!(message("llamac run model hello -n 3").contains("tip: the prompt is given with '-p'"));
         assert!(message("llamac src -p hello").contains("tip: 'llamac run src -p TEXT' runs a model"));
+        assert!(message("llamac compile model").contains("tip: to look inside without an output: --emit"));
         for line in ["llamac run model -p a --wrong", "llamac inspect model hello", "llamac nothing"] {
             let message = message(line);
             assert!(!message.contains("with '-p'") && !message.contains("runs a model"), "{message}");

@@ -24,6 +24,8 @@ fn help_and_version_are_results() {
         assert!(help.contains(&format!("\n  {command} ")), "{help}");
         assert!(llamac(&format!("{command} --help"), &[]).quiet().starts_with(|c: char| c.is_uppercase()));
     }
+    assert_eq!(llamac("help", &[]).quiet(), help);
+    assert!(llamac("help run", &[]).quiet().contains("--temperature"));
     assert_eq!(llamac("--version", &[]).quiet(), format!("llamac {}\n", env!("CARGO_PKG_VERSION")));
 }
 
@@ -245,4 +247,29 @@ fn a_full_disk_under_standard_output_is_reported() {
     let output = arguments("print ops", &[]).stdout(full).output().expect("the command runs");
     assert_eq!(output.status.code(), Some(5));
     assert!(String::from_utf8_lossy(&output.stderr).starts_with("error[E0011]"));
+}
+
+#[test]
+fn numbers_are_told_their_range() {
+    for (line, why) in [
+        ("run model -p a -n 0", "expected a whole number, at least 1"),
+        ("run model -p a -n -1", "expected a whole number, at least 1"),
+        ("run model -p a --top-k -1", "expected a whole number from 0 to 4294967295"),
+        ("run model -p a --seed -1", "expected a whole number, at least 0"),
+        ("run model -p a --threads -1", "expected a whole number from 1 to 1024"),
+        ("run model --ids -1", "`-1` is not a token id"),
+        ("run model --ids 1,,2", "a token id is missing"),
+        ("tokenize model --decode -1", "`-1` is not a token id"),
+        ("eval model --inputs a --outputs b --keep -1", "expected a whole number from 1"),
+        ("compile model -o out --max-context -1", "expected a whole number, at least 1"),
+    ] {
+        let message = llamac(line, &[]).failure(2);
+        assert!(message.contains(why), "{line}: {message}");
+    }
+    let tiny = fixture("tiny/gqa-f32");
+    for value in ["nan", "inf", "-1", "1e-41"] {
+        let line = format!("run {{tiny}} --ids 1 --temperature {value}");
+        let message = llamac(&line, &[("tiny", &tiny)]).failure(2);
+        assert!(message.contains("--> --temperature\n   expected a number above 0"), "{message}");
+    }
 }

@@ -161,7 +161,7 @@ fn remarks_tell_what_fired_and_what_missed() {
     assert_eq!((done.status, done.stdout.as_str()), (Some(0), ""));
     assert!(done.stderr.contains("FuseQkv applied"), "{}", done.stderr);
     assert!(done.stderr.lines().all(|line| line.starts_with("remark: ")), "{}", done.stderr);
-    let explained = llamac("compile {tiny} --stop-after fuse-qkv -v", &[("tiny", tiny.as_path())]);
+    let explained = llamac("compile {tiny} --stop-after fuse-qkv -vv", &[("tiny", tiny.as_path())]);
     assert!(explained.stderr.contains("pass fuse-qkv took"), "{}", explained.stderr);
 }
 
@@ -235,7 +235,7 @@ fn a_full_disk_and_a_read_only_one_are_told() {
     assert_snapshot!(message("ro", "run {stories} -p Once", 1).expect("a disk"), @"
     error[E0010]: a file operation failed
       --> folder
-       it cannot be written to: Read-only file system (os error 30)
+       it cannot be written to: read-only file system
        help: choose another folder for temporary files with TMPDIR
     ");
 }
@@ -283,4 +283,53 @@ fn an_interrupted_compilation_leaves_nothing_or_all() {
         }
     }
     assert!(interrupted > 0);
+}
+
+#[test]
+fn what_the_model_will_not_do_is_warned_about() {
+    let folder = folder();
+    copy("stories", folder.path());
+    let warnings = |options: &str| {
+        let done = llamac(&format!("compile {{f}} --remarks {options}"), &[("f", folder.path())]);
+        let warnings = done.stderr.lines().filter(|line| line.starts_with("warning"));
+        redacted(&warnings.collect::<Vec<_>>().join("\n"), folder.path())
+    };
+    assert_eq!(warnings("--max-context 512"), "");
+    assert_snapshot!(warnings("--max-context 1000"), @"warning: --max-context 1000 is beyond the model's own context of 512 tokens, which stays");
+    let tokenizer = folder.path().join("tokenizer.json");
+    let bytes = std::fs::read(&tokenizer).expect("a file");
+    std::fs::write(&tokenizer, &bytes[..bytes.len() / 2]).expect("writes");
+    let cut = warnings("");
+    assert!(
+        cut.contains("tokenizer.json: invalid tokenizer: ") && cut.ends_with("will take token ids only"),
+        "{cut}"
+    );
+}
+
+#[test]
+fn a_dump_has_a_folder_of_its_own() {
+    let folder = folder();
+    let dump = folder.path().join("dump");
+    std::fs::create_dir(folder.path().join("ckpt")).expect("a folder");
+    copy("tiny/gqa-f32", &folder.path().join("ckpt"));
+    let before = names(&folder.path().join("ckpt"));
+    let paths = [("f", folder.path())];
+    llamac("compile {f}/ckpt --dump-ir {f}/dump", &paths).quiet();
+    assert!(names(&dump).contains(&"01-canonicalize.diff".to_owned()), "{:?}", names(&dump));
+    llamac("compile {f}/ckpt --dump-ir {f}/dump --stop-after input", &paths).success();
+    assert_eq!(names(&dump), ["00-input.ir"]);
+    let message = |line: &str| redacted(&llamac(line, &paths).failure(2), folder.path());
+    assert_snapshot!(message("compile {f}/ckpt --dump-ir {f}/ckpt"), @"
+    error[E0001]: invalid argument
+      --> --dump-ir folder/ckpt
+       the folder holds golden.json, which is not of a dump
+       help: give the dump a folder of its own
+    ");
+    assert_snapshot!(message("compile {f}/ckpt --dump-ir {f}/dump/00-input.ir"), @"
+    error[E0001]: invalid argument
+      --> --dump-ir folder/dump/00-input.ir
+       this is no folder, and a dump is one
+       help: give the dump a folder of its own
+    ");
+    assert_eq!(names(&folder.path().join("ckpt")), before);
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use insta::assert_snapshot;
 use safetensors::{Dtype, SafeTensors};
-use support::{fixture, folder, i64s, llamac, load, names, redact, save};
+use support::{copy, fixture, folder, i64s, llamac, load, names, redact, save};
 
 /// Writes the inputs of a golden case and returns its outputs.
 fn golden(fixture_name: &str, case: &str, to: &Path) -> Vec<(String, Vec<f32>)> {
@@ -97,16 +97,16 @@ fn faults_of_the_inputs_come_together_and_leave_the_output_alone() {
 
     save(&inputs, &[("input_ids", Dtype::I64, &[1, 2], i64s(&[1, 1_000_000]))]);
     let message = llamac("eval {model} --inputs {in} --outputs {out} --cached 2", &paths).failure(3);
-    assert_snapshot!(redact(&message, &[("in", &inputs)]), @r#"
-        error[E0400]: token id outside the vocabulary
-          --> input_ids[0, 1]
-           expected an id below 67
-           found    1000000
-        error[E0001]: invalid argument
-          --> --cached
-           expected fewer than the 2 positions of the input
-           found    2
-        "#);
+    assert_snapshot!(redact(&message, &[("in", &inputs)]), @"
+    error[E0400]: token id outside the vocabulary
+      --> in: input_ids[0, 1]
+       expected an id below 67
+       found    1000000
+    error[E0001]: invalid argument
+      --> --cached
+       expected fewer than the 2 positions of the input
+       found    2
+    ");
 
     save(&inputs, &[("inputs_embeds", Dtype::F32, &[1, 2, 3], vec![0; 24])]);
     let message = llamac("eval {model} --inputs {in} --outputs {out}", &paths).failure(3);
@@ -164,4 +164,37 @@ fn what_cannot_be_written_is_known_before_anything_is_computed() {
     let done = llamac("eval {model} --inputs {in} --outputs {folder}/out", &paths);
     assert!(done.stderr.starts_with("warning: ") && done.stderr.contains("`labels`"), "{}", done.stderr);
     assert_eq!(done.status, Some(0));
+}
+
+#[test]
+fn inputs_are_regular_files() {
+    let (folder, model) = (folder(), fixture("tiny/gqa-f32"));
+    let pipe = folder.path().join("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().expect("mkfifo runs").success());
+    let zero = Path::new("/dev/zero");
+    for inputs in [&*pipe, zero, folder.path()] {
+        let paths = [("in", inputs), ("model", &*model), ("folder", folder.path())];
+        let message = llamac("eval {model} --inputs {in} --outputs {folder}/out", &paths).failure(1);
+        assert!(message.contains("this is not a regular file"), "{message}");
+    }
+}
+
+#[test]
+fn values_that_are_not_numbers_are_told() {
+    let folder = folder();
+    copy("tiny/gqa-f32", folder.path());
+    let weights = folder.path().join("model.safetensors");
+    let mut tensors = load(&weights);
+    tensors.get_mut("model.norm.weight").expect("a tensor").1.fill(f32::NAN);
+    let bytes = |values: &[f32]| values.iter().flat_map(|value| value.to_le_bytes()).collect();
+    let tensors: Vec<_> = tensors
+        .iter()
+        .map(|(name, (shape, values))| (name.as_str(), Dtype::F32, shape.as_slice(), bytes(values)))
+        .collect();
+    save(&weights, &tensors);
+    let inputs = folder.path().join("in");
+    save(&inputs, &[("input_ids", Dtype::I64, &[1, 2], i64s(&[1, 2]))]);
+    let done = llamac("eval {f} --inputs {f}/in --outputs {f}/out", &[("f", folder.path())]);
+    assert!(done.stderr.contains("out: `logits` holds values that are not numbers"), "{}", done.stderr);
+    done.success();
 }

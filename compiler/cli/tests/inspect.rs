@@ -195,10 +195,10 @@ fn onnx_models_that_are_wrong_are_refused() {
         let told = llamac("inspect {model}", &[("model", path("model.onnx").as_path())]).failure(status);
         redact(&told, &[("DIR", folder.path())])
     };
-    assert_snapshot!(message(3), @r"
+    assert_snapshot!(message(3), @"
     error[E0200]: a file is missing
       --> DIR/model.onnx
-       No such file or directory (os error 2)
+       no such file or directory
     ");
     std::fs::write(path("model.onnx"), &exported).expect("writes");
     assert_snapshot!(message(3), @r"
@@ -270,4 +270,15 @@ fn data_behind_a_link_is_warned_about() {
     std::fs::remove_file(&model).expect("removes");
     std::os::unix::fs::symlink(elsewhere.join("model.onnx"), &model).expect("a link");
     assert_eq!(llamac("inspect {model}", &[("model", model.as_path())]).quiet(), told);
+}
+
+#[test]
+fn a_file_is_what_it_begins_with() {
+    let folder = folder();
+    let tiny = fixture("tiny/gqa-f32");
+    let paths = [("f", folder.path()), ("tiny", &*tiny)];
+    std::fs::copy(fixture("onnx/mixed.onnx"), folder.path().join("model.bin")).expect("a copy");
+    llamac("-q compile {tiny} -o {f}/compiled.onnx", &paths).quiet();
+    assert!(llamac("inspect {f}/model.bin --json", &paths).quiet().starts_with(r#"{"kind":"onnx""#));
+    assert!(llamac("inspect {f}/compiled.onnx --json", &paths).quiet().starts_with(r#"{"kind":"artifact""#));
 }

@@ -61,7 +61,7 @@ fn faults_have_the_parts_that_people_see() {
 fn notes_remarks_and_the_log_are_objects_too() {
     let (folder, tiny) = (folder(), fixture("tiny/gqa-f32"));
     let paths = [("tiny", tiny.as_path()), ("out", folder.path())];
-    let done = llamac("--message-format=json compile {tiny} -o {out}/model --remarks -v", &paths);
+    let done = llamac("--message-format=json compile {tiny} -o {out}/model --remarks -vv", &paths);
     assert_eq!((done.status, done.stdout.as_str()), (Some(0), ""));
     let objects = objects(&done.stderr);
     let of = |severity: &str, part: &str| {

@@ -5,7 +5,8 @@ mod support;
 use std::fs;
 
 use insta::assert_snapshot;
-use support::{copy, fixture, folder, llamac, redact};
+use safetensors::Dtype;
+use support::{arguments, copy, fixture, folder, i64s, llamac, redact, run, save};
 
 /// The message of `inspect` about a folder that `prepare` filled.
 fn message(status: i32, prepare: impl FnOnce(&std::path::Path)) -> String {
@@ -90,13 +91,13 @@ fn a_configuration_that_contradicts_the_weights() {
 fn names_that_are_not_there() {
     let near = fixture("stories").with_file_name("storys");
     let text = llamac("run {near} -p Once", &[("near", near.as_path())]).failure(3);
-    assert_snapshot!(redact(&text, &[]), @r#"
-        error[E0100]: this is not a model that llamac can read
-          --> fixtures/storys
-           expected a directory with config.json and model.safetensors, or model.safetensors.index.json and shards
-           found    no such file or directory
-           help: did you mean fixtures/stories?
-        "#);
+    assert_snapshot!(redact(&text, &[]), @"
+    error[E0100]: this is not a model that llamac can read
+      --> fixtures/storys
+       expected a directory with config.json and weights in safetensors, or a compiled model
+       found    no such file or directory
+       help: did you mean fixtures/stories?
+    ");
 }
 
 #[test]
@@ -122,6 +123,7 @@ fn files_that_are_no_compiled_models() {
            help: give the directory fixtures/tiny/gqa-f32
         "#);
 
+    fs::remove_file(&out).expect("removes");
     llamac("compile {tiny} -o {out}", &paths).success();
     let whole = fs::read(&out).expect("a file");
     fs::write(&out, &whole[..whole.len() - 1]).expect("writes");
@@ -147,4 +149,84 @@ fn files_that_are_no_compiled_models() {
            found    a file
            help: give the directory fixtures/tiny/gqa-f32
         "#);
+}
+
+/// Without a folder for temporary files nothing can be compiled to run it.
+#[test]
+fn what_is_known_before_a_model_is_compiled_is_told_before() {
+    let folder = folder();
+    let [tiny, stories, tokens] = ["tiny/gqa-f32", "stories", "tiny/tokcls-bias"].map(fixture);
+    let inputs = folder.path().join("in");
+    save(&inputs, &[("input_ids", Dtype::I64, &[1, 2], i64s(&[1, 99]))]);
+    let paths = [("tiny", &*tiny), ("stories", &*stories), ("tokens", &*tokens), ("f", folder.path())];
+    let done = |line: &str| run(arguments(line, &paths).env("TMPDIR", "/nonexistent"), "");
+    for (line, status, why) in [
+        ("run {stories} -p x", 1, "the folder for temporary files does not exist"),
+        ("run {stories} -p x --top-p 2", 2, "error[E0406]"),
+        ("run {tokens} -p x", 3, "error[E0403]"),
+        ("run {tiny} -p x", 3, "give token ids (`--ids`), or use a checkpoint that holds a tokenizer.json"),
+        ("classify {tokens} x", 3, "error[E0403]"),
+        ("embed {tiny} x", 3, "error[E0405]"),
+        ("eval {tiny} --inputs {f}/in --outputs {f}/out", 3, "error[E0400]"),
+        ("eval {stories} --inputs {f}/in --outputs {f}/out --keep 3", 2, "at most the 2 positions"),
+    ] {
+        let message = done(line).failure(status);
+        assert!(message.contains(why), "{line}: {message}");
+        assert!(!line.starts_with("embed") || !message.contains("--ids"), "{message}");
+    }
+    let facts = done("inspect {stories}").quiet();
+    assert!(facts.contains("causal-lm") && facts.contains("pass fuse-qkv"), "{facts}");
+}
+
+#[test]
+fn a_size_that_is_wrong_or_missing_is_named() {
+    let help = |change: &dyn Fn(&mut serde_json::Map<String, serde_json::Value>)| {
+        let message = message(3, |folder| {
+            copy("tiny/gqa-f32", folder);
+            let path = folder.join("config.json");
+            let mut config: serde_json::Value =
+                serde_json::from_slice(&fs::read(&path).expect("a file")).expect("JSON");
+            change(config.as_object_mut().expect("an object"));
+            fs::write(&path, config.to_string()).expect("writes");
+        });
+        let mut helps: Vec<String> = message
+            .lines()
+            .filter_map(|line| line.trim().strip_prefix("help: ").map(str::to_owned))
+            .collect();
+        helps.dedup();
+        helps
+    };
+    let wide = help(&|config| drop(config.insert("head_dim".to_owned(), 16.into())));
+    assert_eq!(wide, ["config.json says head_dim = 16; these weights have 8"]);
+    let none = help(&|config| drop(config.remove("vocab_size")));
+    assert_eq!(none, ["config.json has no vocab_size, which is then 32000; these weights have 67"]);
+}
+
+#[test]
+fn names_that_lead_nowhere() {
+    let folder = folder();
+    std::os::unix::fs::symlink("loop", folder.path().join("loop")).expect("a link");
+    let message =
+        |line: &str| redact(&llamac(line, &[("f", folder.path())]).failure(3), &[("folder", folder.path())]);
+    assert_snapshot!(message("run meta-llama/Llama-3.2-1B -p x"), @"
+    error[E0100]: this is not a model that llamac can read
+      --> meta-llama/Llama-3.2-1B
+       expected a directory with config.json and weights in safetensors, or a compiled model
+       found    no such file or directory
+       help: llamac does not download: get it with `hf download meta-llama/Llama-3.2-1B --local-dir DIR`
+    ");
+    assert_snapshot!(message("run {f}/loop -p x"), @"
+    error[E0100]: this is not a model that llamac can read
+      --> folder/loop
+       expected a directory with config.json and weights in safetensors, or a compiled model
+       found    a link that leads nowhere
+    ");
+    assert_snapshot!(message("run {f}/none.llamac -p x"), @"
+    error[E0100]: this is not a model that llamac can read
+      --> folder/none.llamac
+       expected a directory with config.json and weights in safetensors, or a compiled model
+       found    no such file or directory
+    ");
+    let named = run(support::command().args(["inspect", "a\u{1b}[2J\nb"]), "").failure(3);
+    assert!(named.contains("--> a\\u{1b}[2J\\nb\n"), "{named}");
 }

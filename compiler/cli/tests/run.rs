@@ -200,3 +200,15 @@ fn a_reader_that_goes_away_ends_it_quietly() {
     assert_eq!((status.code(), message.as_str()), (Some(0), ""));
     assert!(line.starts_with("{\"type\":\"token\""), "{line}");
 }
+
+#[test]
+fn a_full_context_is_told() {
+    let (folder, stories) = (folder(), fixture("stories"));
+    let paths = [("stories", &*stories), ("model", &*folder.path().join("model"))];
+    llamac("-q compile {stories} -o {model} --max-context 10", &paths).quiet();
+    let done = llamac("run {model} -p Once -n 50 --json", &paths);
+    assert_eq!(done.stderr, "warning: the context of 10 tokens is full\n");
+    let (_, last) = lines(&done.success());
+    assert_eq!(last["reason"], "length");
+    llamac("run {model} -p Once -n 3 --json", &paths).quiet();
+}

@@ -5,7 +5,7 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::{Component, Path};
 
-use llamac_plan::diagnostic::{Code, Diagnostic};
+use llamac_plan::diagnostic::{Code, Diagnostic, reason};
 
 use super::proto::TensorProto;
 use crate::source::Capped;
@@ -129,7 +129,7 @@ impl<'a> Files<'a> {
             ErrorKind::NotFound => failed(Code::MissingFile, "no such file".to_owned())
                 .expected("data of the model's tensors")
                 .help("the model and its data belong in one directory, under the names that they were written with"),
-            _ => failed(Code::Io, error.to_string()),
+            _ => failed(Code::Io, reason(&error)),
         })?;
         if !metadata.is_file() {
             return Err(failed(Code::Io, "this is not a regular file".to_owned()));

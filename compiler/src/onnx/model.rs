@@ -1,9 +1,12 @@
 //! From a path to a model whose parts fit together.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
+use llamac_plan::artifact::BEGINNING;
 use llamac_plan::diagnostic::{Code, Diagnostic, Diagnostics};
 use prost::Message;
 
@@ -32,15 +35,27 @@ pub struct Model {
     pub(super) files: BTreeMap<String, ExternalFile>,
 }
 
+/// Whether these are the first bytes of an ONNX model as every exporter writes it: the IR version, a small number, then
+/// a field of the model that is a text or a message.
+fn begins_like_one(start: &[u8]) -> bool {
+    matches!(*start, [FIRST, 1..=0x7f, tag, ..] if tag & 7 == 2 && (2..=25).contains(&(tag >> 3)))
+}
+
 impl Model {
-    /// The ONNX model at `path`: the file itself if its name ends in `.onnx`, or that of a directory which holds an
-    /// exported model and no checkpoint's weights.
+    /// The ONNX model at `path`: the file itself if it begins like one, or its name ends in `.onnx` and it is no
+    /// compiled model; or that of a directory which holds an exported model and no checkpoint's weights.
     pub fn locate(path: &Path) -> Option<PathBuf> {
         if path.is_dir() {
             let inside = IN_DIRECTORY.map(|name| path.join(name)).into_iter().find(|inner| inner.is_file());
             return inside.filter(|_| !source::has_weights(path));
         }
-        path.extension().is_some_and(|end| end.eq_ignore_ascii_case("onnx")).then(|| path.to_owned())
+        let mut start = Vec::new();
+        if path.is_file() {
+            File::open(path).and_then(|file| file.take(64).read_to_end(&mut start)).ok()?;
+        }
+        let compiled = start.get(8..).is_some_and(|header| header.starts_with(BEGINNING.as_bytes()));
+        let named = path.extension().is_some_and(|end| end.eq_ignore_ascii_case("onnx"));
+        (!compiled && (named || begins_like_one(&start))).then(|| path.to_owned())
     }
 
     /// Opens the model in the file `path`.

@@ -14,7 +14,7 @@ use llamac_plan::diagnostic::{Code, Diagnostic};
 use rustix::fs::{CWD, RenameFlags};
 use tempfile::TempDir;
 
-use super::{Kind, Output, TEMPORARY, folder, is_temporary, lock, sync_folder, write_fault};
+use super::{Kind, Output, TEMPORARY, fault_in, folder, is_temporary, lock, sync_folder, write_fault};
 
 /// Says why a folder that is there and not empty must stay, if it must.
 pub type Guard = fn(&Path) -> Result<(), Diagnostic>;
@@ -51,11 +51,7 @@ impl Folder {
         let base = folder.base(place);
         match Kind::create_in(base) {
             Ok(_) => Ok(folder),
-            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Err(Diagnostic::new(Code::Io)
-                .at(folder.path.display().to_string())
-                .message(format!("no files can be made in `{}`: {e}", base.display()))
-                .help("choose another folder")),
-            Err(e) => Err(write_fault(&folder.path, &e)),
+            Err(e) => Err(fault_in(base, &folder.path, &e)),
         }
     }
 

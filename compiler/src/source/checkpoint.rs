@@ -12,9 +12,10 @@ use llamac_ir::DType;
 use llamac_plan::GenerationDefaults;
 use llamac_plan::diagnostic::{Code, Diagnostic, Diagnostics};
 
+use super::Head;
 use super::config::Config;
 use super::file::{self, MappedFile};
-use super::head::{Head, HeadTensors};
+use super::head::{self, HeadTensors};
 use super::names::{self, EMBEDDING, LM_HEAD, Meaning, QA_OUTPUTS, SCORE, SCORE_BIAS};
 use super::safetensors::StoredTensor;
 use super::shards::{self, Weights};
@@ -166,6 +167,23 @@ impl Checkpoint {
         }
     }
 
+    /// The head, with what its outputs mean.
+    pub fn plan_head(&self) -> llamac_plan::Head {
+        use llamac_plan::Head as Plan;
+        let config = &self.config;
+        match self.head {
+            Head::Base => Plan::Base,
+            Head::CausalLm => Plan::CausalLm,
+            Head::SequenceClassification => Plan::SequenceClassification {
+                labels: config.labels.clone(),
+                pad_token_id: config.pad_token_id,
+                problem_type: config.problem_type.clone(),
+            },
+            Head::TokenClassification => Plan::TokenClassification { labels: config.labels.clone() },
+            Head::QuestionAnswering => Plan::QuestionAnswering,
+        }
+    }
+
     /// The canonical name under which a tensor is stored: that of the input embedding for an output embedding that is
     /// tied to it, else `name`.
     pub fn resolve<'a>(&self, name: &'a str) -> &'a str {
@@ -264,7 +282,7 @@ impl Named {
             embedding: has(EMBEDDING),
             tied: config.tie_word_embeddings,
         };
-        Head::detect(tensors, &config.architectures, warnings)
+        head::detect(tensors, &config.architectures, warnings)
     }
 
     /// Decides the tie, and puts a lone matrix under the input embedding's name.

@@ -75,7 +75,20 @@ pub struct Config {
     pub architectures: Vec<String>,
     /// The dtype that the checkpoint says it has; each tensor's own is what counts.
     pub dtype: Option<String>,
+    /// Keys of sizes that the file does not give: their values are defaults.
+    pub absent: Vec<&'static str>,
 }
+
+/// Keys of the sizes that tensors are compared with.
+const SIZES: [&str; 7] = [
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+];
 
 impl Config {
     /// Parses the bytes of a configuration; `file` names it in messages. What is odd, but has one meaning, goes to
@@ -160,6 +173,7 @@ impl Config {
                 problem_type,
                 architectures: architectures?,
                 dtype,
+                absent: SIZES.into_iter().filter(|key| map.get(*key).is_none_or(Value::is_null)).collect(),
             })
         })();
         let config = config.expect("each reader that is empty recorded a fault");

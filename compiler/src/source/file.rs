@@ -6,7 +6,7 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use llamac_plan::diagnostic::{Code, Diagnostic};
+use llamac_plan::diagnostic::{Code, Diagnostic, reason};
 use memmap2::Mmap;
 
 /// Opens a regular file. Pipes and devices, which could block or never end, are refused.
@@ -25,7 +25,7 @@ pub(super) fn failed(path: &Path, error: &io::Error) -> Diagnostic {
         io::ErrorKind::OutOfMemory => Code::OutOfMemory,
         _ => Code::Io,
     };
-    Diagnostic::new(code).at(path.display().to_string()).message(error.to_string())
+    Diagnostic::new(code).at(path.display().to_string()).message(reason(error))
 }
 
 /// The content of a file of at most `limit` bytes; nothing where there is no such file.
@@ -89,7 +89,7 @@ impl MappedFile {
     ///
     /// # Errors
     /// `MissingFile`, `Io` or `OutOfMemory`, with the path.
-    pub(crate) fn open(path: PathBuf, name: String) -> Result<Self, Diagnostic> {
+    pub fn open(path: PathBuf, name: String) -> Result<Self, Diagnostic> {
         let (file, _) = open(&path).map_err(|error| failed(&path, &error))?;
         // SAFETY: the mapping is read-only and private to this process, and its bytes are only ever read as plain
         // numbers, of which every bit pattern is valid. Another process that writes to the file changes numbers; one

@@ -1,19 +1,6 @@
-//! The head of a model: which tensors it has beyond the trunk, and which one a checkpoint holds.
+//! Which head a checkpoint holds: the tensors that it has beyond the trunk say so.
 
-/// What is computed from the trunk's last hidden states.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Head {
-    /// Nothing: the hidden states after the final norm (`LlamaModel`).
-    Base,
-    /// Logits of the next token (`LlamaForCausalLM`).
-    CausalLm,
-    /// Class scores of one pooled position (`LlamaForSequenceClassification`).
-    SequenceClassification,
-    /// Class scores of every token (`LlamaForTokenClassification`).
-    TokenClassification,
-    /// Scores of every token as the start and as the end of an answer (`LlamaForQuestionAnswering`).
-    QuestionAnswering,
-}
+use llamac_plan::HeadKind as Head;
 
 /// The tensors that tell heads apart, as far as they are in the files.
 #[derive(Clone, Copy, Debug)]
@@ -32,75 +19,37 @@ pub(super) struct HeadTensors {
     pub tied: bool,
 }
 
-impl Head {
-    /// Every head.
-    pub const ALL: [Self; 5] = [
-        Self::Base,
-        Self::CausalLm,
-        Self::SequenceClassification,
-        Self::TokenClassification,
-        Self::QuestionAnswering,
-    ];
-
-    /// The name on the command line.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Base => "base",
-            Self::CausalLm => "causal-lm",
-            Self::SequenceClassification => "sequence-classification",
-            Self::TokenClassification => "token-classification",
-            Self::QuestionAnswering => "question-answering",
+/// The head that a checkpoint holds: its tensors say so first, its `architectures` second.
+pub(super) fn detect(tensors: HeadTensors, architectures: &[String], warnings: &mut Vec<String>) -> Head {
+    // The first LLaMA models were saved by classes that spelled LLaMA.
+    let of_class =
+        |class: &String| Head::ALL.into_iter().find(|head| head.class().eq_ignore_ascii_case(class));
+    let declared = architectures.iter().find_map(of_class);
+    let score = match declared {
+        Some(Head::TokenClassification) => Head::TokenClassification,
+        _ if tensors.score_bias => Head::TokenClassification,
+        _ => Head::SequenceClassification,
+    };
+    let held: Vec<(&str, Head)> = [
+        (tensors.lm_head, "lm_head", Head::CausalLm),
+        (tensors.score, "score", score),
+        (tensors.qa_outputs, "qa_outputs", Head::QuestionAnswering),
+    ]
+    .into_iter()
+    .filter_map(|(is_there, name, head)| is_there.then_some((name, head)))
+    .collect();
+    match (&held[..], declared) {
+        // With tied embeddings, a file may hold the one matrix under the head's name only.
+        ([(_, Head::CausalLm)], Some(Head::Base)) if tensors.tied && !tensors.embedding => Head::Base,
+        (&[(_, head)], _) | (_, Some(head)) => head,
+        (&[(_, head), ..], None) => {
+            let names: Vec<&str> = held.iter().map(|(name, _)| *name).collect();
+            let names = names.join(" and ");
+            warnings.push(format!("the checkpoint has {names}; the head is {}", head.name()));
+            head
         }
-    }
-
-    /// The class in transformers.
-    pub fn class(self) -> &'static str {
-        match self {
-            Self::Base => "LlamaModel",
-            Self::CausalLm => "LlamaForCausalLM",
-            Self::SequenceClassification => "LlamaForSequenceClassification",
-            Self::TokenClassification => "LlamaForTokenClassification",
-            Self::QuestionAnswering => "LlamaForQuestionAnswering",
-        }
-    }
-
-    /// The head of `name`; nothing for a name that no head has.
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|head| head.name() == name)
-    }
-
-    /// The head that a checkpoint holds: its tensors say so first, its `architectures` second.
-    pub(super) fn detect(tensors: HeadTensors, architectures: &[String], warnings: &mut Vec<String>) -> Self {
-        // The first LLaMA models were saved by classes that spelled LLaMA.
-        let of_class =
-            |class: &String| Self::ALL.into_iter().find(|head| head.class().eq_ignore_ascii_case(class));
-        let declared = architectures.iter().find_map(of_class);
-        let score = match declared {
-            Some(Self::TokenClassification) => Self::TokenClassification,
-            _ if tensors.score_bias => Self::TokenClassification,
-            _ => Self::SequenceClassification,
-        };
-        let held: Vec<(&str, Self)> = [
-            (tensors.lm_head, "lm_head", Self::CausalLm),
-            (tensors.score, "score", score),
-            (tensors.qa_outputs, "qa_outputs", Self::QuestionAnswering),
-        ]
-        .into_iter()
-        .filter_map(|(is_there, name, head)| is_there.then_some((name, head)))
-        .collect();
-        match (&held[..], declared) {
-            // With tied embeddings, a file may hold the one matrix under the head's name only.
-            ([(_, Self::CausalLm)], Some(Self::Base)) if tensors.tied && !tensors.embedding => Self::Base,
-            (&[(_, head)], _) | (_, Some(head)) => head,
-            (&[(_, head), ..], None) => {
-                let names: Vec<&str> = held.iter().map(|(name, _)| *name).collect();
-                let names = names.join(" and ");
-                warnings.push(format!("the checkpoint has {names}; the head is {}", head.name()));
-                head
-            }
-            ([], None) if tensors.tied => Self::CausalLm,
-            ([], None) => Self::Base,
-        }
+        ([], None) if tensors.tied => Head::CausalLm,
+        ([], None) => Head::Base,
     }
 }
 
@@ -118,7 +67,7 @@ mod tests {
     };
 
     fn detect(tensors: HeadTensors, class: &str) -> Head {
-        Head::detect(tensors, &[class.to_owned()], &mut Vec::new())
+        super::detect(tensors, &[class.to_owned()], &mut Vec::new())
     }
 
     #[test]
@@ -146,15 +95,7 @@ mod tests {
             assert_eq!(detect(all, head.class()), head);
         }
         let mut warnings = Vec::new();
-        assert_eq!(Head::detect(all, &["Other".to_owned()], &mut warnings), Head::CausalLm);
+        assert_eq!(super::detect(all, &["Other".to_owned()], &mut warnings), Head::CausalLm);
         assert_eq!(warnings, ["the checkpoint has lm_head and score and qa_outputs; the head is causal-lm"]);
-    }
-
-    #[test]
-    fn names_come_back() {
-        for head in Head::ALL {
-            assert_eq!(Head::from_name(head.name()), Some(head));
-        }
-        assert_eq!(Head::from_name("auto"), None);
     }
 }

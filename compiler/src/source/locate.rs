@@ -68,10 +68,15 @@ fn other_format(path: &Path, names: &[String]) -> Option<Diagnostic> {
 /// Why `path`, which has no `config.json` in it, is not a checkpoint.
 pub(super) fn no_config(path: &Path) -> Diagnostic {
     if !path.exists() {
+        if path.is_symlink() {
+            return not_a_checkpoint(path).found("a link that leads nowhere");
+        }
         let fault = not_a_checkpoint(path).found("no such file or directory");
-        return match suggest::nearest_path(path) {
-            Some(near) => fault.help(format!("did you mean {}?", near.display())),
-            None => fault,
+        return match (suggest::nearest_path(path), of_hub(path)) {
+            (Some(near), _) => fault.help(format!("did you mean {}?", near.display())),
+            (None, Some(name)) => fault
+                .help(format!("llamac does not download: get it with `hf download {name} --local-dir DIR`")),
+            (None, None) => fault,
         };
     }
     if path.is_file() {
@@ -97,6 +102,17 @@ pub(super) fn no_config(path: &Path) -> Diagnostic {
         (None, Some(parent)) => fault.help(format!("did you mean {}?", shown(parent))),
         (None, None) => fault,
     }
+}
+
+/// The name of a model of the hub that `path`, which is not there, seems to be: `owner/name`.
+fn of_hub(path: &Path) -> Option<&str> {
+    let (owner, name) = path.to_str()?.split_once('/')?;
+    let plain = |part: &str| {
+        part.starts_with(|c: char| c.is_ascii_alphanumeric())
+            && part.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+    };
+    (plain(owner) && plain(name) && !name.ends_with(".llamac") && !Path::new(owner).exists())
+        .then(|| path.to_str())?
 }
 
 /// Why the file at `path` is not a checkpoint.

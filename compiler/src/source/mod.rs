@@ -33,7 +33,7 @@ pub use checkpoint::{Checkpoint, TensorInfo, Tie};
 pub use config::Config;
 pub use file::MappedFile;
 pub(crate) use file::{read as read_file, stand_in};
-pub use head::Head;
+pub use llamac_plan::HeadKind as Head;
 pub use names::{EMBEDDING, LM_HEAD, NORM, QA_OUTPUTS, QA_OUTPUTS_BIAS, SCORE, SCORE_BIAS};
 pub use rope::Rope;
 pub(crate) use shards::{INDEX, has_weights};

@@ -22,7 +22,9 @@ pub fn did_you_mean<'a>(
 /// What there is beside `path`, which is not there, under a similar name.
 pub fn nearest_path(path: &Path) -> Option<PathBuf> {
     let parent = path.parent()?;
+    let name = path.file_name()?.to_str()?;
     let siblings = locate::names(if parent.as_os_str().is_empty() { Path::new(".") } else { parent });
-    let near = nearest(path.file_name()?.to_str()?, siblings.iter().map(String::as_str))?;
+    // A link that leads nowhere is there by name.
+    let near = nearest(name, siblings.iter().map(String::as_str).filter(|sibling| *sibling != name))?;
     Some(parent.join(near))
 }

@@ -9,9 +9,9 @@ use llamac_ir::DType;
 use llamac_ir::suggest::nearest;
 use llamac_plan::diagnostic::{Code, Diagnostic, Diagnostics};
 
+use super::Head;
 use super::checkpoint::Stored;
 use super::config::Config;
-use super::head::Head;
 use super::names::{self, EMBEDDING, LM_HEAD, NORM, QA_OUTPUTS, QA_OUTPUTS_BIAS, SCORE, SCORE_BIAS};
 
 /// A size: the product of members of the configuration.
@@ -28,15 +28,14 @@ impl Size {
         words.join(" × ")
     }
 
-    /// What the configuration would have to say for a tensor of size `found`.
-    fn contradiction(&self, found: usize) -> Option<String> {
-        let wanted = self.0.iter().find_map(|(key, value)| {
+    /// The member that may be wrong where a tensor has the size `found`, and what it would have to be; `suspect`, if it
+    /// is one of several.
+    fn contradiction(&self, found: usize, suspect: Option<&str>) -> Option<(&'static str, usize, usize)> {
+        let members = self.0.iter().filter_map(|&(key, value)| {
             let rest = self.value() / value;
             found.is_multiple_of(rest).then_some((key, value, found / rest))
         });
-        wanted.map(|(key, value, found)| {
-            format!("config.json says {key} = {value}; these weights have {found}")
-        })
+        members.clone().find(|(key, ..)| Some(*key) == suspect).or_else(|| members.clone().next())
     }
 }
 
@@ -129,6 +128,11 @@ pub(super) struct Table {
     layers: usize,
     in_layer: Vec<Wanted>,
     in_model: Vec<Wanted>,
+    /// Query, key and value projections with the number of their heads.
+    heads: [(&'static str, usize); 3],
+    head_dim: usize,
+    /// Keys that the configuration does not have.
+    absent: Vec<&'static str>,
 }
 
 impl Table {
@@ -136,7 +140,37 @@ impl Table {
     pub fn of(config: &Config, head: Head, tied: bool) -> Self {
         let sizes = Sizes::of(config);
         let (in_layer, in_model) = (sizes.layer(config), sizes.model(config, head, tied));
-        Self { head, layers: config.num_hidden_layers, in_layer, in_model }
+        let kv_heads = config.num_key_value_heads;
+        let heads = [("q_proj", config.num_attention_heads), ("k_proj", kv_heads), ("v_proj", kv_heads)];
+        Self {
+            head,
+            layers: config.num_hidden_layers,
+            in_layer,
+            in_model,
+            heads,
+            head_dim: config.head_dim,
+            absent: config.absent.clone(),
+        }
+    }
+
+    /// What the configuration says, and what the weights have instead.
+    fn says(&self, key: &str, value: usize, found: usize) -> String {
+        match self.absent.contains(&key) {
+            true => format!("config.json has no {key}, which is then {value}; these weights have {found}"),
+            false => format!("config.json says {key} = {value}; these weights have {found}"),
+        }
+    }
+
+    /// The member that explains the shapes of queries, keys and values all at once: the width of a head, if by the
+    /// numbers of heads all of them have another one, and the same.
+    fn suspect(&self, tensors: &BTreeMap<String, Stored>) -> Option<&'static str> {
+        let width = |(name, heads): (&str, usize)| {
+            let tensor = tensors.get(&format!("model.layers.0.self_attn.{name}.weight"))?;
+            tensor.stored.shape.first().filter(|rows| rows.is_multiple_of(heads)).map(|rows| rows / heads)
+        };
+        let [queries, keys, values] = self.heads.map(width);
+        let other = queries.is_some_and(|width| width != self.head_dim);
+        (other && queries == keys && queries == values).then_some("head_dim")
     }
 
     /// Whether the model has a tensor of this canonical name.
@@ -158,7 +192,8 @@ impl Table {
         tensors: &BTreeMap<String, Stored>,
         strangers: &[String],
     ) -> Result<(), Diagnostics> {
-        let mut check = Check { table: self, root, tensors, strangers, faults: Diagnostics::new() };
+        let suspect = self.suspect(tensors);
+        let mut check = Check { table: self, root, tensors, strangers, suspect, faults: Diagnostics::new() };
         for wanted in &self.in_model {
             check.one(wanted, &[(None, wanted.name.to_owned())]);
         }
@@ -177,6 +212,7 @@ struct Check<'a> {
     root: &'a str,
     tensors: &'a BTreeMap<String, Stored>,
     strangers: &'a [String],
+    suspect: Option<&'static str>,
     faults: Diagnostics,
 }
 
@@ -206,9 +242,7 @@ impl Check<'_> {
                     .message(format!("there is no tensor of {}", gaps.join(", ")))
                     .expected(format!("{wanted} layers"))
                     .found(format!("tensors of {found}"))
-                    .help(format!(
-                        "config.json says num_hidden_layers = {wanted}; these weights have {found}"
-                    )),
+                    .help(self.table.says("num_hidden_layers", wanted, found)),
             );
         }
         present.into_iter().collect()
@@ -245,7 +279,8 @@ impl Check<'_> {
             let differing = wanted.shape.iter().zip(found).find(|(size, found)| size.value() != **found);
             let help = differing
                 .filter(|_| found.len() == sizes.len())
-                .and_then(|(size, found)| size.contradiction(*found));
+                .and_then(|(size, found)| size.contradiction(*found, self.suspect))
+                .map(|(key, value, found)| self.table.says(key, value, found));
             self.faults.extend(fault.map(|d| with_help(d, help)).map(Diagnostics::from).unwrap_or_default());
         }
         for (found, group) in dtypes {

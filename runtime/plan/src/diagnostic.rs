@@ -4,8 +4,11 @@
 //! return [`Diagnostics`]; only a command prints them and exits. What a code means at length is in `explanation`.
 
 mod explanation;
+mod words;
 
 use std::fmt;
+
+pub use words::{printable, reason, shell_word};
 
 /// The class of a fault, which is also the exit status of a command that met it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -127,17 +130,19 @@ impl std::str::FromStr for Code {
         let number = Some(digits).filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()));
         let number: Option<u16> = number.and_then(|digits| digits.parse().ok());
         let found = Self::ALL.iter().copied().find(|code| Some(code.number()) == number);
-        let distance = |code: &Self, number: u16| code.number().abs_diff(number);
-        found.ok_or_else(|| UnknownCode {
-            nearest: number.and_then(|n| Self::ALL.iter().copied().min_by_key(|code| distance(code, n))),
-        })
+        // Codes of one hundred are of one matter.
+        let near = |n: u16| {
+            let alike = Self::ALL.iter().copied().filter(|code| code.number() / 100 == n / 100);
+            alike.min_by_key(|code| code.number().abs_diff(n))
+        };
+        found.ok_or_else(|| UnknownCode { nearest: number.and_then(near) })
     }
 }
 
 /// A text that is no [`Code`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UnknownCode {
-    /// The code with the nearest number, if the text is a number.
+    /// The code with the nearest number in the same hundred, if the text is a number.
     pub nearest: Option<Code>,
 }
 
@@ -225,7 +230,7 @@ impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "error[{}]: {}", self.code, self.code.title())?;
         if let Some(at) = &self.at {
-            write!(f, "\n  --> {at}")?;
+            write!(f, "\n  --> {}", printable(at).replace('\n', "\\n"))?;
         }
         let rows = [
             ("", &self.message),
@@ -236,7 +241,7 @@ impl fmt::Display for Diagnostic {
         for (label, text) in rows {
             if let Some(text) = text {
                 // Further lines stand below the first.
-                write!(f, "\n   {label}{}", text.replace('\n', "\n   "))?;
+                write!(f, "\n   {label}{}", printable(text).replace('\n', "\n   "))?;
             }
         }
         Ok(())
@@ -295,6 +300,12 @@ impl From<Diagnostic> for Diagnostics {
     }
 }
 
+impl FromIterator<Diagnostic> for Diagnostics {
+    fn from_iter<I: IntoIterator<Item = Diagnostic>>(faults: I) -> Self {
+        Self(faults.into_iter().collect())
+    }
+}
+
 impl fmt::Display for Diagnostics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (i, diagnostic) in self.0.iter().enumerate() {
@@ -328,7 +339,7 @@ mod tests {
         }
         let nearest = |text: &str| text.parse::<Code>().map_err(|unknown| unknown.nearest);
         assert_eq!(nearest("E0209"), Err(Some(Code::OutOfRange)));
-        assert_eq!(nearest("9999"), Err(Some(Code::OnnxTooLarge)));
+        assert_eq!(nearest("9999"), Err(None));
         for text in ["", "E", "shape", "-1", "+203", "E0203 ", "99999"] {
             assert_eq!(nearest(text), Err(None), "{text}");
         }
@@ -343,6 +354,13 @@ mod tests {
             "error[E0501]: the graph failed verification\n   \
              the graph is not valid:\n     %0 = add %x\n       error: x"
         );
+    }
+
+    #[test]
+    fn a_place_is_one_line_without_control_characters() {
+        let fault = Diagnostic::new(Code::Io).at("a\nb\u{1b}[2J").message("not\u{7} this");
+        let text = "error[E0010]: a file operation failed\n  --> a\\nb\\u{1b}[2J\n   not\\u{7} this";
+        assert_eq!(fault.to_string(), text);
     }
 
     #[test]

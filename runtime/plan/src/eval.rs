@@ -1,7 +1,7 @@
 //! A forward as transformers defines it: dense batches in, dense outputs out. Shared by every backend that can run one.
 
-use crate::SPAN_LOGITS;
 use crate::diagnostic::{Code, Diagnostic, Diagnostics};
+use crate::{Head, SPAN_LOGITS};
 
 /// What the model reads.
 #[derive(Clone, Debug, PartialEq)]
@@ -124,7 +124,32 @@ impl Request {
                     .found(self.cached.to_string()),
             );
         }
+        if let Some(keep) = self.keep.filter(|&keep| keep > self.seq) {
+            faults.push(
+                Diagnostic::new(Code::BadArgument)
+                    .at("--keep")
+                    .expected(format!("at most the {} positions of the input", self.seq))
+                    .found(keep.to_string()),
+            );
+        }
         faults.or(())
+    }
+
+    /// Checks that `head` can answer: it has logits for each position if some are kept, and pools what it is given.
+    ///
+    /// # Errors
+    /// When it cannot.
+    pub fn check_head(&self, head: &Head) -> Result<(), Diagnostic> {
+        match head {
+            Head::CausalLm => Ok(()),
+            _ if self.keep.is_some() => Err(Diagnostic::new(Code::BadArgument)
+                .at("--keep")
+                .message(format!("the head `{}` has no logits for each position", head.name()))),
+            Head::SequenceClassification { pad_token_id, .. } => {
+                self.pooled_columns(*pad_token_id).map(|_| ())
+            }
+            Head::Base | Head::TokenClassification { .. } | Head::QuestionAnswering => Ok(()),
+        }
     }
 
     /// Whether the token at column `column` of sequence `row` is real.

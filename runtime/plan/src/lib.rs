@@ -8,8 +8,10 @@ pub mod artifact;
 pub mod diagnostic;
 pub mod eval;
 mod generation;
+mod head;
 pub mod layout;
 mod plan;
 
 pub use generation::GenerationDefaults;
+pub use head::HeadKind;
 pub use plan::*;

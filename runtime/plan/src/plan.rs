@@ -7,6 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::GenerationDefaults;
+use crate::head::HeadKind;
 use crate::layout::MatrixLayout;
 
 /// What the compiled model computes after its trunk.
@@ -40,15 +41,20 @@ pub enum Head {
 pub const SPAN_LOGITS: &str = "span_logits";
 
 impl Head {
+    /// Which one it is.
+    pub fn kind(&self) -> HeadKind {
+        match self {
+            Self::Base => HeadKind::Base,
+            Self::CausalLm => HeadKind::CausalLm,
+            Self::SequenceClassification { .. } => HeadKind::SequenceClassification,
+            Self::TokenClassification { .. } => HeadKind::TokenClassification,
+            Self::QuestionAnswering => HeadKind::QuestionAnswering,
+        }
+    }
+
     /// The name on the command line.
     pub fn name(&self) -> &'static str {
-        match self {
-            Self::Base => "base",
-            Self::CausalLm => "causal-lm",
-            Self::SequenceClassification { .. } => "sequence-classification",
-            Self::TokenClassification { .. } => "token-classification",
-            Self::QuestionAnswering => "question-answering",
-        }
+        self.kind().name()
     }
 
     /// The name of the head's output.

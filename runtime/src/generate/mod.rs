@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
-use llamac_plan::Head;
+use llamac_plan::HeadKind;
 use llamac_plan::diagnostic::{Code, Diagnostic, Diagnostics};
 
 pub use settings::{GenerateOptions, Settings};
@@ -34,8 +34,10 @@ pub struct Event<'a> {
 pub enum Reason {
     /// A token of the eos list, which is the last token.
     Eos,
-    /// The limit of tokens, or the end of the context.
+    /// The limit of tokens.
     Length,
+    /// The end of the context, before the limit of tokens.
+    Context,
     /// A stop string, which is at the end of the text.
     Stop,
     /// The caller wanted no more.
@@ -47,7 +49,7 @@ impl Reason {
     pub fn name(self) -> &'static str {
         match self {
             Self::Eos => "eos",
-            Self::Length => "length",
+            Self::Length | Self::Context => "length",
             Self::Stop => "stop",
             Self::Cancelled => "cancelled",
         }
@@ -87,12 +89,7 @@ pub fn generate(
 ) -> Result<Generated, Diagnostics> {
     let model = engine.model().clone();
     let plan = model.plan();
-    if plan.head != Head::CausalLm {
-        let fault = Diagnostic::new(Code::WrongHead).expected("a causal language model (head `causal-lm`)");
-        let fault = fault.at(model.path().display().to_string());
-        let fault = fault.found(format!("head `{}`", plan.head.name()));
-        return Err(fault.help("`llamac eval` computes what this head gives").into());
-    }
+    plan.head.expect(HeadKind::CausalLm, model.path())?;
     let bos = plan.generation.bos_token_id;
     let prompt = match (prompt, &bos) {
         ([], Some(bos)) => std::slice::from_ref(bos),
@@ -158,7 +155,7 @@ impl<F: FnMut(Event<'_>) -> ControlFlow<()>> Run<'_, F> {
             let mut end = match () {
                 () if self.settings.eos_token_ids.contains(&id) => Some(Reason::Eos),
                 () if stops => Some(Reason::Stop),
-                () if tokens.len() >= self.settings.max_new_tokens => Some(Reason::Length),
+                () if tokens.len() >= self.settings.max_new_tokens => Some(self.settings.limit),
                 () => None,
             };
             let start = text.len();

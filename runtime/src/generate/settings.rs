@@ -5,6 +5,7 @@
 use llamac_plan::diagnostic::{Code, Diagnostic, Diagnostics};
 use llamac_plan::{GenerationDefaults, KvDtype};
 
+use super::Reason;
 use crate::sampling::Sampling;
 
 /// Tokens that are generated if nobody says how many, as in transformers.
@@ -46,6 +47,8 @@ pub struct Settings {
     pub sampling: Sampling,
     /// Tokens to generate at most. The prompt and these fit into the context.
     pub max_new_tokens: usize,
+    /// What so many tokens are the end of.
+    pub limit: Reason,
     /// Tokens that end the text.
     pub eos_token_ids: Vec<u32>,
 }
@@ -66,7 +69,7 @@ impl GenerateOptions {
         let mut faults = Diagnostics::new();
         let sampling = self.sampling(defaults);
         faults.absorb(sampling.validate());
-        let limit = faults.absorb(self.limit(defaults, prompt_tokens as u64).map_err(Diagnostics::from));
+        let wanted = faults.absorb(self.limit(defaults, prompt_tokens as u64).map_err(Diagnostics::from));
         let room = context.saturating_sub(prompt_tokens);
         if room == 0 {
             let fault = Diagnostic::new(Code::ContextFull)
@@ -75,11 +78,19 @@ impl GenerateOptions {
             faults.push(fault.help("shorten the prompt; the model's context has to hold the answer, too"));
         }
         let eos_token_ids = self.eos(defaults).to_vec();
-        faults.or(Settings {
-            sampling,
-            max_new_tokens: limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(room).min(room),
-            eos_token_ids,
-        })
+        let (max_new_tokens, limit) = match wanted.and_then(|wanted| usize::try_from(wanted).ok()) {
+            Some(wanted) if wanted <= room => (wanted, Reason::Length),
+            _ => (room, Reason::Context),
+        };
+        faults.or(Settings { sampling, max_new_tokens, limit, eos_token_ids })
+    }
+
+    /// Checks what can be checked before there is a prompt, for a model with these `defaults`.
+    ///
+    /// # Errors
+    /// All settings of sampling outside their range.
+    pub fn check(&self, defaults: &GenerationDefaults) -> Result<(), Diagnostics> {
+        self.sampling(defaults).validate()
     }
 
     /// The tokens that end a text.

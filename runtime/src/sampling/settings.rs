@@ -9,7 +9,7 @@ pub struct Sampling {
     /// Draw from the distribution. Otherwise the most likely token is taken, and of the other settings only
     /// `repetition_penalty` matters.
     pub do_sample: bool,
-    /// Divisor of the logits; finite and above 0.
+    /// Divisor of the logits; a normal number above 0.
     pub temperature: f32,
     /// Keep the k most likely tokens, and those as likely as the last of them; 0 keeps all.
     pub top_k: u32,
@@ -17,8 +17,8 @@ pub struct Sampling {
     pub top_p: f32,
     /// Drop tokens that are less likely than this fraction, from 0 to 1, of the most likely one.
     pub min_p: Option<f32>,
-    /// Divides the positive logits, and multiplies the negative ones, of tokens that occurred in the sequence; finite
-    /// and above 0; 1 changes nothing.
+    /// Divides the positive logits, and multiplies the negative ones, of tokens that occurred in the sequence; a
+    /// normal number above 0; 1 changes nothing.
     pub repetition_penalty: f32,
     /// Seed of the generator.
     pub seed: u64,
@@ -48,25 +48,30 @@ impl Sampling {
     pub fn validate(&self) -> Result<(), Diagnostics> {
         let mut faults = Diagnostics::new();
         let fault = |name: &str, expected: &str, value: f32| {
-            Diagnostic::new(Code::BadSampling).at(name).expected(expected).found(value.to_string())
+            Diagnostic::new(Code::BadSampling)
+                .at(format!("--{name}"))
+                .expected(expected)
+                .found(value.to_string())
         };
-        let positive = |value: f32| value.is_finite() && value > 0.0;
+        // Smaller numbers than the normal ones would make logits infinite.
+        let positive = |value: f32| value.is_normal() && value > 0.0;
+        const POSITIVE: &str = "a number above 0, at least 1.2e-38";
         let fraction = |value: f32| (0.0..=1.0).contains(&value);
         if !positive(self.repetition_penalty) {
-            faults.push(fault("repetition_penalty", "a number above 0", self.repetition_penalty));
+            faults.push(fault("repetition-penalty", POSITIVE, self.repetition_penalty));
         }
         if !self.do_sample {
             return faults.or(());
         }
         if !positive(self.temperature) {
-            let fault = fault("temperature", "a number above 0", self.temperature);
-            faults.push(fault.help("for the most likely token, do not sample, or set top_k to 1"));
+            let fault = fault("temperature", POSITIVE, self.temperature);
+            faults.push(fault.help("`--temperature 0` takes the most likely token"));
         }
         if !fraction(self.top_p) {
-            faults.push(fault("top_p", "a number from 0 to 1", self.top_p));
+            faults.push(fault("top-p", "a number from 0 to 1", self.top_p));
         }
         if let Some(min_p) = self.min_p.filter(|&p| !fraction(p)) {
-            faults.push(fault("min_p", "a number from 0 to 1", min_p));
+            faults.push(fault("min-p", "a number from 0 to 1", min_p));
         }
         faults.or(())
     }
@@ -101,13 +106,13 @@ mod tests {
             repetition_penalty: -1.0,
             ..Sampling::default()
         };
-        assert_eq!(names(&bad), ["repetition_penalty", "temperature", "top_p", "min_p"]);
-        assert_eq!(names(&Sampling { do_sample: false, ..bad }), ["repetition_penalty"]);
+        assert_eq!(names(&bad), ["--repetition-penalty", "--temperature", "--top-p", "--min-p"]);
+        assert_eq!(names(&Sampling { do_sample: false, ..bad }), ["--repetition-penalty"]);
     }
 
     #[test]
     fn numbers_that_are_none_are_refused() {
-        for value in [f32::NAN, f32::INFINITY, -1.0, 0.0] {
+        for value in [f32::NAN, f32::INFINITY, -1.0, 0.0, 1e-41] {
             let s = Sampling {
                 do_sample: true,
                 temperature: value,
@@ -118,6 +123,6 @@ mod tests {
         }
         let nan = Some(f32::NAN);
         let s = Sampling { do_sample: true, top_p: f32::NAN, min_p: nan, ..Sampling::default() };
-        assert_eq!(names(&s), ["top_p", "min_p"]);
+        assert_eq!(names(&s), ["--top-p", "--min-p"]);
     }
 }

@@ -1,6 +1,7 @@
 //! `llamac classify`: which class a text is of.
 
 use llamac_compiler::passes::WeightPolicy;
+use llamac_runtime::plan::HeadKind;
 use llamac_runtime::{Engine, EngineOptions, classify};
 use serde::Serialize;
 
@@ -45,15 +46,12 @@ impl Args {
     pub fn run(&self, console: &Console) -> Result<(), Failure> {
         let threads = self.compute.threads.count();
         let source = model::source(&self.model, threads, console)?;
-        let model = model::compiled(source, &self.model.path, WeightPolicy::default(), threads, console)?;
-        // A model of another head is refused below, whether or not it has a tokenizer.
-        let labels = model.plan().head.labels().unwrap_or_default();
+        source.head().expect(HeadKind::SequenceClassification, &self.model.path)?;
+        let tokenizer = source.tokenizer()?;
         let texts = texts::read(&self.texts)?;
-        let ids = match model.tokenizer() {
-            Err(faults) if !labels.is_empty() => return Err(faults.into()),
-            Err(_) => Vec::new(),
-            Ok(tokenizer) => texts::encode(&tokenizer, &texts)?,
-        };
+        let ids = texts::encode(&tokenizer, &texts)?;
+        let model = model::compiled(source, &self.model.path, WeightPolicy::default(), threads, console)?;
+        let labels = model.plan().head.labels().unwrap_or_default();
         let mut engine = Engine::new(&model, EngineOptions { threads, ..EngineOptions::default() })?;
         let mut out = Stdout::lock();
         let print = |i: usize, scores: &[f32]| {

@@ -9,10 +9,11 @@ use llamac_compiler::driver::{self, CompileOptions, ExportOptions};
 use llamac_compiler::ir::DType;
 use llamac_compiler::output::Output;
 use llamac_compiler::passes::{self, Outcome, WeightFormat, WeightPolicy};
+use llamac_compiler::source::Checkpoint;
 use llamac_compiler::target::onnx::{Destination, Onnx, OnnxOptions, Profile};
-use tracing::info;
+use tracing::debug;
 
-use crate::args::{Compute, HeadArg, Kv, ThreadsArg, WeightsParser};
+use crate::args::{Compute, HeadArg, Kv, ThreadsArg, WeightsParser, whole};
 use crate::console::{Console, Stdout};
 use crate::emit::{self, Emit, Form};
 use crate::failure::Failure;
@@ -38,7 +39,8 @@ pub struct Args {
     /// The head to compile
     #[arg(long, value_enum, default_value_t = HeadArg::Auto)]
     head: HeadArg,
-    /// How weights are stored, and some by name: q4,lm_head=q8 [default: as-is; f32 for ONNX that has its own]
+    /// How weights are stored, and some by name: q4,lm_head=q8 [default: as-is; f32 where ONNX gets a file of weights of
+    /// its own]
     #[arg(long, value_name = "FORMAT[,NAME=FORMAT]", value_parser = WeightsParser)]
     weights: Option<WeightPolicy>,
     /// Precision of activations and arithmetic
@@ -48,7 +50,7 @@ pub struct Args {
     #[arg(long, value_enum, default_value_t = Kv::F32)]
     kv: Kv,
     /// The longest context, if shorter than the model's own
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = whole::<u64>(1..=u64::MAX))]
     max_context: Option<u64>,
     /// Write the graph: ir, dot or svg, each with =PATH or to standard output
     #[arg(long, value_name = "KIND[=PATH]", value_delimiter = ',', value_parser = emit::parse)]
@@ -120,7 +122,7 @@ impl Args {
     fn compile(&self, console: &Console) -> Result<(), Failure> {
         self.onnx.refuse()?;
         let start = Instant::now();
-        let checkpoint = model::checkpoint(&self.checkpoint, self.head.head(), console)?;
+        let checkpoint = self.open(console)?;
         let mut outputs = Outputs::default();
         let output = self.output.as_deref().map(|path| outputs.file(path, Kind::Model)).transpose()?;
         let graphs = self.graphs(outputs)?;
@@ -144,7 +146,7 @@ impl Args {
             let fault = Diagnostic::new(Code::BadArgument).at("--kv").expected("f32 in ONNX output");
             return Err(fault.help("leave it out").into());
         }
-        let checkpoint = model::checkpoint(&self.checkpoint, self.head.head(), console)?;
+        let checkpoint = self.open(console)?;
         let options = self.export_options(profile);
         let OnnxOptions { layout, external, .. } = options.files;
         let create = |path: &PathBuf| Destination::create(path, &checkpoint, layout, external);
@@ -164,6 +166,30 @@ impl Args {
             console.note(summary(path, export.bytes, &nodes, seconds, &exported.outcome));
         }
         self.show(&exported.outcome, graphs, console)
+    }
+
+    /// Opens the checkpoint, and says what will not be as expected of the model that is made from it.
+    fn open(&self, console: &Console) -> Result<Checkpoint, Diagnostics> {
+        let checkpoint = model::checkpoint(&self.checkpoint, self.head.head(), console)?;
+        let own = checkpoint.config.max_position_embeddings;
+        if let Some(wanted) = self.max_context.filter(|&wanted| wanted > own) {
+            console.warn(format!(
+                "--max-context {wanted} is beyond the model's own context of {own} tokens, which stays"
+            ));
+        }
+        if checkpoint.tokenizer.tokenizer.is_some()
+            && let Err(faults) = model::read_tokenizer(&checkpoint.tokenizer, &self.checkpoint)
+        {
+            for fault in faults.iter() {
+                let place = fault.at.as_deref().unwrap_or_default();
+                let why = fault.message.as_deref().unwrap_or_default();
+                console.warn(format!(
+                    "{place}: {}: {why}; the compiled model will take token ids only",
+                    fault.code.title()
+                ));
+            }
+        }
+        Ok(checkpoint)
     }
 
     /// Starts the files of `--emit`, so that one that cannot be written is known before the work is done; nothing for
@@ -222,7 +248,7 @@ impl Args {
     /// Prints and writes what was asked for of the way.
     fn show(&self, lowered: &Outcome, graphs: Vec<Option<Output>>, console: &Console) -> Result<(), Failure> {
         for pass in &lowered.report.passes {
-            info!("pass {} took {:.1?}", pass.name, pass.duration);
+            debug!("pass {} took {:.1?}", pass.name, pass.duration);
         }
         let mut out = Stdout::lock();
         for (name, text) in &lowered.prints {

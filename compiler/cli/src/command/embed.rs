@@ -74,9 +74,10 @@ impl Args {
     pub fn run(&self, console: &Console) -> Result<(), Failure> {
         let threads = self.compute.threads.count();
         let source = model::source(&self.model, threads, console)?;
-        let model = model::compiled(source, &self.model.path, WeightPolicy::default(), threads, console)?;
+        let tokenizer = source.tokenizer()?;
         let texts = texts::read(&self.texts)?;
-        let ids = texts::encode(&model.tokenizer()?, &texts)?;
+        let ids = texts::encode(&tokenizer, &texts)?;
+        let model = model::compiled(source, &self.model.path, WeightPolicy::default(), threads, console)?;
         let mut engine = Engine::new(&model, EngineOptions { threads, ..EngineOptions::default() })?;
         let width = model.plan().shape.hidden_size;
         let mut out = Stdout::lock();

@@ -9,7 +9,7 @@ use llamac_compiler::reference;
 use llamac_runtime::plan::KvDtype;
 use llamac_runtime::{self as runtime, Engine, EngineOptions, Request};
 
-use crate::args::{ComputeArgs, Kv, ModelArg, WeightsParser};
+use crate::args::{ComputeArgs, Kv, ModelArg, WeightsParser, whole};
 use crate::console::Console;
 use crate::failure::Failure;
 use crate::guard::{Kind, Outputs};
@@ -35,10 +35,11 @@ pub struct Args {
     #[arg(long)]
     hidden_states: bool,
     /// Write the logits of the last N positions only
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = whole::<u32>(1..=u32::MAX.into()))]
     keep: Option<u32>,
     /// Run the last N positions one at a time through the KV cache
-    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true, allow_negative_numbers = true,
+        value_parser = whole::<u32>(0..=u32::MAX.into()))]
     cached: u32,
     /// How the cache stores keys and values
     #[arg(long, value_enum, default_value_t = Kv::F32)]
@@ -86,10 +87,19 @@ impl Args {
                 None => text,
             });
         }
+        let request = self.request(inputs, &source)?;
         let outputs = match self.backend {
-            Backend::Native => self.native(source, inputs, console)?,
-            Backend::Reference => self.reference(&source, inputs)?,
+            Backend::Native => self.native(source, &request, console)?,
+            Backend::Reference => self.reference(&source, &request)?,
         };
+        let not_a_number = |output: &&runtime::Output| output.data.iter().any(|x| x.is_nan());
+        for output in outputs.iter().filter(not_a_number) {
+            console.warn(format!(
+                "{}: `{}` holds values that are not numbers",
+                file.path().display(),
+                output.name
+            ));
+        }
         tensors::write(&file, &outputs)?;
         file.publish()?;
         Ok(())
@@ -98,42 +108,58 @@ impl Args {
     fn native(
         &self,
         source: Source,
-        inputs: Inputs,
+        request: &Request,
         console: &Console,
     ) -> Result<Vec<runtime::Output>, Failure> {
         let threads = self.compute.threads.count();
         let model = model::compiled(source, &self.model.path, self.policy(), threads, console)?;
-        let request = self.request(inputs, model.plan().shape.hidden_size)?;
         let mut engine = Engine::new(&model, EngineOptions { threads, ..EngineOptions::default() })?;
-        Ok(runtime::eval(&mut engine, &request, KvDtype::from(self.kv))?)
+        Ok(runtime::eval(&mut engine, request, KvDtype::from(self.kv))?)
     }
 
-    fn reference(&self, source: &Source, inputs: Inputs) -> Result<Vec<runtime::Output>, Failure> {
+    fn reference(&self, source: &Source, request: &Request) -> Result<Vec<runtime::Output>, Failure> {
         let Source::Checkpoint(checkpoint) = source else {
             let fault = Diagnostic::new(Code::BadArgument).at("--backend reference");
             let fault =
                 fault.expected("a checkpoint's directory").found("a compiled model, which has no graph");
             return Err(fault.help("give the directory that it was compiled from").into());
         };
-        let request = self.request(inputs, checkpoint.config.hidden_size)?;
-        Ok(reference::eval(checkpoint, &self.policy(), &request)?)
+        Ok(reference::eval(checkpoint, &self.policy(), request)?)
     }
 
     fn policy(&self) -> WeightPolicy {
         self.weights.clone().unwrap_or_default()
     }
 
-    /// The forward with the options of the command line, for a model of width `hidden_size`.
-    fn request(&self, inputs: Inputs, hidden_size: usize) -> Result<Request, Diagnostic> {
+    /// The forward with the options of the command line, which fits the model in `source`.
+    fn request(&self, inputs: Inputs, source: &Source) -> Result<Request, Diagnostics> {
         let Inputs { request, width, .. } = inputs;
+        let (vocab_size, hidden_size) = source.sizes();
         if let Some(width) = width.filter(|&width| width != hidden_size) {
             let place = format!("{}: inputs_embeds", self.inputs.display());
             let fault = Diagnostic::new(Code::BadInputTensor).at(place);
             return Err(fault
                 .expected(format!("[batch, seq, {hidden_size}]"))
-                .found(format!("a last dimension of {width}")));
+                .found(format!("a last dimension of {width}"))
+                .into());
         }
         let keep = self.keep.map(|keep| keep as usize);
-        Ok(Request { keep, hidden_states: self.hidden_states, cached: self.cached as usize, ..request })
+        let (hidden_states, cached) = (self.hidden_states, self.cached as usize);
+        let request = Request { keep, hidden_states, cached, ..request };
+        let fits = request.validate(vocab_size, hidden_size);
+        let fits = fits.and_then(|()| Ok(request.check_head(&source.head())?));
+        fits.map_err(|faults| self.in_inputs(&faults))?;
+        Ok(request)
+    }
+
+    /// `faults` with the file of the inputs as the place of what is in it.
+    fn in_inputs(&self, faults: &Diagnostics) -> Diagnostics {
+        let file = self.inputs.display();
+        let placed = faults.iter().map(|fault| match fault.at.as_deref() {
+            Some(option) if option.starts_with("--") => fault.clone(),
+            Some(tensor) => fault.clone().at(format!("{file}: {tensor}")),
+            None => fault.clone().at(file.to_string()),
+        });
+        placed.collect()
     }
 }

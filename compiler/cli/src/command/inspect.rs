@@ -3,9 +3,9 @@
 mod onnx;
 
 use llamac_compiler::diagnostic::{Code, Diagnostic};
+use llamac_compiler::driver::{self, CompileOptions};
 use llamac_compiler::onnx::Model;
-use llamac_compiler::passes::WeightPolicy;
-use llamac_compiler::{driver, passes};
+use llamac_compiler::passes;
 use llamac_runtime::plan::{
     Compute, GenerationDefaults, ModelShape, PassRecord, Plan, WeightEntry, WeightLayout,
 };
@@ -19,6 +19,8 @@ use crate::human::{bytes, count, table};
 use crate::model::{self, Source};
 
 /// Show what a model is: head, sizes, passes applied, memory
+///
+/// MODEL may be an ONNX model, too: its file, or the folder of an export.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
@@ -91,9 +93,16 @@ impl Args {
             write!(out, "{}", emit::Form::Ir.of(lowered.stage.graph()))?;
             return out.flush();
         }
-        let kind = if matches!(source, Source::Checkpoint(_)) { "checkpoint" } else { "artifact" };
-        let model = model::compiled(source, &self.model.path, WeightPolicy::default(), threads, console)?;
-        let facts = Facts::new(kind, model.plan(), model.file("tokenizer.json").is_some());
+        let (kind, plan, tokenizer) = match &source {
+            Source::Checkpoint(checkpoint) => {
+                let plan = driver::plan(checkpoint, &CompileOptions::default())?;
+                ("checkpoint", plan, checkpoint.tokenizer.tokenizer.is_some())
+            }
+            Source::Artifact(model) => {
+                ("artifact", model.plan().clone(), model.file("tokenizer.json").is_some())
+            }
+        };
+        let facts = Facts::new(kind, &plan, tokenizer);
         match self.json {
             true => {
                 let json = serde_json::to_string(&facts).expect("numbers and strings are JSON");

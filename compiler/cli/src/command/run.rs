@@ -5,16 +5,18 @@ use std::time::Duration;
 
 use llamac_compiler::diagnostic::{Code, Diagnostic, Diagnostics};
 use llamac_compiler::passes::WeightPolicy;
-use llamac_runtime::generate::{Event, GenerateOptions, Generated, generate};
+use llamac_runtime::generate::{Event, GenerateOptions, Generated, Reason, generate};
+use llamac_runtime::plan::HeadKind;
 use llamac_runtime::text::Tokenizer;
-use llamac_runtime::{Engine, EngineOptions, Model};
+use llamac_runtime::{Engine, EngineOptions};
 use serde::Serialize;
 
-use crate::args::{ComputeArgs, Kv, ModelArg};
+use crate::args::{ComputeArgs, Kv, ModelArg, whole};
 use crate::console::{Console, Stdout};
 use crate::failure::Failure;
 use crate::ids::{self, Ids};
-use crate::{input, model};
+use crate::input;
+use crate::model::{self, Source};
 
 /// Continue a prompt
 ///
@@ -27,7 +29,8 @@ pub struct Args {
     #[command(flatten)]
     prompt: Prompt,
     /// Tokens to write at most
-    #[arg(short = 'n', long = "max-new-tokens", value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(short = 'n', long = "max-new-tokens", value_name = "N", allow_negative_numbers = true,
+        value_parser = whole::<u64>(1..=u64::MAX))]
     max_new_tokens: Option<u64>,
     /// Stop after this text; may be given several times
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
@@ -52,7 +55,7 @@ struct Prompt {
     #[arg(short, long = "prompt", value_name = "TEXT", allow_hyphen_values = true)]
     prompt: Option<String>,
     /// The prompt as token ids
-    #[arg(long, value_name = "1,2,3", value_parser = ids::parse)]
+    #[arg(long, value_name = "1,2,3", allow_hyphen_values = true, value_parser = ids::parse)]
     ids: Option<Ids>,
 }
 
@@ -65,7 +68,7 @@ struct Sampling {
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     temperature: Option<f32>,
     /// Keep the K most likely tokens; 0 keeps all
-    #[arg(long, value_name = "K")]
+    #[arg(long, value_name = "K", allow_negative_numbers = true, value_parser = whole::<u32>(0..=u32::MAX.into()))]
     top_k: Option<u32>,
     /// Keep the most likely tokens that together reach this probability
     #[arg(long, value_name = "P", allow_negative_numbers = true)]
@@ -74,7 +77,7 @@ struct Sampling {
     #[arg(long, value_name = "P", allow_negative_numbers = true)]
     min_p: Option<f32>,
     /// Seed of the draws [default: 0]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = whole::<u64>(0..=u64::MAX))]
     seed: Option<u64>,
     /// Make tokens that occurred less likely; 1 changes nothing
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
@@ -119,9 +122,12 @@ impl Args {
     pub fn run(&self, console: &Console) -> Result<(), Failure> {
         let threads = self.compute.threads.count();
         let source = model::source(&self.model, threads, console)?;
-        let model = model::compiled(source, &self.model.path, WeightPolicy::default(), threads, console)?;
-        let tokenizer = self.tokenizer(&model)?;
+        let options = self.options();
+        source.head().expect(HeadKind::CausalLm, &self.model.path)?;
+        options.check(source.generation())?;
+        let tokenizer = self.tokenizer(&source)?;
         let (prompt, shown) = self.prompt.read(tokenizer.as_ref())?;
+        let model = model::compiled(source, &self.model.path, WeightPolicy::default(), threads, console)?;
         let mut engine = Engine::new(&model, EngineOptions { threads, ..EngineOptions::default() })?;
         let mut writer =
             Writer { out: Stdout::lock(), json: self.json, words: tokenizer.is_some(), prompt: Some(shown) };
@@ -130,12 +136,15 @@ impl Args {
             written = writer.token(event);
             if written.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         };
-        let generated = generate(&mut engine, tokenizer.as_ref(), &prompt, &self.options(), each);
+        let generated = generate(&mut engine, tokenizer.as_ref(), &prompt, &options, each);
         written?;
         // What was written of a line ends before a message begins.
         let ended = writer.end(generated.as_ref().ok());
         let generated = generated?;
         ended?;
+        if generated.reason == Reason::Context {
+            console.warn(format!("the context of {} tokens is full", model.context()));
+        }
         if console.is_verbose() {
             console.note(speed(&generated));
         }
@@ -143,15 +152,15 @@ impl Args {
     }
 
     /// The model's tokenizer, which a prompt of ids can do without.
-    fn tokenizer(&self, model: &Model) -> Result<Option<Tokenizer>, Diagnostics> {
-        match model.tokenizer() {
+    fn tokenizer(&self, source: &Source) -> Result<Option<Tokenizer>, Diagnostics> {
+        match source.tokenizer() {
             Ok(tokenizer) => Ok(Some(tokenizer)),
-            Err(faults)
-                if self.prompt.ids.is_some() && faults.iter().all(|f| f.code == Code::NoTokenizer) =>
-            {
-                Ok(None)
-            }
-            Err(faults) => Err(faults),
+            Err(faults) if faults.iter().any(|fault| fault.code != Code::NoTokenizer) => Err(faults),
+            Err(_) if self.prompt.ids.is_some() => Ok(None),
+            Err(_) => Err(Diagnostic::new(Code::NoTokenizer)
+                .at(self.model.path.display().to_string())
+                .help("give token ids (`--ids`), or use a checkpoint that holds a tokenizer.json")
+                .into()),
         }
     }
 

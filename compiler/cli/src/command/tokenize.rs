@@ -11,6 +11,8 @@ use crate::ids::{self, Ids};
 use crate::{input, model};
 
 /// Show the token ids and pieces of a text
+///
+/// MODEL may be any folder with a tokenizer.json, as that of an export.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
@@ -19,7 +21,7 @@ pub struct Args {
     #[arg(allow_hyphen_values = true, required_unless_present = "decode")]
     text: Option<String>,
     /// Print the text of these ids, special tokens included
-    #[arg(long, value_name = "IDS", value_parser = ids::parse, conflicts_with = "text")]
+    #[arg(long, value_name = "IDS", allow_hyphen_values = true, value_parser = ids::parse, conflicts_with = "text")]
     decode: Option<Ids>,
     /// Print one JSON object
     #[arg(long)]

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use llamac_compiler::diagnostic::{Code, Diagnostic};
+use llamac_compiler::diagnostic::{Code, Diagnostic, shell_word};
 use llamac_runtime::plan::Plan;
 use llamac_runtime::{Model, OpenOptions};
 
@@ -28,7 +28,9 @@ impl Args {
         let place = self.file.display();
         if self.file.is_dir() {
             let fault = Diagnostic::new(Code::NotAnArtifact).at(place.to_string()).found("a directory");
-            return Err(fault.help(format!("compile it: llamac compile {place} -o OUT")).into());
+            return Err(fault
+                .help(format!("compile it: llamac compile {} -o OUT", shell_word(&self.file)))
+                .into());
         }
         if !self.file.exists() {
             return Err(model::no_file(&self.file).into());

@@ -12,13 +12,13 @@ mod write;
 use llamac_ir::rewrite::{Legality, OpSet, Signature};
 use llamac_ir::{Op, Weight};
 use llamac_plan::diagnostic::{Code, Diagnostic, Diagnostics};
-use llamac_plan::{Compute, Head, KvDtype, ModelShape, PassRecord, Plan};
+use llamac_plan::{Compute, KvDtype, ModelShape, PassRecord, Plan};
 
 use self::weights::WeightTable;
 use self::write::Content;
 use crate::driver::Progress;
 use crate::output::Output;
-use crate::source::{self, Checkpoint};
+use crate::source::Checkpoint;
 use crate::target::{Legalized, Target};
 use crate::weights::WeightReader;
 
@@ -94,20 +94,27 @@ pub struct Artifact {
     pub bytes: u64,
 }
 
-/// Writes the legal graph of `checkpoint` to `output`, which is not yet published.
+/// The plan of an artifact, and what it takes to write one.
+#[derive(Clone, Debug)]
+pub struct Planned {
+    /// The plan.
+    pub plan: Plan,
+    /// How each weight of the plan is made.
+    recipes: Vec<Weight>,
+}
+
+/// Plans the artifact of the legal graph of `checkpoint`.
 ///
 /// # Errors
-/// When the output cannot be written, or a weight not read.
-pub fn emit(
+/// When the graph has a shape that no step stands for.
+pub fn plan(
     checkpoint: &Checkpoint,
     legalized: &Legalized,
     passes: Vec<PassRecord>,
     options: &NativeOptions,
-    output: &Output,
-    progress: &dyn Progress,
-) -> Result<Artifact, Diagnostics> {
+) -> Result<Planned, Diagnostic> {
     assert_eq!(legalized.target(), Native.name(), "a graph is emitted for the target that it is legal for");
-    let head = head(checkpoint);
+    let head = checkpoint.plan_head();
     let emitted = emit::emit(legalized.graph(), head.output(), WeightTable::default())
         .map_err(|why| Diagnostic::new(Code::IllegalOp).message(why))?;
     let plan = Plan {
@@ -124,6 +131,20 @@ pub fn emit(
         steps: emitted.steps,
         passes,
     };
+    Ok(Planned { plan, recipes: emitted.weights.recipes })
+}
+
+/// Writes the artifact of `checkpoint` that was `planned` to `output`, which is not yet published.
+///
+/// # Errors
+/// When the output cannot be written, or a weight not read.
+pub fn emit(
+    checkpoint: &Checkpoint,
+    planned: Planned,
+    output: &Output,
+    progress: &dyn Progress,
+) -> Result<Artifact, Diagnostics> {
+    let Planned { plan, recipes } = planned;
     let tokenizer = &checkpoint.tokenizer;
     let files: Vec<(&str, &[u8])> = [
         ("config.json", Some(&checkpoint.config_json)),
@@ -135,24 +156,9 @@ pub fn emit(
     .filter_map(|(name, bytes)| Some((name, bytes?.as_slice())))
     .collect();
     let reader = WeightReader::new(checkpoint);
-    let content = Content { plan: &plan, recipes: &emitted.weights.recipes, reader, files: &files };
+    let content = Content { plan: &plan, recipes: &recipes, reader, files: &files };
     let bytes = write::write(&content, output, progress)?;
     Ok(Artifact { plan, bytes })
-}
-
-fn head(checkpoint: &Checkpoint) -> Head {
-    let config = &checkpoint.config;
-    match checkpoint.head {
-        source::Head::Base => Head::Base,
-        source::Head::CausalLm => Head::CausalLm,
-        source::Head::SequenceClassification => Head::SequenceClassification {
-            labels: config.labels.clone(),
-            pad_token_id: config.pad_token_id,
-            problem_type: config.problem_type.clone(),
-        },
-        source::Head::TokenClassification => Head::TokenClassification { labels: config.labels.clone() },
-        source::Head::QuestionAnswering => Head::QuestionAnswering,
-    }
 }
 
 fn shape(checkpoint: &Checkpoint, options: &NativeOptions) -> ModelShape {

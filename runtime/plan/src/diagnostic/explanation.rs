@@ -13,7 +13,7 @@ impl Code {
             Self::BadArgument => {
                 "\
 An argument is well-formed, but its value makes no sense for this model or in this place: the name
-of a pass that does not exist, an empty prompt, a checkpoint's own file as the output.
+of a pass that does not exist, an empty prompt, an output in the place of another kind of file.
 
 **Cure**: `llamac COMMAND --help` lists the options; `llamac print passes` (or `targets`, `ops`,
 `heads`) lists the names that this build knows."
