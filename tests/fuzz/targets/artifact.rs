@@ -10,9 +10,9 @@ use std::sync::OnceLock;
 
 use libfuzzer_sys::fuzz_target;
 use llamac_fuzz::{artifacts, run, seed, tensors};
-use llamac_plan::artifact::{FORMAT, PLAN, VERSION};
-use llamac_plan::layout::ALIGNMENT;
+use llamac_plan::artifact::PLAN;
 use llamac_runtime::{Model, OpenOptions};
+use llamac_tests::artifact;
 
 /// What stays as it is around an input.
 struct Rest {
@@ -44,7 +44,8 @@ fuzz_target!(
         let Rest { tensors, data } = REST.get().expect("the target was started");
         let file = match input.split_first() {
             Some((b'P', plan)) => {
-                let (header, data) = with_plan(plan, tensors);
+                let named = tensors.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice()));
+                let (header, data) = artifact::container(named.chain([(PLAN, plan)]));
                 file(&header, &data)
             }
             Some((b'H', header)) => file(header, data),
@@ -67,28 +68,6 @@ fuzz_target!(
 /// A file of this header and these data.
 fn file(header: &[u8], data: &[u8]) -> File {
     let mut file = tempfile::tempfile().expect("there is room");
-    let parts = [&(header.len() as u64).to_le_bytes()[..], header, data];
-    parts.into_iter().for_each(|part| file.write_all(part).expect("there is room"));
+    file.write_all(&artifact::file(header, data)).expect("there is room");
     file
-}
-
-/// Header and data of a container with `plan` and `tensors`, aligned.
-fn with_plan(plan: &[u8], tensors: &BTreeMap<String, Vec<u8>>) -> (Vec<u8>, Vec<u8>) {
-    let mut header = format!(r#"{{"__metadata__":{{"format":"{FORMAT}","version":"{VERSION}"}}"#);
-    let mut data = Vec::new();
-    let mut add = |name: &str, bytes: &[u8]| {
-        let (start, end) = (data.len(), data.len() + bytes.len());
-        let shape = format!(r#""dtype":"U8","shape":[{}]"#, bytes.len());
-        header.push_str(&format!(r#","{name}":{{{shape},"data_offsets":[{start},{end}]}}"#));
-        data.extend(bytes);
-    };
-    let named = tensors.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice()));
-    for (i, (name, bytes)) in named.chain([(PLAN, plan)]).enumerate() {
-        add(name, bytes);
-        add(&format!("llamac.pad.{i}"), &vec![0; bytes.len().next_multiple_of(ALIGNMENT) - bytes.len()]);
-    }
-    header.push('}');
-    let padded = (8 + header.len()).next_multiple_of(ALIGNMENT) - 8;
-    header.extend(std::iter::repeat_n(' ', padded - header.len()));
-    (header.into_bytes(), data)
 }

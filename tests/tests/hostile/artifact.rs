@@ -11,6 +11,7 @@ use llamac_compiler::source::Checkpoint;
 use llamac_runtime::diagnostic::Diagnostics;
 use llamac_runtime::plan::artifact::{CHECKSUMS, FILES, FORMAT, PAD, PLAN, VERSION};
 use llamac_runtime::{Model, OpenOptions};
+use llamac_tests::artifact;
 use safetensors::SafeTensors;
 
 use super::checkpoint::{header_end, token};
@@ -133,32 +134,14 @@ fn without_checksums_what_opens_also_runs() {
     }
 }
 
-/// The artifact `bytes` with another plan, without padding and checksums.
+/// The artifact `bytes` with another plan, without checksums.
 fn with_plan(bytes: &[u8], plan: &[u8]) -> Vec<u8> {
     let read = SafeTensors::deserialize(bytes).unwrap();
-    let mut tensors: Vec<_> = (read.iter())
+    let tensors = (read.iter())
         .filter(|(name, _)| *name != PLAN && *name != CHECKSUMS && !name.starts_with(PAD))
-        .map(|(name, view)| (name, view.data()))
-        .collect();
-    // What is not aligned comes last.
-    tensors.push((PLAN, plan));
-    tensors.sort_by_key(|(name, _)| (*name == PLAN || name.starts_with(FILES), *name));
-    artifact(&tensors)
-}
-
-/// A container of these tensors.
-fn artifact(tensors: &[(&str, &[u8])]) -> Vec<u8> {
-    let mut json = format!(r#"{{"__metadata__":{{"format":"{FORMAT}","version":"{VERSION}"}}"#);
-    let mut data = Vec::new();
-    for (name, bytes) in tensors {
-        let (start, end) = (data.len(), data.len() + bytes.len());
-        let entry = format!(r#"{{"dtype":"U8","shape":[{}],"data_offsets":[{start},{end}]}}"#, bytes.len());
-        json.push_str(&format!(r#","{name}":{entry}"#));
-        data.extend(*bytes);
-    }
-    json.push('}');
-    json.extend(std::iter::repeat_n(' ', json.len().next_multiple_of(64) - json.len() + 56));
-    [&(json.len() as u64).to_le_bytes()[..], json.as_bytes(), &data].concat()
+        .map(|(name, view)| (name, view.data()));
+    let (header, data) = artifact::container(tensors.chain([(PLAN, plan)]));
+    artifact::file(&header, &data)
 }
 
 #[test]
