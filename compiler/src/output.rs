@@ -317,6 +317,19 @@ mod tests {
         assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
     }
 
+    /// (Whoever may do everything is not stopped by permissions.)
+    #[test]
+    fn a_folder_that_cannot_be_listed_takes_a_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("out");
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o333)).unwrap();
+        let output = Output::create(&path).unwrap();
+        output.file().write_all(b"new").unwrap();
+        output.publish().unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "new");
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
     #[test]
     fn a_missing_folder_is_named() {
         let fault = Output::create(Path::new("/nonexistent/place/out")).unwrap_err();

@@ -131,4 +131,5 @@ fn what_cannot_be_classified_is_told() {
     let message = run(arguments("classify {classifier} short", &paths).args([&long, &long]), "").failure(5);
     assert!(message.contains("--> text 2\n") && message.contains("--> text 3\n"), "{message}");
     assert!(message.contains("at most 512 tokens"), "{message}");
+    assert!(message.contains("help: shorten the text"), "{message}");
 }

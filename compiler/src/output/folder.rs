@@ -250,6 +250,18 @@ mod tests {
     }
 
     #[test]
+    fn who_is_slower_is_told_so() {
+        let around = tempfile::tempdir().unwrap();
+        let path = around.path().join("out");
+        // Free when it was looked at, and filled since.
+        write(&path, "first").unwrap();
+        let error = stage(&path, Vec::new(), Place::Free).unwrap_err();
+        let fault = write_fault(&path, &error);
+        assert!(fault.message.as_ref().unwrap().contains("in the meantime"), "{fault}");
+        assert_eq!(tree(around.path()), ["out/ours: first", "out/sub/part: first"]);
+    }
+
+    #[test]
     fn an_older_folder_gives_its_permissions() {
         let around = tempfile::tempdir().unwrap();
         let path = around.path().join("out");
