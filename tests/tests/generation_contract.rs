@@ -60,7 +60,7 @@ fn a_generation_ends_where_it_should() {
     let long = vec![3; room - 2];
     let options = GenerateOptions { eos_token_ids: Some(vec![]), ..new_tokens(9) };
     let full = tokens(&mut engine, &long, &options);
-    assert_eq!((full.reason, full.tokens.len()), (Reason::Length, 2));
+    assert_eq!((full.reason, full.tokens.len()), (Reason::Context, 2));
 
     let mut calls = 0;
     let cancelled = generate(&mut engine, None, &prompt, &options, |_| {

@@ -186,7 +186,7 @@ const AGAINST_TENSORS: &[(&str, Code, &str)] = &[
     (r#""intermediate_size": 63"#, WrongShape, "intermediate_size = 63"),
     (r#""num_attention_heads": 8, "head_dim": 8"#, WrongShape, "num_attention_heads"),
     (r#""num_key_value_heads": 4"#, WrongShape, "num_key_value_heads = 4"),
-    (r#""num_key_value_heads": null"#, WrongShape, "num_key_value_heads = 4"),
+    (r#""num_key_value_heads": null"#, WrongShape, "no num_key_value_heads, which is then 4"),
     (r#""head_dim": 16"#, WrongShape, "head_dim 16"),
     (r#""num_hidden_layers": 3"#, MissingTensor, "num_hidden_layers = 3"),
     (r#""num_hidden_layers": 512"#, MissingTensor, "num_hidden_layers = 512"),
