@@ -177,14 +177,15 @@ impl Args {
                 "--max-context {wanted} is beyond the model's own context of {own} tokens, which stays"
             ));
         }
-        if checkpoint.tokenizer.tokenizer.is_some()
+        if self.output.is_some()
+            && checkpoint.tokenizer.tokenizer.is_some()
             && let Err(faults) = model::read_tokenizer(&checkpoint.tokenizer, &self.checkpoint)
         {
             for fault in faults.iter() {
                 let place = fault.at.as_deref().unwrap_or_default();
                 let why = fault.message.as_deref().unwrap_or_default();
                 console.warn(format!(
-                    "{place}: {}: {why}; the compiled model will take token ids only",
+                    "{place}: {}: {why}; commands that read or write text will refuse the compiled model",
                     fault.code.title()
                 ));
             }
