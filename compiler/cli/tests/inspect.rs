@@ -8,27 +8,28 @@ use support::{copy, fixture, folder, llamac, names, redact};
 #[test]
 fn a_model_is_told_in_a_table() {
     let stories = fixture("stories");
-    assert_snapshot!(llamac("inspect {stories}", &[("stories", stories.as_path())]).quiet(), @r#"
-        head                    causal-lm
-        parameters              1.15 M
-        vocabulary              1024
-        layers                  4 of width 128
-        attention               4 heads of 32, 2 for keys and values
-        feed-forward            width 448
-        context                 512 tokens
-        tokenizer               yes
-        compute                 f32
-        bf16 weights            2.2 MiB in 18 tensors
-        f32 weights             4.6 KiB in 10 tensors
-        activations             4.6 KiB a token of a chunk (29.6 KiB without reuse)
-        KV cache                2.0 KiB a token, f32
-        pass canonicalize       nothing to do
-        pass fold-rope          FoldRope 8
-        pass fuse-qkv           FuseQkv 4
-        pass fuse-gate-up       FuseGateUp 4
-        pass fuse-add-rms-norm  FuseAddRmsNorm 8
-        pass legalize           nothing to do
-        "#);
+    assert_snapshot!(llamac("inspect {stories}", &[("stories", stories.as_path())]).quiet(), @"
+    head                    causal-lm
+    parameters              1.15 M
+    vocabulary              1024
+    layers                  4 of width 128
+    attention               4 heads of 32, 2 for keys and values
+    feed-forward            width 448
+    context                 512 tokens
+    tokenizer               yes
+    compute                 f32
+    bf16 weights            2.2 MiB in 18 tensors
+    f32 weights             4.6 KiB in 10 tensors
+    activations             4.6 KiB a token of a chunk (29.6 KiB without reuse)
+    KV cache                2.0 KiB a token, f32
+    pass canonicalize       nothing to do
+    pass assign-schemes     nothing to do
+    pass fold-rope          FoldRope 8
+    pass fuse-qkv           FuseQkv 4
+    pass fuse-gate-up       FuseGateUp 4
+    pass fuse-add-rms-norm  FuseAddRmsNorm 8
+    pass legalize           nothing to do
+    ");
 }
 
 #[test]
