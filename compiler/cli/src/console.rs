@@ -112,8 +112,8 @@ impl Console {
 
     /// Prints the message of a mistake in the command line that clap found.
     pub fn mistake(&self, error: &clap::Error) {
-        if self.format == Format::Human || !error.use_stderr() {
-            // A reader that has gone away needs no help text.
+        if self.format == Format::Human {
+            // As for `print`.
             let _ = error.print();
             return;
         }
@@ -195,7 +195,8 @@ impl Stdout {
     }
 }
 
-fn failure(error: &io::Error) -> Failure {
+/// A failure to write to standard output.
+pub fn failure(error: &io::Error) -> Failure {
     if error.kind() == io::ErrorKind::BrokenPipe {
         return Failure::ReaderGone;
     }

@@ -49,7 +49,12 @@ fn dispatch(arguments: &[OsString]) -> u8 {
         Err(error) => return refuse(error, arguments),
     };
     let console = Console::new(cli.message_format, cli.quiet, cli.verbose);
-    match cli.command.run(&console) {
+    status(&console, cli.command.run(&console))
+}
+
+/// The exit status of a command that `ended` so, of which the faults are printed.
+fn status(console: &Console, ended: Result<(), Failure>) -> u8 {
+    match ended {
         Ok(()) | Err(Failure::ReaderGone) => 0,
         Err(Failure::Faults(faults)) => {
             console.faults(&faults);
@@ -61,6 +66,9 @@ fn dispatch(arguments: &[OsString]) -> u8 {
 /// A command line that clap did not take: help, a version, an option that is not available yet, or a mistake.
 fn refuse(error: clap::Error, arguments: &[OsString]) -> u8 {
     let console = Console::new(Format::wanted(arguments), false, 0);
+    if !error.use_stderr() {
+        return status(&console, error.print().map_err(|e| console::failure(&e)));
+    }
     if let Some(fault) = unavailable::explain(&error, arguments) {
         let faults = fault.into();
         console.faults(&faults);

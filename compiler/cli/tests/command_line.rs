@@ -243,10 +243,12 @@ fn an_unreadable_argument_is_no_panic() {
 
 #[test]
 fn a_full_disk_under_standard_output_is_reported() {
-    let full = std::fs::File::create("/dev/full").expect("the device that is always full");
-    let output = arguments("print ops", &[]).stdout(full).output().expect("the command runs");
-    assert_eq!(output.status.code(), Some(5));
-    assert!(String::from_utf8_lossy(&output.stderr).starts_with("error[E0011]"));
+    for line in ["print ops", "--help", "--version"] {
+        let full = std::fs::File::create("/dev/full").expect("the device that is always full");
+        let output = arguments(line, &[]).stdout(full).output().expect("the command runs");
+        assert_eq!(output.status.code(), Some(5), "{line}");
+        assert!(String::from_utf8_lossy(&output.stderr).starts_with("error[E0011]"), "{line}");
+    }
 }
 
 #[test]
