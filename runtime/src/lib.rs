@@ -15,6 +15,7 @@ pub mod generate;
 pub mod kernels;
 mod memory;
 mod model;
+pub mod perplexity;
 pub mod pool;
 pub mod sampling;
 mod sequences;

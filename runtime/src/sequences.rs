@@ -54,7 +54,11 @@ pub(crate) fn in_batches(
     Ok(())
 }
 
-fn validate(model: &Model, sequences: &[Vec<u32>]) -> Result<(), Diagnostics> {
+/// Checks that a model can read `sequences`.
+///
+/// # Errors
+/// One for each sequence that is empty, longer than the model's context or outside its vocabulary.
+pub(crate) fn validate(model: &Model, sequences: &[Vec<u32>]) -> Result<(), Diagnostics> {
     let (context, vocabulary) = (model.context(), model.plan().shape.vocab_size);
     let mut faults = Diagnostics::new();
     for (i, ids) in sequences.iter().enumerate() {

@@ -107,6 +107,28 @@ impl Session {
         self.rope.declared = self.rope.declared.max(positions);
     }
 
+    /// Tokens that can be fed at once with the same rotary frequencies as one by one.
+    pub(crate) fn steady_tokens(&self) -> usize {
+        let RopeState { declared, current, .. } = self.rope;
+        let length = match self.model.frequencies() {
+            Some(&Frequencies::LongRope { threshold, .. }) if declared.max(current) <= threshold => threshold,
+            Some(&Frequencies::Dynamic { .. }) => declared.max(current),
+            _ => return usize::MAX,
+        };
+        usize::try_from(length).unwrap_or(usize::MAX).saturating_sub(self.fed)
+    }
+
+    /// Forgets the last `tokens` tokens, all of which were visible.
+    ///
+    /// # Panics
+    /// If there are fewer.
+    pub(crate) fn rewind(&mut self, tokens: usize) {
+        assert!(tokens <= self.slots && tokens <= self.fed, "{tokens} of {} tokens", self.fed);
+        // Nothing reads a cache past its slots in use.
+        self.slots -= tokens;
+        self.fed -= tokens;
+    }
+
     /// Follows the sequence's length before a forward whose largest position is `last`, or that has another say.
     pub(crate) fn advance_length(&mut self, last: i64, length: Option<u64>) {
         let Some(frequencies) = self.model.frequencies() else { return };

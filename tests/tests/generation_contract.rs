@@ -3,6 +3,7 @@
 use std::ops::ControlFlow;
 
 use llamac_compiler::driver::CompileOptions;
+use llamac_plan::Head;
 use llamac_runtime::diagnostic::Code;
 use llamac_runtime::generate::{GenerateOptions, Generated, Reason, generate};
 use llamac_runtime::{Engine, EngineOptions};
@@ -43,6 +44,41 @@ fn a_seed_gives_the_same_tokens_whatever_the_threads_and_chunks() {
     let greedy = tokens(&mut run(&fixture, 1, 512), &prompt, &new_tokens(24)).tokens;
     let top_1 = GenerateOptions { top_k: Some(1), ..options(3) };
     assert_eq!(tokens(&mut run(&fixture, 1, 512), &prompt, &top_1).tokens, greedy);
+}
+
+#[test]
+fn guesses_change_no_token() {
+    let prompt: Vec<u32> = [1, 5, 9, 2, 7].repeat(3);
+    let mut right = 0;
+    for fixture in golden::all() {
+        let mut engine = run(&fixture, 2, 16);
+        let plan = engine.model().plan();
+        if plan.head != Head::CausalLm {
+            continue;
+        }
+        let vocabulary = plan.shape.vocab_size as u32;
+        let prompt: Vec<u32> = prompt.iter().map(|id| id % vocabulary).collect();
+        let room = engine.model().context().min(80) - prompt.len();
+        let greedy = GenerateOptions { eos_token_ids: Some(vec![]), ..new_tokens(room as u64) };
+        let sampled = GenerateOptions {
+            do_sample: Some(true),
+            temperature: Some(0.4),
+            repetition_penalty: Some(0.8),
+            seed: Some(1),
+            ..greedy.clone()
+        };
+        for options in [greedy, sampled] {
+            let alone = tokens(&mut engine, &prompt, &options);
+            assert_eq!((alone.guessed, alone.guessed_right), (0, 0));
+            for lookup in [1, 4, 11] {
+                let guessed = tokens(&mut engine, &prompt, &GenerateOptions { lookup, ..options.clone() });
+                assert_eq!(guessed.tokens, alone.tokens, "{} with {lookup} guesses", fixture.name());
+                assert!(guessed.guessed_right <= guessed.guessed);
+                right += guessed.guessed_right;
+            }
+        }
+    }
+    assert!(right > 1000, "{right}");
 }
 
 #[test]

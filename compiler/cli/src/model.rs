@@ -17,7 +17,7 @@ use tracing::{debug, info};
 use crate::args::ModelArg;
 use crate::console::Console;
 use crate::human;
-use crate::progress::Bar;
+use crate::progress::{Bar, Unit};
 
 /// What a path holds.
 #[derive(Debug)]
@@ -141,7 +141,7 @@ pub fn compiled(
     let output = Output::temporary()?;
     let passes = passes::Options { weights, ..passes::Options::default() };
     let options = CompileOptions { threads, passes, ..CompileOptions::default() };
-    driver::compile(&checkpoint, &options, &output, &Bar::new(console, "compiling"))?;
+    driver::compile(&checkpoint, &options, &output, &Bar::new(console, "compiling", Unit::Bytes))?;
     info!("compiled in {}", human::seconds(start.elapsed().as_secs_f64()));
     // The bytes were written by this process to a file that no other has opened: there is nothing to verify.
     Model::from_file(output.file(), path, OpenOptions { verify: false, threads })

@@ -16,12 +16,40 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// The least time between two plain lines.
 const PAUSE: Duration = Duration::from_secs(5);
 
-/// Bytes done of a total, shown to the user.
+/// What is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unit {
+    Bytes,
+    Tokens,
+}
+
+impl Unit {
+    /// An amount, for people.
+    fn show(self, amount: u64) -> String {
+        match self {
+            Self::Bytes => human::bytes(amount),
+            Self::Tokens => format!("{} tokens", human::count(amount)),
+        }
+    }
+
+    /// What a bar shows, in the words of its library.
+    fn template(self) -> &'static str {
+        match self {
+            Self::Bytes => {
+                "{msg} [{bar:30}] {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec}, {eta} left"
+            }
+            Self::Tokens => "{msg} [{bar:30}] {human_pos}/{human_len} tokens {per_sec}, {eta} left",
+        }
+    }
+}
+
+/// An amount done of a total, shown to the user.
 #[derive(Debug)]
 pub struct Bar {
     console: Console,
     /// What is being done: `packing`.
     verb: &'static str,
+    unit: Unit,
     /// When the work began, after what had to be prepared.
     start: OnceLock<Instant>,
     done: AtomicU64,
@@ -39,10 +67,11 @@ struct Shown {
 
 impl Bar {
     /// Nothing done yet.
-    pub fn new(console: &Console, verb: &'static str) -> Self {
+    pub fn new(console: &Console, verb: &'static str, unit: Unit) -> Self {
         Self {
             console: *console,
             verb,
+            unit,
             start: OnceLock::new(),
             done: AtomicU64::new(0),
             total: AtomicU64::new(0),
@@ -61,15 +90,14 @@ impl Bar {
             bar.set_position(done);
         } else if shown.line.is_none_or(|line| line.elapsed() >= PAUSE) {
             shown.line = Some(Instant::now());
-            let text = line(self.verb, done, total, self.elapsed().as_secs_f64());
+            let text = line(self.verb, self.unit, done, total, self.elapsed().as_secs_f64());
             self.console.progress(self.verb, done, total, text);
         }
     }
 
     fn bar(&self, total: u64) -> ProgressBar {
-        let template =
-            "{msg} [{bar:30}] {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec}, {eta} left";
-        let style = ProgressStyle::with_template(template).map(|style| style.progress_chars("=> "));
+        let style =
+            ProgressStyle::with_template(self.unit.template()).map(|style| style.progress_chars("=> "));
         let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
         bar.with_elapsed(self.elapsed()).with_message(self.verb)
@@ -82,8 +110,8 @@ impl Progress for Bar {
         self.start.get_or_init(Instant::now);
     }
 
-    fn advance(&self, bytes: u64) {
-        let done = self.done.fetch_add(bytes, Ordering::Relaxed) + bytes;
+    fn advance(&self, amount: u64) {
+        let done = self.done.fetch_add(amount, Ordering::Relaxed) + amount;
         if self.elapsed() >= PATIENCE
             && !self.console.is_quiet()
             && let Ok(mut shown) = self.shown.try_lock()
@@ -104,10 +132,10 @@ impl Drop for Bar {
 }
 
 /// `packing: 120.0 MiB of 2.0 GiB, 60.0 MiB/s, 32 s left`.
-fn line(verb: &str, done: u64, total: u64, seconds: f64) -> String {
+fn line(verb: &str, unit: Unit, done: u64, total: u64, seconds: f64) -> String {
     let rate = done as f64 / seconds.max(1e-3);
     let left = total.saturating_sub(done) as f64 / rate.max(1.0);
-    let [done, total, rate] = [done, total, rate as u64].map(human::bytes);
+    let [done, total, rate] = [done, total, rate as u64].map(|amount| unit.show(amount));
     format!("{verb}: {done} of {total}, {rate}/s, {} left", human::seconds(left))
 }
 
@@ -127,9 +155,13 @@ mod tests {
     #[test]
     fn lines_tell_rate_and_rest() {
         assert_eq!(
-            line("packing", 1 << 20, 3 << 20, 2.0),
+            line("packing", Unit::Bytes, 1 << 20, 3 << 20, 2.0),
             "packing: 1.0 MiB of 3.0 MiB, 512.0 KiB/s, 4.0 s left"
         );
-        assert_eq!(line("packing", 0, 0, 0.0), "packing: 0 B of 0 B, 0 B/s, 0 ms left");
+        assert_eq!(line("packing", Unit::Bytes, 0, 0, 0.0), "packing: 0 B of 0 B, 0 B/s, 0 ms left");
+        assert_eq!(
+            line("scoring", Unit::Tokens, 500, 1500, 2.0),
+            "scoring: 500 tokens of 1500 tokens, 250 tokens/s, 4.0 s left"
+        );
     }
 }

@@ -15,7 +15,6 @@ const COMMANDS: &[(&str, &str)] = &[
     ("bench", "measuring speed against the machine's limits"),
     ("convert", "Meta's original weights to the Hugging Face layout"),
     ("estimate", "memory and arithmetic before anything is compiled"),
-    ("perplexity", "perplexity of a text, and divergence from another model"),
     ("serve", "a server"),
 ];
 
@@ -26,7 +25,6 @@ const MODEL: &[&str] = &["classify", "compile", "embed", "eval", "inspect", "run
 const OPTIONS: &[(&str, &[&str], &str, &str)] = &[
     ("--chat", &["run"], "chat templates", "write the template out in the prompt (`-p`)"),
     ("--layers", MODEL, "compiling some of the layers", ""),
-    ("--lookup", &["run"], "guessing tokens from the prompt", "leave it out: the text is the same"),
     (
         "--lora",
         &["compile"],
@@ -115,7 +113,6 @@ mod tests {
             "llamac --message-format json compile dir -o out --lora x",
             "llamac run model -p x --layers 0..2",
             "llamac inspect model --layers 0..2",
-            "llamac run model -p x --lookup 3",
             "llamac run model -p x --compute int8",
             "llamac run model -p x --kv=int8",
             "llamac compile dir -o out --emit ir,report",

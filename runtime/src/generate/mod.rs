@@ -1,8 +1,9 @@
 //! Text, or bare token ids, from a prompt: one prefill, then a token at a time.
 //!
 //! One sequence, as transformers' `generate` without beams: logits of the last position, sampling, end by a token of
-//! the eos list, by a stop string or by length. Deliberately absent: batches of prompts, and guessing ahead.
+//! the eos list, by a stop string or by length. Deliberately absent: batches of prompts.
 
+mod lookup;
 mod settings;
 
 use std::borrow::Cow;
@@ -12,6 +13,7 @@ use std::time::{Duration, Instant};
 use llamac_plan::HeadKind;
 use llamac_plan::diagnostic::{Code, Diagnostic, Diagnostics};
 
+use lookup::Decoder;
 pub use settings::{GenerateOptions, Settings};
 
 use crate::engine::{Engine, Feed, Keep};
@@ -69,8 +71,12 @@ pub struct Generated {
     pub text: String,
     /// Time until the logits of the first token.
     pub prefill: Duration,
-    /// Time from then on. All but the first token took a forward of this time.
+    /// Time from then on. All but the first token took a forward of this time, or were guessed before.
     pub decode: Duration,
+    /// Tokens that were guessed, see [`GenerateOptions::lookup`].
+    pub guessed: usize,
+    /// Those of them that were right.
+    pub guessed_right: usize,
 }
 
 /// Continues `prompt` and calls `each` with every token as soon as it is known; `Break` ends the generation.
@@ -111,13 +117,13 @@ pub fn generate(
     let start = Instant::now();
     let mut logits = engine.forward(&mut [Feed::ids(&mut session, &prompt, Keep::Last(1))])?.feed(0).to_vec();
     let first = Instant::now();
-    let (reason, tokens, text) = run.decode(&mut sampler, &mut logits, |id, logits| {
-        let outputs = engine.forward(&mut [Feed::ids(&mut session, &[id], Keep::Last(1))])?;
-        logits.copy_from_slice(outputs.feed(0));
-        Ok(())
-    })?;
+    let mut decoder = Decoder::new(engine, session, &prompt, options.lookup);
+    let (reason, tokens, text) =
+        run.decode(&mut sampler, &mut logits, |id, logits| decoder.next(id, logits))?;
     let (prefill, decode) = (first - start, first.elapsed());
-    Ok(Generated { reason, prompt_tokens: prompt.len(), tokens, text, prefill, decode })
+    let (guessed, guessed_right) = (decoder.guessed, decoder.right);
+    let prompt_tokens = prompt.len();
+    Ok(Generated { reason, prompt_tokens, tokens, text, prefill, decode, guessed, guessed_right })
 }
 
 /// The tokens of `prompt` that transformers attends to when it is given no mask: all but padding, unless the padding

@@ -38,6 +38,9 @@ pub struct GenerateOptions {
     pub stop_strings: Vec<String>,
     /// How the cache stores keys and values.
     pub kv: Option<KvDtype>,
+    /// Tokens that are guessed at a time, at most, from what followed the last tokens when they occurred before. The
+    /// result is the same, with sampling too; right guesses save time.
+    pub lookup: usize,
 }
 
 /// What a generation follows.

@@ -21,7 +21,7 @@ use crate::guard::{Kind, Outputs};
 use crate::human;
 use crate::model;
 use crate::onnx::OnnxArgs;
-use crate::progress::Bar;
+use crate::progress::{Bar, Unit};
 
 /// Compile a checkpoint into one file that `run` and `eval` take, or into ONNX
 #[derive(Debug, clap::Args)]
@@ -130,7 +130,8 @@ impl Args {
         let (Some(output), Some(path)) = (output, &self.output) else {
             return self.show(&driver::lower(&checkpoint, &options.passes)?, graphs, console);
         };
-        let compiled = driver::compile(&checkpoint, &options, &output, &Bar::new(console, "packing"))?;
+        let compiled =
+            driver::compile(&checkpoint, &options, &output, &Bar::new(console, "packing", Unit::Bytes))?;
         // The model first: whoever reads what is shown may have gone away.
         if let Some(artifact) = compiled.artifact {
             output.publish()?;
@@ -157,8 +158,12 @@ impl Args {
         let (Some(mut destination), Some(path)) = (destination, &self.output) else {
             return self.show(&driver::lower_for_export(&checkpoint, &options)?, graphs, console);
         };
-        let exported =
-            driver::export(&checkpoint, &options, &mut destination, &Bar::new(console, "writing"))?;
+        let exported = driver::export(
+            &checkpoint,
+            &options,
+            &mut destination,
+            &Bar::new(console, "writing", Unit::Bytes),
+        )?;
         if let Some(export) = exported.export {
             destination.publish()?;
             let seconds = start.elapsed().as_secs_f64();

@@ -7,6 +7,7 @@ mod embed;
 mod eval;
 mod explain;
 mod inspect;
+mod perplexity;
 mod print;
 mod run;
 mod tokenize;
@@ -27,6 +28,7 @@ pub enum Command {
     Embed(embed::Args),
     Inspect(inspect::Args),
     Tokenize(tokenize::Args),
+    Perplexity(perplexity::Args),
     Verify(verify::Args),
     Print(print::Args),
     Explain(explain::Args),
@@ -44,6 +46,7 @@ impl Command {
             Self::Embed(args) => args.run(console),
             Self::Inspect(args) => args.run(console),
             Self::Tokenize(args) => args.run(console),
+            Self::Perplexity(args) => args.run(console),
             Self::Verify(args) => args.run(),
             Self::Print(args) => args.run(),
             Self::Explain(args) => args.run(),

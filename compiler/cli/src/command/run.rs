@@ -41,6 +41,9 @@ pub struct Args {
     /// How the cache stores keys and values
     #[arg(long, value_enum)]
     kv: Option<Kv>,
+    /// Guess up to N tokens at a time from what followed the same words before; the text is the same
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    lookup: u16,
     #[command(flatten)]
     compute: ComputeArgs,
     #[command(flatten)]
@@ -178,6 +181,7 @@ impl Args {
             seed: sampling.seed,
             stop_strings: self.stop.clone(),
             kv: self.kv.map(Into::into),
+            lookup: self.lookup.into(),
             ..GenerateOptions::default()
         }
     }
@@ -253,15 +257,14 @@ fn speed(generated: &Generated) -> String {
     let (prompt, new) = (generated.prompt_tokens, generated.tokens.len());
     let prefill = rate(prompt, generated.prefill);
     // The prefill gave the first token.
-    match new {
-        0 | 1 => format!("prompt: {prompt} tokens, {prefill:.1} tokens/s; text: {new} tokens"),
-        _ => {
-            let decode = rate(new - 1, generated.decode);
-            format!(
-                "prompt: {prompt} tokens, {prefill:.1} tokens/s; text: {new} tokens, {decode:.1} tokens/s"
-            )
-        }
+    let mut line = format!("prompt: {prompt} tokens, {prefill:.1} tokens/s; text: {new} tokens");
+    if new > 1 {
+        line += &format!(", {:.1} tokens/s", rate(new - 1, generated.decode));
     }
+    if generated.guessed > 0 {
+        line += &format!("; {} of {} guesses were right", generated.guessed_right, generated.guessed);
+    }
+    line
 }
 
 #[cfg(test)]
