@@ -28,6 +28,9 @@ pub(crate) fn check(plan: &Plan, bytes: usize) -> Result<(), String> {
             return Err(format!("buffer {i} does not fit into the arena"));
         }
     }
+    if plan.modules.len() != plan.steps.len() {
+        return Err(format!("{} steps have {} names", plan.steps.len(), plan.modules.len()));
+    }
     for (i, step) in plan.steps.iter().enumerate() {
         Checker { plan }.step(step).map_err(|why| format!("step {i}: {why}"))?;
     }

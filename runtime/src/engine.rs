@@ -10,6 +10,7 @@ use std::sync::Arc;
 use llamac_plan::diagnostic::{Code, Diagnostic, Diagnostics};
 
 use crate::arena::Arena;
+use crate::bench::{Profile, Recorder};
 use crate::kernels::Context;
 use crate::model::Model;
 use crate::session::Session;
@@ -172,6 +173,8 @@ pub struct Engine {
     pub(crate) results: Results,
     /// Capacity for the attention's view of a chunk; empty between steps.
     pub(crate) segments: Vec<crate::kernels::Segment<'static>>,
+    /// Records the times of steps, if somebody wants to know.
+    pub(crate) recorder: Option<Recorder>,
 }
 
 /// What a forward computed; borrowed from the engine until the next one.
@@ -222,12 +225,28 @@ impl Engine {
                 ..Results::default()
             },
             segments: Vec::new(),
+            recorder: None,
         })
     }
 
     /// The model.
     pub fn model(&self) -> &Arc<Model> {
         &self.model
+    }
+
+    /// Tokens that go through the model at a time, at most.
+    pub fn chunk_tokens(&self) -> usize {
+        self.chunk_tokens
+    }
+
+    /// Begins to record the time of every step.
+    pub fn start_profile(&mut self) {
+        self.recorder = Some(Recorder::new(self.model.plan().steps.len()));
+    }
+
+    /// Ends recording; what was recorded. Empty if nothing was.
+    pub fn finish_profile(&mut self) -> Profile {
+        self.recorder.take().map(Recorder::finish).unwrap_or_default()
     }
 
     /// Feeds every session its tokens and returns the rows that each asked for.

@@ -1,7 +1,11 @@
 //! One chunk through the plan's steps: each step names its windows of the arena and calls its kernel.
 
+use std::ops::Range;
+use std::time::Instant;
+
 use llamac_plan::{Slice, Step};
 
+use crate::bench::ChunkShape;
 use crate::engine::{Engine, Feed, Input};
 use crate::kernels::{self, Rows, RowsMut, Segment};
 use crate::model::Model;
@@ -10,8 +14,30 @@ impl Engine {
     /// Runs every step over the current chunk.
     pub(crate) fn execute(&mut self, feeds: &mut [Feed<'_>]) {
         let model = self.model.clone();
-        for step in &model.plan().steps {
+        let plan = model.plan();
+        for (i, step) in plan.steps.iter().enumerate() {
+            let Some(mut recorder) = self.recorder.take() else {
+                self.step(&model, step, feeds);
+                continue;
+            };
+            let chunk = self.chunk_shape(feeds);
+            let start = Instant::now();
             self.step(&model, step, feeds);
+            recorder.record(plan, i, &chunk, start);
+            self.recorder = Some(recorder);
+        }
+    }
+
+    /// What the work of a step depends on.
+    fn chunk_shape(&self, feeds: &[Feed<'_>]) -> ChunkShape {
+        let chunk = &self.chunk;
+        let seen = |rows: Range<usize>| chunk.limits[rows].iter().map(|&limit| u64::from(limit));
+        ChunkShape {
+            tokens: chunk.positions.len(),
+            kept: chunk.kept.len(),
+            seen: seen(0..chunk.limits.len()).sum(),
+            cached: chunk.pieces.iter().map(|piece| seen(piece.rows.clone()).max().unwrap_or(0)).sum(),
+            cache: feeds[chunk.pieces[0].feed].session.layout,
         }
     }
 

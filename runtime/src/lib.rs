@@ -5,6 +5,7 @@
 
 mod arena;
 mod artifact;
+pub mod bench;
 mod check;
 mod classify;
 mod embed;

@@ -141,6 +141,13 @@ impl Model {
         }
     }
 
+    /// The part of the file that holds the weights.
+    pub(crate) fn weight_bytes(&self) -> &[u8] {
+        let start = self.weights.iter().map(|range| range.start).min().unwrap_or(0);
+        let end = self.weights.iter().map(|range| range.end).max().unwrap_or(0);
+        self.artifact.bytes(start..end)
+    }
+
     /// A packed matrix of the plan.
     pub(crate) fn matrix(&self, id: WeightId) -> Matrix<'_> {
         match self.plan.weights[id.0].layout {

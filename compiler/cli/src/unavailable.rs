@@ -12,7 +12,6 @@ use crate::tips;
 
 /// Commands, with what they are for.
 const COMMANDS: &[(&str, &str)] = &[
-    ("bench", "measuring speed against the machine's limits"),
     ("convert", "Meta's original weights to the Hugging Face layout"),
     ("estimate", "memory and arithmetic before anything is compiled"),
     ("serve", "a server"),
@@ -106,7 +105,6 @@ mod tests {
     fn wishes_are_told_from_mistakes() {
         for line in [
             "llamac serve",
-            "llamac bench model -p 512",
             "llamac -q verify a b",
             "llamac compile dir -o out --lora x",
             "llamac compile dir -o out --lora=x=0.5",

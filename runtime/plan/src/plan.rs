@@ -87,6 +87,15 @@ pub enum Compute {
     F32,
 }
 
+impl Compute {
+    /// The name on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+        }
+    }
+}
+
 /// How keys and values are stored between forwards.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -427,6 +436,27 @@ pub enum Step {
 }
 
 impl Step {
+    /// The name in reports.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Embed { .. } => "embed",
+            Self::RmsNorm { .. } => "rms_norm",
+            Self::AddRmsNorm { .. } => "add_rms_norm",
+            Self::Linear { .. } | Self::OutputLinear { .. } => "linear",
+            Self::RotaryAngles { .. } => "rotary_angles",
+            Self::Rotary { .. } => "rotary",
+            Self::KvAppend { .. } => "kv_append",
+            Self::Attention { .. } => "attention",
+            Self::Gated { .. } => "gated",
+            Self::Activate { .. } => "activate",
+            Self::Add { .. } => "add",
+            Self::Mul { .. } => "mul",
+            Self::Keep { .. } => "keep",
+            Self::HiddenState { .. } => "hidden_state",
+            Self::Output { .. } => "output",
+        }
+    }
+
     /// Calls `f` with every window that the step touches.
     pub fn for_each_slice(&self, f: &mut impl FnMut(&Slice)) {
         let slices: &[&Slice] = match self {
@@ -482,6 +512,8 @@ pub struct Plan {
     pub unshared_bytes_per_token: usize,
     /// The steps, in order.
     pub steps: Vec<Step>,
+    /// The checkpoint's modules that each step computes, such as `model.layers.0.self_attn.{q,k,v}_proj`; for reports.
+    pub modules: Vec<String>,
     /// The passes that shaped it.
     pub passes: Vec<PassRecord>,
 }

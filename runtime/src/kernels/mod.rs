@@ -21,6 +21,7 @@ mod math;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod norm;
+pub mod peak;
 mod rotary;
 mod scalar;
 mod scratch;

@@ -1,5 +1,6 @@
 //! The commands, one file each: its arguments and what it does.
 
+mod bench;
 mod classify;
 mod compile;
 mod completions;
@@ -29,6 +30,7 @@ pub enum Command {
     Inspect(inspect::Args),
     Tokenize(tokenize::Args),
     Perplexity(perplexity::Args),
+    Bench(bench::Args),
     Verify(verify::Args),
     Print(print::Args),
     Explain(explain::Args),
@@ -47,6 +49,7 @@ impl Command {
             Self::Inspect(args) => args.run(console),
             Self::Tokenize(args) => args.run(console),
             Self::Perplexity(args) => args.run(console),
+            Self::Bench(args) => args.run(console),
             Self::Verify(args) => args.run(),
             Self::Print(args) => args.run(),
             Self::Explain(args) => args.run(),

@@ -21,6 +21,8 @@ pub(super) struct Emitted {
     pub(super) arena_bytes_per_token: usize,
     pub(super) unshared_bytes_per_token: usize,
     pub(super) steps: Vec<Step>,
+    /// The modules that each step computes.
+    pub(super) modules: Vec<String>,
 }
 
 /// Emits `graph`, whose result `output` is the head's and whose other results are hidden states.
@@ -33,6 +35,7 @@ pub(super) fn emit(graph: &Graph, output: &str, weights: WeightTable) -> Result<
         output: graph.results().find(|(name, _)| *name == output).map(|(_, value)| value),
         weights,
         steps: Vec::new(),
+        modules: Vec::new(),
         buffers: Vec::new(),
         windows: HashMap::new(),
         pending: HashMap::new(),
@@ -40,9 +43,11 @@ pub(super) fn emit(graph: &Graph, output: &str, weights: WeightTable) -> Result<
     emitter.count_uses();
     for node in graph.order() {
         emitter.node(node)?;
+        emitter.modules.resize(emitter.steps.len(), graph.loc(node).to_string());
     }
     if let Some(value) = emitter.output {
         emitter.head(value)?;
+        emitter.modules.resize(emitter.steps.len(), graph.loc(value.node).to_string());
     }
     emitter.finish()
 }
@@ -53,6 +58,7 @@ struct Emitter<'g> {
     output: Option<ValueId>,
     weights: WeightTable,
     steps: Vec<Step>,
+    modules: Vec<String>,
     /// Width and rows of each buffer.
     buffers: Vec<(usize, Rows)>,
     /// Where each value is.
@@ -358,6 +364,7 @@ impl Emitter<'_> {
             arena_bytes_per_token: placement.total,
             unshared_bytes_per_token: lifetimes.iter().map(|lifetime| lifetime.bytes).sum(),
             steps: self.steps,
+            modules: self.modules,
         })
     }
 }

@@ -129,6 +129,7 @@ pub fn plan(
         arena_bytes_per_token: emitted.arena_bytes_per_token,
         unshared_bytes_per_token: emitted.unshared_bytes_per_token,
         steps: emitted.steps,
+        modules: emitted.modules,
         passes,
     };
     Ok(Planned { plan, recipes: emitted.weights.recipes })

@@ -1,0 +1,63 @@
+//! `llamac bench` as a user and a program meet it. How fast anything is, is not tested.
+
+mod support;
+
+use serde_json::Value;
+use support::{fixture, folder, llamac};
+
+#[test]
+fn every_run_is_reported_with_its_fraction_of_the_limits() {
+    let line = "bench {tiny} -p 7 -n 3 -d 0,5 -b 1,4 -r 2 --threads 2 --json";
+    let found: Value = serde_json::from_str(&llamac(line, &[("tiny", &fixture("tiny/gqa-f32"))]).success())
+        .expect("it is JSON");
+    assert_eq!(
+        (&found["head"], &found["weights"], &found["threads"]),
+        (&"causal-lm".into(), &"f32".into(), &2.into())
+    );
+    let results = found["results"].as_array().expect("results");
+    let run = |v: &Value| {
+        let number = |key: &str| v[key].as_u64().unwrap_or_else(|| panic!("{key} in {v}"));
+        (v["test"].as_str().expect("a name").to_owned(), number("n"), number("depth"), number("batch"))
+    };
+    let runs: Vec<_> = results.iter().map(run).collect();
+    let expected = [("pp", 7, 0, 1), ("tg", 3, 0, 1), ("tg", 3, 0, 4), ("tg", 3, 5, 1), ("tg", 3, 5, 4)];
+    assert_eq!(runs, expected.map(|(test, n, depth, batch)| (test.to_owned(), n, depth, batch)));
+    for result in results {
+        for key in ["tok_s", "limit_fraction"] {
+            assert!(result[key].as_f64().is_some_and(|x| x > 0.0), "{result}");
+        }
+    }
+    for limit in ["read_gb_s", "f32_gflop_s"] {
+        assert!(found["limits"][limit].as_f64().is_some_and(|x| x > 0.0), "{found}");
+    }
+    assert!(found["load_ms"].as_f64().is_some_and(|x| x > 0.0));
+}
+
+#[test]
+fn a_profile_tells_modules_and_a_trace_every_step() {
+    let folder = folder();
+    let trace = folder.path().join("trace.json");
+    let paths = [("tiny", &*fixture("tiny/gqa-f32")), ("trace", &*trace)];
+    let table =
+        llamac("bench {tiny} -p 6 -n 2 -d 1 -b 1 -r 1 --profile --trace {trace} -q", &paths).success();
+    for text in
+        ["prompt of 6", "decode 2", "limits: read ", "model.layers.~.self_attn.{q,k,v}_proj  linear  "]
+    {
+        assert!(table.contains(text), "{text} in:\n{table}");
+    }
+    let events: Vec<Value> =
+        serde_json::from_slice(&std::fs::read(trace).expect("a trace")).expect("it is JSON");
+    let of = |name: &str| events.iter().filter(|event| event["name"] == name).count();
+    // Once for the prompt, once for each token.
+    assert_eq!(of("model.layers.1.mlp.down_proj"), 3);
+    assert!(events.iter().all(|event| event["ph"] == "X" && event["dur"].as_f64().is_some()));
+}
+
+#[test]
+fn a_head_without_tokens_only_reads() {
+    let line = "bench {tiny} -p 5 -n 3 -r 1 -d 0 -b 1 --json";
+    let found: Value =
+        serde_json::from_str(&llamac(line, &[("tiny", &fixture("tiny/seqcls-pad"))]).success())
+            .expect("it is JSON");
+    assert_eq!(found["results"].as_array().map(Vec::len), Some(1));
+}

@@ -1,0 +1,314 @@
+//! How fast a model runs, and how much of what the machine allows that is.
+//!
+//! Prompts of random tokens are read, and random tokens decoded after contexts of some length, by any number of
+//! sequences together. The machine's limits are sampled between the forwards. Not here: other programs, and quality.
+
+mod limits;
+mod profile;
+mod work;
+
+use std::time::{Duration, Instant};
+
+use llamac_plan::diagnostic::{Diagnostic, Diagnostics};
+use llamac_plan::{Head, KvDtype};
+
+pub use limits::Limits;
+use limits::{Meter, best_decile};
+pub(crate) use profile::Recorder;
+pub use profile::{Event, Profile, StepTime};
+pub(crate) use work::ChunkShape;
+pub use work::Work;
+
+use crate::engine::{Engine, Feed, Keep};
+use crate::session::{Session, SessionOptions};
+
+/// Time between two samples of the limits while tokens are decoded.
+const BETWEEN_SAMPLES: Duration = Duration::from_millis(150);
+
+/// What to measure.
+#[derive(Clone, Debug)]
+pub struct BenchOptions {
+    /// Tokens of the prompts that are read; 0 for none.
+    pub prompt: usize,
+    /// Tokens that each sequence decodes; 0 for none.
+    pub new: usize,
+    /// Lengths of the contexts that they are decoded after.
+    pub depths: Vec<usize>,
+    /// Numbers of sequences that decode together.
+    pub batches: Vec<usize>,
+    /// How often each is run.
+    pub repetitions: usize,
+    /// How the caches store keys and values; the model's default if not given.
+    pub kv: Option<KvDtype>,
+}
+
+/// What was run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A prompt was read.
+    Prefill,
+    /// Tokens were decoded.
+    Decode,
+}
+
+/// A run and its speed.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Measurement {
+    /// What was run.
+    pub kind: Kind,
+    /// Tokens of each sequence.
+    pub tokens: usize,
+    /// Tokens that each sequence had before.
+    pub depth: usize,
+    /// Sequences together.
+    pub batch: usize,
+    /// Tokens a second of all sequences: the median of the repetitions.
+    pub tokens_per_second: f64,
+    /// The time that the machine's limits allow, of the time that the fastest tenth of the forwards took at most.
+    pub limit_fraction: f64,
+    /// What a forward had to do, on average.
+    pub work: Work,
+}
+
+/// All that was measured.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// The runs, in the order of their options.
+    pub measurements: Vec<Measurement>,
+    /// The machine's limits.
+    pub limits: Limits,
+}
+
+/// Measures what `options` say. `each` is called before each of the `repetitions`.
+///
+/// # Errors
+/// When memory does not suffice.
+pub fn bench(
+    engine: &mut Engine,
+    options: &BenchOptions,
+    mut each: impl FnMut(usize),
+) -> Result<Report, Diagnostics> {
+    let mut runs = Vec::new();
+    if options.prompt > 0 {
+        runs.push(Run::new(engine, options, Kind::Prefill, 0, 1)?);
+    }
+    if options.new > 0 && engine.model().plan().head == Head::CausalLm {
+        for &depth in &options.depths {
+            for &batch in &options.batches {
+                runs.push(Run::new(engine, options, Kind::Decode, depth, batch)?);
+            }
+        }
+    }
+    let mut meter = Some(Meter::default());
+    // The first forward of each run touches its memory for the first time and is not measured.
+    for run in &mut runs {
+        run.prepare(engine)?;
+    }
+    for repetition in 0..options.repetitions {
+        each(repetition);
+        for run in &mut runs {
+            run.repeat(engine, &mut meter)?;
+        }
+    }
+    let limits = meter.unwrap_or_default().limits();
+    Ok(Report { measurements: runs.iter().map(|run| run.measurement(&limits)).collect(), limits })
+}
+
+/// Records where the time goes in one run of `kind` as `options` say: at the first depth and number of sequences. Empty
+/// if there is no such run.
+///
+/// # Errors
+/// When memory does not suffice.
+pub fn profile(engine: &mut Engine, options: &BenchOptions, kind: Kind) -> Result<Profile, Diagnostics> {
+    let (depth, batch) = match (kind, options.depths.first(), options.batches.first()) {
+        (Kind::Prefill, ..) if options.prompt > 0 => (0, 1),
+        (Kind::Decode, Some(&depth), Some(&batch)) if options.new > 0 => (depth, batch),
+        _ => return Ok(Profile::default()),
+    };
+    let mut run = Run::new(engine, options, kind, depth, batch)?;
+    run.prepare(engine)?;
+    engine.start_profile();
+    let done = run.repeat(engine, &mut None);
+    let profile = engine.finish_profile();
+    done.map(|()| profile)
+}
+
+/// One kind of run, with its sequences.
+struct Run {
+    kind: Kind,
+    tokens: usize,
+    depth: usize,
+    sessions: Vec<Session>,
+    ids: Ids,
+    /// Seconds of each forward.
+    forwards: Vec<f64>,
+    /// Tokens a second of each repetition.
+    speeds: Vec<f64>,
+    /// What the forwards of a repetition had to do together.
+    work: Work,
+}
+
+impl Run {
+    fn new(
+        engine: &Engine,
+        options: &BenchOptions,
+        kind: Kind,
+        depth: usize,
+        batch: usize,
+    ) -> Result<Self, Diagnostic> {
+        let tokens = if kind == Kind::Prefill { options.prompt } else { options.new };
+        let options = SessionOptions { capacity: depth + tokens, kv: options.kv };
+        let sessions = (0..batch).map(|_| Session::new(engine.model(), options)).collect::<Result<_, _>>()?;
+        let ids = Ids::new(engine.model().plan().shape.vocab_size);
+        let (forwards, speeds, work) = (Vec::new(), Vec::new(), Work::default());
+        Ok(Self { kind, tokens, depth, sessions, ids, forwards, speeds, work })
+    }
+
+    /// Fills the contexts, and runs a forward of the kind that is measured.
+    fn prepare(&mut self, engine: &mut Engine) -> Result<(), Diagnostics> {
+        for session in &mut self.sessions {
+            let context = self.ids.take(self.depth);
+            engine.forward(&mut [Feed::ids(session, &context, Keep::None)])?;
+        }
+        let tokens = if self.kind == Kind::Prefill { self.tokens } else { 1 };
+        self.forward(engine, tokens)?;
+        self.sessions.iter_mut().for_each(|session| session.rewind(tokens));
+        Ok(())
+    }
+
+    /// A forward of `tokens` tokens of each sequence; its seconds.
+    fn forward(&mut self, engine: &mut Engine, tokens: usize) -> Result<f64, Diagnostics> {
+        let ids: Vec<Vec<u32>> = self.sessions.iter().map(|_| self.ids.take(tokens)).collect();
+        let feeds = self.sessions.iter_mut().zip(&ids);
+        let mut feeds: Vec<Feed<'_>> =
+            feeds.map(|(session, ids)| Feed::ids(session, ids, Keep::Last(1))).collect();
+        let start = Instant::now();
+        engine.forward(&mut feeds)?;
+        Ok(start.elapsed().as_secs_f64())
+    }
+
+    /// Runs once, and samples the limits with `meter`, if there is one, before and in between.
+    fn repeat(&mut self, engine: &mut Engine, meter: &mut Option<Meter>) -> Result<(), Diagnostics> {
+        let model = engine.model().clone();
+        let mut sample = |engine: &Engine| {
+            if let Some(meter) = meter {
+                meter.sample(&engine.context, model.weight_bytes());
+            }
+        };
+        sample(engine);
+        let each = if self.kind == Kind::Prefill { self.tokens } else { 1 };
+        let (mut sampled, mut seconds) = (Instant::now(), 0.0);
+        self.work = Work::default();
+        for _ in 0..self.tokens / each {
+            self.work += self.forward_work(engine, each);
+            let forward = self.forward(engine, each)?;
+            self.forwards.push(forward);
+            seconds += forward;
+            if sampled.elapsed() >= BETWEEN_SAMPLES {
+                sample(engine);
+                sampled = Instant::now();
+            }
+        }
+        self.sessions.iter_mut().for_each(|session| session.rewind(self.tokens));
+        self.speeds.push((self.tokens * self.sessions.len()) as f64 / seconds);
+        Ok(())
+    }
+
+    /// What the next forward of `tokens` tokens of each sequence has to do. A long prompt reads the weights once for
+    /// each chunk.
+    fn forward_work(&self, engine: &Engine, tokens: usize) -> Work {
+        let plan = engine.model().plan();
+        let mut work = Work::default();
+        let (batch, before) = (self.sessions.len(), self.sessions.first().map_or(0, Session::len));
+        let mut first = 0;
+        while first < tokens * batch {
+            let rows = (tokens * batch - first).min(engine.chunk_tokens());
+            let last = first + rows == tokens * batch;
+            // Either one sequence in many chunks, or one token of each sequence.
+            let (seen, cached) = if tokens == 1 {
+                let slots = (rows * (before + 1)) as u64;
+                (slots, slots)
+            } else {
+                let end = before + first + rows;
+                ((before + first + 1..=end).map(|slots| slots as u64).sum(), end as u64)
+            };
+            let kept = if last { batch.min(rows) } else { 0 };
+            let cache = self.sessions[0].layout;
+            let chunk = ChunkShape { tokens: rows, kept, seen, cached, cache };
+            for step in &plan.steps {
+                work += work::of_step(plan, step, &chunk);
+            }
+            first += rows;
+        }
+        work
+    }
+
+    fn measurement(&self, limits: &Limits) -> Measurement {
+        let forwards = if self.kind == Kind::Prefill { 1 } else { self.tokens as u64 };
+        let rates: Vec<f64> = self.forwards.iter().map(|seconds| seconds.recip()).collect();
+        let bound = self.work.seconds(limits) / forwards as f64;
+        let average = |n: u64| n / forwards;
+        Measurement {
+            kind: self.kind,
+            tokens: self.tokens,
+            depth: self.depth,
+            batch: self.sessions.len(),
+            tokens_per_second: median(&self.speeds),
+            limit_fraction: bound * best_decile(&rates),
+            work: Work {
+                bytes: average(self.work.bytes),
+                f32_ops: average(self.work.f32_ops),
+                bf16_ops: average(self.work.bf16_ops),
+                int8_ops: average(self.work.int8_ops),
+            },
+        }
+    }
+}
+
+/// The middle of `values`, at least one; the mean of the two in the middle if their number is even.
+fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let middle = sorted.len() / 2;
+    if sorted.len() % 2 == 1 { sorted[middle] } else { (sorted[middle - 1] + sorted[middle]) / 2.0 }
+}
+
+/// Random tokens, the same in every run (a linear congruential generator with Knuth's constants).
+struct Ids {
+    state: u64,
+    vocabulary: u64,
+}
+
+impl Ids {
+    fn new(vocabulary: usize) -> Self {
+        Self { state: 1, vocabulary: vocabulary as u64 }
+    }
+
+    fn take(&mut self, n: usize) -> Vec<u32> {
+        let next = |_| {
+            self.state =
+                self.state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            ((self.state >> 33) % self.vocabulary) as u32
+        };
+        (0..n).map(next).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn medians_are_in_the_middle() {
+        assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), 2.5);
+    }
+
+    #[test]
+    fn ids_are_in_the_vocabulary_and_differ() {
+        let ids = Ids::new(50).take(200);
+        assert!(ids.iter().all(|&id| id < 50));
+        assert!((0..50).all(|id| ids.contains(&id)));
+        assert_eq!(Ids::new(50).take(3), ids[..3]);
+    }
+}
