@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use llamac_compiler::output;
+use llamac_compiler::passes::WeightPolicy;
 use llamac_runtime::bench::{self, BenchOptions, Kind, Limits, Measurement, Profile};
 use llamac_runtime::plan::{Plan, WeightLayout};
 use llamac_runtime::{Engine, EngineOptions};
@@ -114,7 +115,7 @@ impl Args {
         let trace = self.trace.as_ref().map(|path| guard::create(path, &self.model.path)).transpose()?;
         let source = model::source(&self.model, threads, console)?;
         let start = Instant::now();
-        let model = model::compiled(source, &self.model.path, threads, console)?;
+        let model = model::compiled(source, &self.model.path, WeightPolicy::default(), threads, console)?;
         let mut engine = Engine::new(&model, EngineOptions { threads, ..EngineOptions::default() })?;
         let load_ms = start.elapsed().as_secs_f64() * 1e3;
         let options = self.options();

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use llamac_compiler::diagnostic::{Code, Diagnostic, Diagnostics};
 use llamac_compiler::driver::Progress;
+use llamac_compiler::passes::WeightPolicy;
 use llamac_runtime::perplexity::{Measured, perplexity};
 use llamac_runtime::text::Tokenizer;
 use llamac_runtime::{Engine, EngineOptions, Model};
@@ -93,7 +94,7 @@ impl Args {
 
     fn engine(&self, arg: &ModelArg, threads: usize, console: &Console) -> Result<Engine, Diagnostics> {
         let source = model::source(arg, threads, console)?;
-        let model = model::compiled(source, &arg.path, threads, console)?;
+        let model = model::compiled(source, &arg.path, WeightPolicy::default(), threads, console)?;
         Ok(Engine::new(&model, EngineOptions { threads, ..EngineOptions::default() })?)
     }
 
