@@ -23,6 +23,8 @@ pub enum Kind {
     Tensors,
     /// A graph, in any form.
     Graph,
+    /// The steps of a profile.
+    Trace,
 }
 
 impl Kind {
@@ -31,6 +33,7 @@ impl Kind {
             Self::Model => "a compiled model",
             Self::Tensors => "a file of outputs",
             Self::Graph => "a graph",
+            Self::Trace => "a trace",
         }
     }
 
@@ -43,6 +46,7 @@ impl Kind {
         let own = match self {
             Self::Model => header.starts_with(artifact::BEGINNING.as_bytes()),
             Self::Tensors => header.starts_with(tensors::BEGINNING.as_bytes()),
+            Self::Trace => start.starts_with(b"[{\"name\":"),
             Self::Graph => {
                 ["graph<", "digraph", "<svg"].iter().any(|form| start.starts_with(form.as_bytes()))
             }

@@ -145,7 +145,7 @@ mod tests {
 
     #[test]
     fn time_is_counted_from_the_start_of_the_work() {
-        let bar = Bar::new(&Console::new(crate::message::Format::Human, true, 0), "packing");
+        let bar = Bar::new(&Console::new(crate::message::Format::Human, true, 0), "packing", Unit::Bytes);
         assert_eq!(bar.elapsed(), Duration::ZERO);
         bar.start(1);
         std::thread::sleep(Duration::from_millis(1));

@@ -104,12 +104,6 @@ fn what_is_planned_ends_with_4_and_a_sentence() {
       --> --layers
        not in this version: compiling some of the layers
     ");
-    assert_snapshot!(message("run model -p a --lookup 3"), @r#"
-        error[E0002]: this option is not available yet
-          --> --lookup
-           not in this version: guessing tokens from the prompt
-           help: leave it out: the text is the same
-        "#);
     assert_snapshot!(message("run model -p a --compute int8"), @r#"
         error[E0002]: this option is not available yet
           --> --compute int8

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use llamac_compiler::output;
 use llamac_compiler::passes::WeightPolicy;
-use llamac_runtime::bench::{self, BenchOptions, Kind, Limits, Measurement, Profile};
+use llamac_runtime::bench::{self, BenchOptions, Limits, Measurement, Profile};
 use llamac_runtime::plan::{Plan, WeightLayout};
 use llamac_runtime::{Engine, EngineOptions};
 use serde::Serialize;
@@ -14,7 +14,7 @@ use serde::Serialize;
 use crate::args::{ComputeArgs, Kv, ModelArg};
 use crate::console::{Console, Stdout};
 use crate::failure::Failure;
-use crate::guard;
+use crate::guard::{Kind, Outputs};
 use crate::{human, model};
 
 /// Measure the speed of a model
@@ -112,7 +112,7 @@ impl Args {
     /// Measures, and prints what was measured.
     pub fn run(&self, console: &Console) -> Result<(), Failure> {
         let threads = self.compute.threads.count();
-        let trace = self.trace.as_ref().map(|path| guard::create(path, &self.model.path)).transpose()?;
+        let trace = self.trace.as_ref().map(|path| Outputs::default().file(path, Kind::Trace)).transpose()?;
         let source = model::source(&self.model, threads, console)?;
         let start = Instant::now();
         let model = model::compiled(source, &self.model.path, WeightPolicy::default(), threads, console)?;
@@ -124,7 +124,7 @@ impl Args {
         })?;
         let mut profiles = Vec::new();
         if self.profile {
-            for kind in [Kind::Prefill, Kind::Decode] {
+            for kind in [bench::Kind::Prefill, bench::Kind::Decode] {
                 profiles.push((kind, bench::profile(&mut engine, &options, kind)?));
             }
         }
@@ -195,10 +195,10 @@ fn peak_resident() -> Option<u64> {
     Some(kibibytes * 1024)
 }
 
-fn test(kind: Kind) -> &'static str {
+fn test(kind: bench::Kind) -> &'static str {
     match kind {
-        Kind::Prefill => "pp",
-        Kind::Decode => "tg",
+        bench::Kind::Prefill => "pp",
+        bench::Kind::Decode => "tg",
     }
 }
 
@@ -228,7 +228,7 @@ impl LimitsRow {
 }
 
 /// The steps of a profile, those of the same module in different layers together, the longest first.
-fn parts(plan: &Plan, kind: Kind, profile: &Profile, limits: &Limits) -> Vec<Part> {
+fn parts(plan: &Plan, kind: bench::Kind, profile: &Profile, limits: &Limits) -> Vec<Part> {
     let total: f64 = profile.steps.iter().map(|step| step.time.as_secs_f64()).sum();
     let mut sums: BTreeMap<(String, &str), bench::StepTime> = BTreeMap::new();
     for ((step, module), time) in plan.steps.iter().zip(&plan.modules).zip(&profile.steps) {
@@ -281,7 +281,7 @@ struct TraceEvent<'a> {
 }
 
 /// Every step of the profiles, each profile a row of its own.
-fn trace_events<'a>(plan: &'a Plan, profiles: &[(Kind, Profile)]) -> Vec<TraceEvent<'a>> {
+fn trace_events<'a>(plan: &'a Plan, profiles: &[(bench::Kind, Profile)]) -> Vec<TraceEvent<'a>> {
     let events = profiles.iter().enumerate().flat_map(|(row, (_, profile))| {
         profile.events.iter().map(move |event| TraceEvent {
             name: &plan.modules[event.step],
