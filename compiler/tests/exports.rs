@@ -90,6 +90,23 @@ fn weights_of_the_checkpoint_in_place() {
     insta::assert_snapshot!(text);
 }
 
+/// Quantized matrices in both profiles that have operators for them; a tied table is there once.
+#[test]
+fn quantized_weights() {
+    let nodes = |name: &str, target: Onnx, weights: &str| {
+        let text = text(name, &ExportOptions { passes: stored(weights), ..options(target) });
+        let parts = ["weight.codes", "weight.scales", "weight.zeros", "Linear(", "Gemm("];
+        let wanted = |line: &&str| parts.iter().any(|part| line.contains(part)) && !line.contains("layers.1");
+        text.lines().filter(wanted).collect::<Vec<_>>().join("\n")
+    };
+    insta::assert_snapshot!("quantized__ort", nodes("gqa-f32", Onnx::ORT, "q4,o_proj=q4a"));
+    insta::assert_snapshot!("quantized__standard", nodes("gqa-f32", Onnx::STANDARD, "q4,o_proj=q4a"));
+    insta::assert_snapshot!("quantized_biases__ort", nodes("all-bias-f16", Onnx::ORT, "q4a"));
+    insta::assert_snapshot!("quantized_biases__standard", nodes("all-bias-f16", Onnx::STANDARD, "q4a"));
+    insta::assert_snapshot!("quantized_tied__ort", nodes("tied-embed-only", Onnx::ORT, "q8"));
+    insta::assert_snapshot!("quantized_tied__standard", nodes("tied-embed-only", Onnx::STANDARD, "q8"));
+}
+
 #[test]
 fn inputs_and_outputs_are_a_choice() {
     let head = |options: &ExportOptions| {

@@ -17,6 +17,7 @@ use support::{Done, arguments, copy, fixture, folder, llamac, load, redact, run,
 type Case = (Code, fn(&Path) -> Done);
 
 const CASES: &[Case] = &[
+    (Code::IllegalOp, |f| at(f, "compile {tiny} -o {f}/model --target onnx --weights q4")),
     (Code::BadArgument, |f| at(f, "compile {tiny} --print-after fuse-qvk --passes -legalize")),
     (Code::NotBuiltYet, |f| at(f, "compile {tiny} -o {f}/model --lora adapter")),
     (Code::Io, |f| at(f, "compile {tiny} -o {f}/models/tiny.llamac")),

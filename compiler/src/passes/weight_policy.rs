@@ -78,9 +78,9 @@ pub struct WeightPolicy {
     pub entries: Vec<PolicyEntry>,
 }
 
-/// Matrices that lose more than others in four bits: those in which the model meets its vocabulary. They get eight,
-/// unless they are named.
-const SENSITIVE: [&str; 2] = ["embed_tokens", "lm_head"];
+/// Matrices that lose more than others in four bits, or are small: the embedding and the heads. They get eight, unless
+/// they are named.
+const SENSITIVE: [&str; 4] = ["embed_tokens", "lm_head", "score", "qa_outputs"];
 
 impl From<WeightFormat> for WeightPolicy {
     /// `format` for all matrices.
@@ -184,6 +184,7 @@ mod tests {
             assert_eq!(format(four, &[DOWN]), four);
             assert_eq!(format(four, &["lm_head.weight"]), "q8");
             assert_eq!(format(four, &["model.embed_tokens.weight"]), "q8");
+            assert_eq!(format(four, &["score"]), "q8");
             assert_eq!(format(&format!("{four},lm_head={four}"), &["lm_head.weight"]), four);
         }
         assert_eq!(format("f16", &["lm_head.weight"]), "f16");

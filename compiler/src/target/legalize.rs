@@ -48,24 +48,46 @@ pub fn legalize(mut graph: Graph, target: &dyn Target) -> Result<(Legalized, rew
         firing.count += first.count;
     }
     report.firings.push(Firing { rule: "CommonSubexpressions", count: graph.merge_common() });
-    let mut faults = Diagnostics::new();
+    // What every layer has is told once.
+    let mut illegal: Vec<(&str, String, Vec<NodeId>)> = Vec::new();
     for node in graph.order() {
-        if let Some(Legality::Illegal(reason)) = legality_of(&graph, node, target) {
-            faults.push(fault(&graph, node, reason, &rules, target));
+        if let (Some(op), Some(Legality::Illegal(reason))) =
+            (graph.op(node), legality_of(&graph, node, target))
+        {
+            match illegal.iter_mut().find(|(known, why, _)| *known == op.mnemonic() && *why == reason) {
+                Some((.., nodes)) => nodes.push(node),
+                None => illegal.push((op.mnemonic(), reason, vec![node])),
+            }
         }
+    }
+    let mut faults = Diagnostics::new();
+    for (op, reason, nodes) in illegal {
+        faults.push(fault(&graph, op, &reason, &nodes, &rules, target));
     }
     let name = target.name().to_owned();
     faults.or((Legalized { graph, target: name }, report))
 }
 
-fn fault(graph: &Graph, node: NodeId, reason: String, rules: &RuleSet, target: &dyn Target) -> Diagnostic {
-    let op = graph.op(node).map_or("a parameter", |op| op.mnemonic());
+/// The fault of operations `op` at `nodes`, which the target cannot take for the same `reason`.
+fn fault(
+    graph: &Graph,
+    op: &str,
+    reason: &str,
+    nodes: &[NodeId],
+    rules: &RuleSet,
+    target: &dyn Target,
+) -> Diagnostic {
+    let first = nodes[0];
     let missed = |rule: &dyn DynRule| {
-        let no_match = rule.at(node, graph, target)?.err()?;
+        let no_match = rule.at(first, graph, target)?.err()?;
         Some(format!("{} did not apply: {}", rule.name(), no_match.reason))
     };
+    let more = match nodes.len() - 1 {
+        0 => String::new(),
+        more => format!(", and {more} more"),
+    };
     let fault = Diagnostic::new(Code::IllegalOp)
-        .at(format!("{op} at {}", graph.loc(node)))
+        .at(format!("{op} at {}{more}", graph.loc(first)))
         .message(format!("{} cannot take it: {reason}", target.name()));
     match rules.rules().find_map(missed) {
         Some(nearest) => fault.help(nearest),

@@ -291,6 +291,9 @@ impl<'a> WeightReader<'a> {
         sink: &mut Sink<'_>,
     ) -> Result<(), ReadError> {
         let columns = &block.columns;
+        if let (QuantizedPart::Zeros, Some(zero)) = (part, of.scheme().and_then(Scheme::zero)) {
+            return sink(at, &vec![zero; block.elements()]);
+        }
         let numbers = match part {
             QuantizedPart::Codes => columns.clone(),
             QuantizedPart::Scales | QuantizedPart::Zeros => {

@@ -2,10 +2,11 @@
 
 use insta::assert_snapshot;
 use llamac_compiler::model::{Inputs, Logits, ModelOptions};
-use llamac_compiler::passes::{Options, PassManager, Stage};
+use llamac_compiler::passes::{Options, PassManager, Stage, assign_schemes};
 use llamac_compiler::target::Target;
 use llamac_compiler::target::onnx::Onnx;
 use llamac_ir::Graph;
+use llamac_ir::rewrite::AnyOp;
 use llamac_ir::testing::{assert_equivalent, assert_round_trip};
 
 use crate::fixtures::{PLAIN, graph, names};
@@ -39,6 +40,69 @@ fn every_checkpoint_keeps_its_meaning() {
             }
         }
     }
+}
+
+/// The graph of `name` with weights as `weights` says.
+fn stored(name: &str, options: &ModelOptions, weights: &str) -> Graph {
+    let mut graph = graph(name, options);
+    let weights = weights.parse().unwrap_or_else(|e| panic!("{e}"));
+    assign_schemes(&mut graph, &weights, &AnyOp).unwrap_or_else(|faults| panic!("{faults}"));
+    graph
+}
+
+#[test]
+fn quantized_weights_keep_their_meaning() {
+    for name in ["gqa-f32", "all-bias-f16", "odd-sizes", "tied-embed-only", "mqa-f32", "seqcls-pad"] {
+        for weights in ["q8", "q4", "q4a", "q4,down_proj=q8,k_proj=q4a"] {
+            let model = stored(name, &CACHED, weights);
+            for target in [Onnx::STANDARD, Onnx::ORT] {
+                let (legal, _) = legal(model.clone(), &target);
+                assert_round_trip(&legal);
+                assert_equivalent(&model, &legal);
+            }
+        }
+    }
+}
+
+#[test]
+fn what_has_no_operator_is_told_with_a_way_out() {
+    let faults = |name: &str, weights: &str, target: Onnx| {
+        let manager = PassManager::new(Options::default()).expect("no pass is named");
+        manager.run(stored(name, &CACHED, weights), &target).unwrap_err().to_string()
+    };
+    assert_snapshot!(faults("gqa-f32", "q4", Onnx::PORTABLE), @"
+    error[E0500]: an operation cannot be expressed on the target
+      --> embed at model.embed_tokens
+       onnx cannot take it: opset 17 has no operator for q8 weights; take onnx-std or onnx-ort, or --weights f16
+       help: no rule of onnx turns embed into something else
+    error[E0500]: an operation cannot be expressed on the target
+      --> linear at model.layers.0.self_attn.q_proj, and 13 more
+       onnx cannot take it: opset 17 has no operator for q4 weights; take onnx-std or onnx-ort, or --weights f16
+       help: LinearToGemm did not apply: linear is not legal for onnx: opset 17 has no operator for q4 weights; take onnx-std or onnx-ort, or --weights f16
+    error[E0500]: an operation cannot be expressed on the target
+      --> linear at lm_head
+       onnx cannot take it: opset 17 has no operator for q8 weights; take onnx-std or onnx-ort, or --weights f16
+       help: LinearToGemm did not apply: linear is not legal for onnx: opset 17 has no operator for q8 weights; take onnx-std or onnx-ort, or --weights f16
+    ");
+    assert_snapshot!(faults("gqa-f32", "q4,embed_tokens=q4", Onnx::STANDARD), @"
+    error[E0500]: an operation cannot be expressed on the target
+      --> embed at model.embed_tokens
+       onnx-std cannot take it: rows of q4 cannot be gathered; store the table as q8, as --weights q4 does by default
+       help: no rule of onnx-std turns embed into something else
+    ");
+    assert_snapshot!(faults("all-bias-f16", "lm_head=q4", Onnx::STANDARD), @"
+    error[E0500]: an operation cannot be expressed on the target
+      --> linear at lm_head
+       onnx-std cannot take it: 67 rows have no whole bytes in q4 when they are columns; store it as q8
+       help: LinearToGemm did not apply: linear is not legal for onnx-std: a matrix of q4 is transposed, one that is the table of an embedding is not
+    ");
+    let in_place = Onnx { weights_in_place: true, ..Onnx::ORT };
+    assert_snapshot!(faults("gqa-f32", "lm_head=q8", in_place), @"
+    error[E0500]: an operation cannot be expressed on the target
+      --> linear at lm_head
+       onnx-ort cannot take it: weights that stay in place are not quantized; write them with --external-data file
+       help: LinearToGemm did not apply: linear is not legal for onnx-ort: weights that stay in place are not quantized; write them with --external-data file
+    ");
 }
 
 #[test]

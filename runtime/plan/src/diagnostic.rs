@@ -112,7 +112,7 @@ codes! {
     BadSampling = 406, Usage, "invalid sampling setting";
     NotANumber = 407, Failed, "the model produced a value that is not a number";
     // 05xx: the compiler
-    IllegalOp = 500, Bug, "an operation cannot be expressed on the target";
+    IllegalOp = 500, Unsupported, "an operation cannot be expressed on the target";
     InvalidGraph = 501, Bug, "the graph failed verification";
     // 06xx: ONNX models
     NotOnnx = 600, BadInput, "this is not an ONNX model";

@@ -126,8 +126,12 @@ mod tests {
         let names = ["input_ids", "past_key_values.0.key"];
         let region = Region { file: "model.onnx_data".to_owned(), offset: 0, length: 4 };
         let data = Data::External(region);
-        let initializer =
-            Initializer { name: "w".to_owned(), dtype: llamac_ir::DType::F32, shape: vec![1], data };
+        let initializer = Initializer {
+            name: "w".to_owned(),
+            element: crate::target::onnx::model::ElementType::Of(llamac_ir::DType::F32),
+            shape: vec![1],
+            data,
+        };
         Graph {
             name: String::new(),
             inputs: names[..if cached { 2 } else { 1 }].iter().map(|name| input(name)).collect(),

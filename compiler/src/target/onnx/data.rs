@@ -129,7 +129,9 @@ impl Entry {
 fn is_transposed(weight: &Weight) -> bool {
     match weight.expr() {
         WeightExpr::Transpose { .. } => true,
-        WeightExpr::Convert { base, .. } => is_transposed(base),
+        WeightExpr::Convert { base, .. }
+        | WeightExpr::Slice { base, .. }
+        | WeightExpr::PackNibbles { base } => is_transposed(base),
         _ => false,
     }
 }

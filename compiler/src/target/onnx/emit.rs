@@ -7,7 +7,7 @@ use llamac_plan::SPAN_LOGITS;
 use llamac_plan::diagnostic::{Code, Diagnostic};
 
 use super::Profile;
-use super::model::{self, Attribute, Data, Initializer, Node, ValueInfo};
+use super::model::{self, Attribute, Data, ElementType, Initializer, Node, ValueInfo};
 use super::names::{self, Names};
 use super::storage::Storage;
 
@@ -38,6 +38,7 @@ pub(super) fn emit<'a>(
         nodes: Vec::new(),
         initializers: Vec::new(),
         weights: HashMap::new(),
+        tensors: HashMap::new(),
         widened: HashMap::new(),
         integers: HashMap::new(),
         sizes: HashMap::new(),
@@ -63,6 +64,8 @@ pub(super) struct Emitter<'g, 'a> {
     initializers: Vec<Initializer>,
     /// Names of initializers.
     weights: HashMap<Weight, String>,
+    /// Names of initializers that have only the bytes of a weight.
+    tensors: HashMap<(Weight, ElementType, Vec<usize>), String>,
     /// Names of weights in single precision.
     widened: HashMap<Weight, String>,
     /// Names of lists of integers, and of single ones.
@@ -109,6 +112,9 @@ fn constant_name(dtype: DType, values: &[String], scalar: bool) -> String {
     let values = values.join(", ");
     if scalar { format!("/constants/{dtype}/{values}") } else { format!("/constants/{dtype}/[{values}]") }
 }
+
+/// All outputs of an operator with one.
+pub(super) const ONE: &[Option<u32>] = &[Some(0)];
 
 /// The domain of ONNX Runtime's operators.
 pub(super) const MICROSOFT: &str = "com.microsoft";
@@ -213,8 +219,35 @@ impl<'a> Emitter<'_, 'a> {
         }
         let name = self.names.unique(&self.weight_name(node, weight, role));
         let data = self.storage.place(weight)?;
-        self.push_initializer(&name, weight.dtype(), weight.shape(), data);
+        self.push_initializer(&name, ElementType::Of(weight.dtype()), weight.shape(), data);
         self.weights.insert(weight.clone(), name.clone());
+        Ok(name)
+    }
+
+    /// The name of a tensor that has the bytes of `weight`, whatever shape and type that has. It is called by the matrix
+    /// that it is a part of, and what it is there.
+    pub(super) fn tensor(
+        &mut self,
+        node: NodeId,
+        weight: &Weight,
+        element: ElementType,
+        shape: &[usize],
+        role: &str,
+    ) -> Result<String, Diagnostic> {
+        let key = (weight.clone(), element, shape.to_vec());
+        if let Some(name) = self.tensors.get(&key) {
+            return Ok(name.clone());
+        }
+        let mut matrix = weight;
+        while let (false, Some(part)) = (matrix.scheme().is_some(), matrix.parts().first()) {
+            matrix = part;
+        }
+        let matrix = matrix.parts().first().copied().unwrap_or(matrix);
+        let matrix = self.weight_name(node, matrix, "weight");
+        let name = self.names.unique(&format!("{matrix}.{role}"));
+        let data = self.storage.place(weight)?;
+        self.push_initializer(&name, element, shape, data);
+        self.tensors.insert(key, name.clone());
         Ok(name)
     }
 
@@ -238,8 +271,8 @@ impl<'a> Emitter<'_, 'a> {
         if path.is_empty() { role.to_owned() } else { format!("{path}.{role}") }
     }
 
-    fn push_initializer(&mut self, name: &str, dtype: DType, shape: &[usize], data: Data) {
-        self.initializers.push(Initializer { name: name.to_owned(), dtype, shape: shape.to_vec(), data });
+    fn push_initializer(&mut self, name: &str, element: ElementType, shape: &[usize], data: Data) {
+        self.initializers.push(Initializer { name: name.to_owned(), element, shape: shape.to_vec(), data });
     }
 
     /// The name of `weight` in single precision.
@@ -275,7 +308,8 @@ impl<'a> Emitter<'_, 'a> {
         let name = self.names.unique(&constant_name(DType::I64, &texts, scalar));
         let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
         let shape = [values.len()];
-        self.push_initializer(&name, DType::I64, if scalar { &[] } else { &shape }, Data::Inline(bytes));
+        let shape = if scalar { &[][..] } else { &shape };
+        self.push_initializer(&name, ElementType::Of(DType::I64), shape, Data::Inline(bytes));
         self.integers.insert((values.to_vec(), scalar), name.clone());
         name
     }

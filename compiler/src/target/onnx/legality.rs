@@ -1,19 +1,19 @@
 //! What each profile can take, in one table.
 
-use llamac_ir::ops::{Act, GroupQueryAttention, Linear, Rotary};
+use llamac_ir::ops::{Act, Embed, GroupQueryAttention, Linear, Rotary};
 use llamac_ir::rewrite::Signature;
-use llamac_ir::{Activation, Op, Weight, WeightExpr};
+use llamac_ir::{Activation, Op, WeightExpr};
 
-use super::{Onnx, Profile};
+use super::{Onnx, Profile, quantized};
+
+/// Why nothing is quantized there.
+const IN_PLACE: &str = "weights that stay in place are not quantized; write them with --external-data file";
 
 /// The kernel of ONNX Runtime's CPU takes heads of a multiple of this size.
 const GROUPED_HEAD_DIM: usize = 8;
 
 /// Why `target` cannot take `op`, if it cannot.
 pub(super) fn reason(target: Onnx, op: &Op, signature: Signature<'_>) -> Option<String> {
-    if let Some(scheme) = op.weights().into_iter().find_map(Weight::scheme) {
-        return Some(format!("there is no operator for {scheme} weights"));
-    }
     let profile = target.profile;
     let only = |profiles: &[Profile]| match profiles.contains(&profile) {
         true => None,
@@ -25,7 +25,6 @@ pub(super) fn reason(target: Onnx, op: &Op, signature: Signature<'_>) -> Option<
         | Op::Cast(_)
         | Op::Concat(_)
         | Op::Constant(_)
-        | Op::Embed(_)
         | Op::Expand(_)
         | Op::Gather(_)
         | Op::GatherRows(_)
@@ -42,6 +41,11 @@ pub(super) fn reason(target: Onnx, op: &Op, signature: Signature<'_>) -> Option<
         | Op::Unary(_)
         | Op::Where(_)
         | Op::Act(Act { function: Activation::Relu }) => None,
+        Op::Embed(Embed { table }) => match table.scheme() {
+            Some(_) if target.weights_in_place => Some(IN_PLACE.to_owned()),
+            Some(scheme) => quantized::embed_reason(profile, table, scheme),
+            None => None,
+        },
         Op::Linear(linear) => linear_reason(target, linear, signature),
         Op::RmsNorm(_) => only(&[Profile::Standard, Profile::Ort]),
         Op::AddRmsNorm(_) | Op::RotaryLookup(_) => only(&[Profile::Ort]),
@@ -62,13 +66,17 @@ pub(super) fn reason(target: Onnx, op: &Op, signature: Signature<'_>) -> Option<
 /// A product with a matrix is a Gemm, of two dimensions and with the matrix as the checkpoint has it, or a MatMul with
 /// the transposed one.
 fn linear_reason(target: Onnx, linear: &Linear, signature: Signature<'_>) -> Option<String> {
-    if !target.weights_in_place {
-        return None;
+    let rank = signature.operands[0].rank();
+    match linear.weight.scheme() {
+        Some(_) if target.weights_in_place => return Some(IN_PLACE.to_owned()),
+        Some(scheme) => return quantized::linear_reason(target.profile, linear, rank, scheme),
+        None if !target.weights_in_place => return None,
+        None => {}
     }
     if !matches!(linear.weight.expr(), WeightExpr::Source { .. } | WeightExpr::Convert { .. }) {
         return Some("a weight that stays in place is one tensor of the checkpoint".to_owned());
     }
-    match signature.operands[0].rank() {
+    match rank {
         2 => None,
         _ => Some("a weight that stays in place is not transposed".to_owned()),
     }

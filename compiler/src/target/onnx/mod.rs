@@ -15,6 +15,7 @@ mod model;
 mod names;
 mod nodes;
 mod proto;
+mod quantized;
 mod rules;
 mod storage;
 

@@ -90,11 +90,20 @@ pub struct Initializer {
     /// The name of its value.
     pub name: String,
     /// The type of the elements.
-    pub dtype: DType,
+    pub element: ElementType,
     /// The sizes, outermost first.
     pub shape: Vec<usize>,
     /// Where its elements are: little-endian, row after row.
     pub data: Data,
+}
+
+/// What a constant consists of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ElementType {
+    /// Elements of whole bytes.
+    Of(DType),
+    /// Numbers from 0 to 15, two in a byte.
+    U4,
 }
 
 /// The elements of a constant.

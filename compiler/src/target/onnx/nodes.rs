@@ -8,11 +8,8 @@ use llamac_ir::{Dim, NodeId, Op, Real, ValueId, Weight, WeightExpr};
 use llamac_plan::diagnostic::Diagnostic;
 
 use super::Profile;
-use super::emit::{Emitter, Operator};
+use super::emit::{Emitter, ONE, Operator};
 use super::model::Attribute;
-
-/// All outputs of an operator with one.
-const ONE: &[Option<u32>] = &[Some(0)];
 
 impl Emitter<'_, '_> {
     /// Adds the node of `op`, which is `node` of the graph.
@@ -107,6 +104,9 @@ impl Emitter<'_, '_> {
     }
 
     fn embed(&mut self, node: NodeId, embed: &Embed) -> Result<(), Diagnostic> {
+        if let Some(scheme) = embed.table.scheme() {
+            return self.quantized_embed(node, embed, scheme);
+        }
         let table = self.initializer(node, &embed.table, "weight")?;
         let inputs = [vec![table], self.operands(node)].concat();
         let gather = Operator::new("Gather").int("axis", 0);
@@ -123,17 +123,40 @@ impl Emitter<'_, '_> {
     }
 
     fn linear(&mut self, node: NodeId, linear: &Linear) -> Result<(), Diagnostic> {
+        if let Some(scheme) = linear.weight.scheme() {
+            return self.quantized_linear(node, linear, scheme);
+        }
         let mut inputs = self.operands(node);
         if self.graph.types(node)[0].rank() == 2 {
             inputs.push(self.float(node, &linear.weight, "weight")?);
-            if let Some(bias) = &linear.bias {
-                inputs.push(self.float(node, bias, "bias")?);
-            }
-            self.add(node, Operator::new("Gemm").int("transB", 1), inputs, ONE);
-            return Ok(());
+            return self.gemm(node, linear, inputs);
         }
         let transposed = transposed(&linear.weight).ok_or_else(|| self.illegal(node, "it has no matrix"))?;
         inputs.push(self.float(node, &transposed, "MatMul.weight")?);
+        self.matmul(node, linear, inputs)
+    }
+
+    /// The product of `inputs`, rows and a matrix `[out, in]`, with the bias of `linear`.
+    pub(super) fn gemm(
+        &mut self,
+        node: NodeId,
+        linear: &Linear,
+        mut inputs: Vec<String>,
+    ) -> Result<(), Diagnostic> {
+        if let Some(bias) = &linear.bias {
+            inputs.push(self.float(node, bias, "bias")?);
+        }
+        self.add(node, Operator::new("Gemm").int("transB", 1), inputs, ONE);
+        Ok(())
+    }
+
+    /// The product of `inputs`, tokens and a matrix `[in, out]`, with the bias of `linear`.
+    pub(super) fn matmul(
+        &mut self,
+        node: NodeId,
+        linear: &Linear,
+        inputs: Vec<String>,
+    ) -> Result<(), Diagnostic> {
         let product = Operator::new("MatMul");
         match &linear.bias {
             None => self.add(node, product, inputs, ONE),

@@ -11,7 +11,7 @@ use onnx_protobuf::tensor_shape_proto::{Dimension, dimension};
 use onnx_protobuf::type_proto;
 use protobuf::{Message, MessageField};
 
-use super::model::{Attribute, Data, Graph, Initializer, Model, Node, Region, Size, ValueInfo};
+use super::model::{Attribute, Data, ElementType, Graph, Initializer, Model, Node, Region, Size, ValueInfo};
 
 /// The bytes of `model`; nothing if there are more than the 2 GiB that a message can have.
 pub fn encode(model: Model) -> Option<Vec<u8>> {
@@ -110,7 +110,10 @@ fn tensor_proto(tensor: Initializer) -> onnx::TensorProto {
     let mut proto = onnx::TensorProto {
         name: tensor.name,
         dims: tensor.shape.into_iter().map(|size| size as i64).collect(),
-        data_type: data_type(tensor.dtype),
+        data_type: match tensor.element {
+            ElementType::Of(dtype) => data_type(dtype),
+            ElementType::U4 => DataType::UINT4 as i32,
+        },
         ..Default::default()
     };
     match tensor.data {
@@ -225,13 +228,13 @@ mod tests {
                 initializers: vec![
                     Initializer {
                         name: "i".to_owned(),
-                        dtype: DType::I64,
+                        element: ElementType::Of(DType::I64),
                         shape: vec![1],
                         data: Data::Inline(vec![7, 0, 0, 0, 0, 0, 0, 0]),
                     },
                     Initializer {
                         name: "w".to_owned(),
-                        dtype: DType::BF16,
+                        element: ElementType::Of(DType::BF16),
                         shape: vec![2, 3],
                         data: Data::External(Region {
                             file: "model.onnx.data".to_owned(),

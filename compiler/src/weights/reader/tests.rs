@@ -85,6 +85,77 @@ fn rows_that_are_only_chosen_keep_their_bytes() {
     assert_eq!(bytes, parts.concat());
 }
 
+/// Blocks of which the last is short, tiles that begin within a block, rows of several matrices, and parts of them.
+#[test]
+fn quantized_recipes_are_what_the_naive_evaluation_says() {
+    let (_directory, checkpoint) = checkpoint();
+    let get = |name: &str| source(&checkpoint, &format!("model.layers.{name}_proj.weight"));
+    let (up, down, q) = (get("1.mlp.up"), get("1.mlp.down"), get("0.self_attn.q"));
+    let wide = Weight::concat(vec![up.clone(); 6]).unwrap().transpose().unwrap();
+    assert!(row_elements(&wide) > 64 && !row_elements(&wide).is_multiple_of(Scheme::BLOCK));
+    let base = Weight::concat([wide.clone(), wide.slice(1, 3).unwrap()]).unwrap();
+    for scheme in Scheme::ALL {
+        let quantized = base.quantize(scheme).unwrap();
+        let [codes, scales, zeros] = QuantizedPart::ALL.map(|part| quantized.quantized_part(part).unwrap());
+        for weight in [
+            down.quantize(scheme).unwrap().slice(1, 4).unwrap().transpose().unwrap(),
+            Weight::concat([q.quantize(scheme).unwrap(), q.quantize(Scheme::Q8).unwrap()]).unwrap(),
+            codes.transpose().unwrap().slice(0, row_elements(&base)).unwrap(),
+            scales.transpose().unwrap(),
+            zeros.transpose().unwrap(),
+            quantized,
+            codes,
+            scales,
+            zeros,
+        ] {
+            for tile in [1, 3, 5, 100] {
+                compare(&checkpoint, &weight, tile);
+            }
+        }
+        if scheme.bits() == 4 {
+            let quantized = base.quantize(scheme).unwrap();
+            for part in [QuantizedPart::Codes, QuantizedPart::Zeros] {
+                let part = quantized.quantized_part(part).unwrap();
+                let turned = part.transpose().unwrap().slice(1, 2).unwrap();
+                for weight in [part.pack_nibbles().unwrap(), turned.pack_nibbles().unwrap()] {
+                    for tile in [1, 3, 100] {
+                        compare(&checkpoint, &weight, tile);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn what_cannot_be_stored_is_told_with_its_tensor() {
+    let mut tensors = testing::tensors();
+    let name = |layer: usize| format!("model.layers.{layer}.self_attn.q_proj.weight");
+    let v = name(0).replace("q_proj", "v_proj");
+    for (name, value) in [(name(0), f32::NAN), (name(1), 1e9), (v.clone(), 0.5)] {
+        let (_, shape, bytes) = tensors.get_mut(&name).unwrap();
+        *bytes = narrowed(DType::BF16, &vec![value; shape.iter().product()]);
+    }
+    let directory = testing::checkpoint(&testing::config(), &tensors);
+    let checkpoint = Checkpoint::open(directory.path(), None).unwrap();
+    let reader = WeightReader::new(&checkpoint);
+    let [first, second] = [0, 1].map(|layer| source(&checkpoint, &name(layer)));
+    let v = source(&checkpoint, &v);
+    let order = Permutation::InterleavedToHalf { heads: 2, head_dim: 4 };
+    let fault = |weight: &Weight| reader.tensor(weight).unwrap_err().to_string();
+    let both = Weight::concat([v.slice(0, 2).unwrap(), second.permute(order).unwrap()]).unwrap();
+    insta::assert_snapshot!(fault(&both.quantize(Scheme::Q4).unwrap()), @"model.safetensors: model.layers.1.self_attn.q_proj.weight: 998244350 is more than q4 can hold");
+    insta::assert_snapshot!(fault(&both.convert(DType::F16).unwrap()), @"model.safetensors: model.layers.1.self_attn.q_proj.weight: 998244350 is more than f16 can hold");
+    insta::assert_snapshot!(fault(&first.transpose().unwrap().quantize(Scheme::Q8).unwrap()), @"model.safetensors: model.layers.0.self_attn.q_proj.weight: NaN is more than q8 can hold");
+    insta::assert_snapshot!(Diagnostic::from(reader.tensor(&second.quantize(Scheme::Q4A).unwrap()).unwrap_err()).to_string(), @"
+    error[E0208]: a number does not fit the dtype that was asked for
+      --> model.safetensors: model.layers.1.self_attn.q_proj.weight
+       expected numbers that q4a can hold
+       found    998244350
+       help: keep the checkpoint's own dtype, or use `--weights bf16`
+    ");
+}
+
 #[test]
 fn literal_integers_are_exact() {
     let (_directory, checkpoint) = checkpoint();
@@ -146,7 +217,7 @@ proptest! {
     #[test]
     fn random_recipes_agree(
         first in 0usize..4,
-        program in prop::collection::vec((0u8..5, 0usize..100, 0usize..100), 0..6),
+        program in prop::collection::vec((0u8..6, 0usize..100, 0usize..100), 0..6),
         tile in 1usize..20,
     ) {
         let (_directory, checkpoint) = checkpoint();
@@ -170,6 +241,9 @@ proptest! {
                     let a = weight.slice(y % (rows - rank + 1), rank).unwrap();
                     let b = weight.transpose().unwrap().slice(0, rank).unwrap().transpose().unwrap();
                     weight.add_low_rank(&a, &b, Real::new(y as f64 / 1000.0)).unwrap()
+                }
+                5 if weight.dtype().is_float() => {
+                    weight.convert(DType::F32).unwrap().quantize(Scheme::ALL[x % 3]).unwrap()
                 }
                 _ => weight,
             };

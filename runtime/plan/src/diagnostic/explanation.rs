@@ -312,10 +312,12 @@ The graph still holds an operation that the target cannot take, after all rules 
 turned it into others. The message tells which operation, why it is illegal, and which rule came
 nearest.
 
-**Cause**: this is a bug in llamac, or `--passes -NAME` switched off what the target relies on.
+**Cause**: `--weights` asks for what the target has no operators for, as q4 with `--target onnx`;
+`--passes -NAME` switched off what the target relies on; or this is a bug in llamac.
 
-**Cure**: compile without `--passes`. If it stays, `--dump-ir DIR` writes the graph after each pass;
-report it with those files and `config.json`."
+**Cure**: take the target or the format that the message names, and compile without `--passes`. If
+it stays, `--dump-ir DIR` writes the graph after each pass; report it with those files and
+`config.json`."
             }
             Self::InvalidGraph => {
                 "\
