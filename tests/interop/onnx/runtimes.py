@@ -157,3 +157,11 @@ with tempfile.TemporaryDirectory() as name:
         print(f"{profile}: the classifier's scores are those of llamac, padded on either side")
     in_transformers_js(folder, runs)
     print("onnx: transformers.js generates what llamac does")
+    # What ONNX Runtime makes of quantized weights is compared with the reference in formats.py.
+    for weights in ["q8", "q4", "q4a"]:
+        model = export(folder, STORIES, "onnx-ort", "--weights", weights)
+        session = Session(model / "model.onnx")
+        eos = {read_json(model / "config.json")["eos_token_id"]}
+        quantized = [(ids, greedy(session, [ids], None, STEPS, eos)[0]) for ids, _ in runs]
+        in_genai(model, quantized, True)
+        print(f"onnx-ort, {weights}: onnxruntime-genai generates what ONNX Runtime does")

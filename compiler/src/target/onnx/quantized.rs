@@ -18,11 +18,15 @@ use super::Profile;
 use super::emit::{Emitter, ONE, Operator};
 use super::model::{Attribute, ElementType};
 
+/// Why opset 17 cannot take them.
+const NO_OPERATOR: &str =
+    "opset 17 has no operator for quantized weights; take onnx-std or onnx-ort, or --weights f16";
+
 /// Why `profile` cannot take the quantized `table` of an embedding, if it cannot.
 pub(super) fn embed_reason(profile: Profile, table: &Weight, scheme: Scheme) -> Option<String> {
     let columns = table.shape()[1];
     match profile {
-        Profile::Portable => Some(no_operator(scheme)),
+        Profile::Portable => Some(NO_OPERATOR.to_owned()),
         Profile::Standard if scheme.bits() == 4 => Some(format!(
             "rows of {scheme} cannot be gathered; store the table as q8, as --weights {scheme} does by default"
         )),
@@ -43,7 +47,7 @@ pub(super) fn linear_reason(
 ) -> Option<String> {
     let rows = linear.weight.shape()[0];
     match (profile, rank) {
-        (Profile::Portable, _) => Some(no_operator(scheme)),
+        (Profile::Portable, _) => Some(NO_OPERATOR.to_owned()),
         (Profile::Standard, 2) if scheme.bits() == 4 => {
             Some(format!("a matrix of {scheme} is transposed, one that is the table of an embedding is not"))
         }
@@ -53,10 +57,6 @@ pub(super) fn linear_reason(
         (Profile::Ort, 2) => Some("a product with a quantized matrix takes tokens as they are".to_owned()),
         (Profile::Standard | Profile::Ort, _) => None,
     }
-}
-
-fn no_operator(scheme: Scheme) -> String {
-    format!("opset 17 has no operator for {scheme} weights; take onnx-std or onnx-ort, or --weights f16")
 }
 
 /// The names of the parts of a matrix.
