@@ -306,7 +306,7 @@ mod tests {
 
     #[test]
     fn ids_are_in_the_vocabulary_and_differ() {
-        let ids = Ids::new(50).take(200);
+        let ids = Ids::new(50).take(2000);
         assert!(ids.iter().all(|&id| id < 50));
         assert!((0..50).all(|id| ids.contains(&id)));
         assert_eq!(Ids::new(50).take(3), ids[..3]);
