@@ -115,14 +115,18 @@ impl Target for Onnx {
     }
 
     fn legalizations(&self) -> RuleSet {
-        RuleSet::new()
+        let rules = RuleSet::new()
             .with(rules::MaskToBias)
             .with(rules::FuseGroupQueryAttention)
             .with(rules::FuseAppendAttention)
             .with(rules::LookUpRotary)
             .with(rules::LinearToGemm)
-            .where_illegal()
-            .with(rules::ShareTable)
+            .where_illegal();
+        match self.profile {
+            Profile::Portable | Profile::Standard => rules.with(rules::ShareTable),
+            // It has a product with a matrix that is transposed on the way, and needs no copy.
+            Profile::Ort => rules,
+        }
     }
 }
 

@@ -131,6 +131,10 @@ impl Emitter<'_, '_> {
             inputs.push(self.float(node, &linear.weight, "weight")?);
             return self.gemm(node, linear, inputs);
         }
+        if self.profile == Profile::Ort && self.is_table(&linear.weight) {
+            inputs.push(self.float(node, &linear.weight, "weight")?);
+            return self.product(node, linear, Operator::microsoft("FusedMatMul").int("transB", 1), inputs);
+        }
         let transposed = transposed(&linear.weight).ok_or_else(|| self.illegal(node, "it has no matrix"))?;
         inputs.push(self.float(node, &transposed, "MatMul.weight")?);
         self.matmul(node, linear, inputs)
@@ -157,7 +161,17 @@ impl Emitter<'_, '_> {
         linear: &Linear,
         inputs: Vec<String>,
     ) -> Result<(), Diagnostic> {
-        let product = Operator::new("MatMul");
+        self.product(node, linear, Operator::new("MatMul"), inputs)
+    }
+
+    /// What `product` makes of `inputs`, with the bias of `linear`.
+    fn product(
+        &mut self,
+        node: NodeId,
+        linear: &Linear,
+        product: Operator,
+        inputs: Vec<String>,
+    ) -> Result<(), Diagnostic> {
         match &linear.bias {
             None => self.add(node, product, inputs, ONE),
             Some(bias) => {
@@ -167,6 +181,12 @@ impl Emitter<'_, '_> {
             }
         }
         Ok(())
+    }
+
+    /// Whether `weight` is also the table of an embedding.
+    fn is_table(&self, weight: &Weight) -> bool {
+        let mut nodes = self.graph.order().into_iter();
+        nodes.any(|node| self.graph.op_ref::<Embed>(node).is_some_and(|embed| embed.table == *weight))
     }
 
     /// Sizes that stay where they are and one that is not known need not be computed.
