@@ -4,15 +4,18 @@
 
 mod export;
 
+use llamac_ir::rewrite::AnyOp;
 use llamac_plan::diagnostic::{Code, Diagnostic, Diagnostics, reason};
 use llamac_plan::{KvDtype, PassRecord, Plan};
 use rayon::ThreadPool;
 
 use crate::model::{self, ModelOptions};
 use crate::output::Output;
-use crate::passes::{self, Outcome, PassManager, PassReport, Stage};
+use crate::passes::{self, Outcome, PassManager, PassReport, Stage, WeightPolicy, assign_schemes};
 use crate::source::Checkpoint;
+use crate::target::Legalized;
 use crate::target::native::{self, Artifact, Native, NativeOptions};
+use crate::verify;
 
 pub use export::{ExportOptions, Exported, export, lower_for_export};
 
@@ -42,6 +45,8 @@ pub struct CompileOptions {
     pub kv: KvDtype,
     /// The longest context, where it is shorter than the model's.
     pub max_context: Option<u64>,
+    /// Whether the legal graph is compared with the model's before anything is written: [`verify::graphs`].
+    pub verify: bool,
     /// Threads that pack weights.
     pub threads: usize,
     /// What is asked of the passes.
@@ -51,7 +56,8 @@ pub struct CompileOptions {
 impl Default for CompileOptions {
     fn default() -> Self {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { kv: KvDtype::F32, max_context: None, threads, passes: passes::Options::default() }
+        let passes = passes::Options::default();
+        Self { kv: KvDtype::F32, max_context: None, verify: false, threads, passes }
     }
 }
 
@@ -76,14 +82,18 @@ pub struct Compiled {
 /// When a pass of that name does not exist, a dump cannot be written, or the graph cannot be made legal.
 pub fn lower(checkpoint: &Checkpoint, passes: &passes::Options) -> Result<Outcome, Diagnostics> {
     let manager = PassManager::new(passes.clone())?;
-    let options = ModelOptions { hidden_states: true, ..ModelOptions::default() };
-    manager.run(model::build(checkpoint, &options)?, &Native)
+    manager.run(model::build(checkpoint, &model())?, &Native)
+}
+
+/// What the native target wants of a model.
+fn model() -> ModelOptions {
+    ModelOptions { hidden_states: true, ..ModelOptions::default() }
 }
 
 /// Compiles `checkpoint` for the native target into `output`, which is left to the caller to publish.
 ///
 /// # Errors
-/// As [`lower`], and when the output cannot be written or a weight not read.
+/// As [`lower`], when the output cannot be written or a weight not read, and when verifying finds a difference.
 pub fn compile(
     checkpoint: &Checkpoint,
     options: &CompileOptions,
@@ -94,6 +104,9 @@ pub fn compile(
     let Stage::Legalized(legalized) = &outcome.stage else {
         return Ok(Compiled { outcome, artifact: None });
     };
+    if options.verify {
+        verify(checkpoint, &model(), &options.passes.weights, legalized)?;
+    }
     let planned = native::plan(checkpoint, legalized, records(&outcome), &options.native())?;
     let artifact = pool(options.threads)?.install(|| native::emit(checkpoint, planned, output, progress))?;
     Ok(Compiled { outcome, artifact: Some(artifact) })
@@ -110,6 +123,19 @@ pub fn plan(checkpoint: &Checkpoint, options: &CompileOptions) -> Result<Plan, D
         return Err(fault.message("a plan is made from a legal graph").into());
     };
     Ok(native::plan(checkpoint, legalized, records(&outcome), &options.native())?.plan)
+}
+
+/// Compares `legalized` with the graph of `model` that it was made from, with weights that are stored as `weights` says.
+fn verify(
+    checkpoint: &Checkpoint,
+    model: &ModelOptions,
+    weights: &WeightPolicy,
+    legalized: &Legalized,
+) -> Result<(), Diagnostics> {
+    let mut before = model::build(checkpoint, model)?;
+    assign_schemes(&mut before, weights, &AnyOp)?;
+    verify::graphs(checkpoint, &before, legalized.graph())?;
+    Ok(())
 }
 
 /// What the passes did, for the output to tell.

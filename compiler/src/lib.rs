@@ -9,6 +9,7 @@ pub mod reference;
 pub mod report;
 pub mod source;
 pub mod target;
+pub mod verify;
 pub mod weights;
 
 pub use llamac_ir as ir;

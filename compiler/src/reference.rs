@@ -25,6 +25,11 @@ pub fn eval(
     weights: &WeightPolicy,
     request: &Request,
 ) -> Result<Vec<Output>, Diagnostics> {
+    eval_graph(checkpoint, &graph(checkpoint, weights, request)?, request)
+}
+
+/// The unfused graph that answers `request`, which fits it.
+fn graph(checkpoint: &Checkpoint, weights: &WeightPolicy, request: &Request) -> Result<Graph, Diagnostics> {
     let config = &checkpoint.config;
     request.validate(config.vocab_size, config.hidden_size)?;
     request.check_head(&checkpoint.plan_head())?;
@@ -40,7 +45,7 @@ pub fn eval(
     };
     let mut graph = model::build(checkpoint, &options)?;
     assign_schemes(&mut graph, weights, &AnyOp)?;
-    eval_graph(checkpoint, &graph, request)
+    Ok(graph)
 }
 
 /// Runs a valid `request` on `graph`, which is a [`model`] of `checkpoint` with hidden states where the request wants
@@ -49,6 +54,30 @@ pub fn eval(
 /// # Errors
 /// When the graph lacks one of them, or a weight cannot be read.
 pub fn eval_graph(
+    checkpoint: &Checkpoint,
+    graph: &Graph,
+    request: &Request,
+) -> Result<Vec<Output>, Diagnostics> {
+    let mut outputs = trace_graph(checkpoint, graph, request)?;
+    outputs.retain(|output| !output.name.starts_with("present."));
+    Ok(outputs)
+}
+
+/// As [`eval()`], with everything that can be told of the way there: every hidden state, and the caches as they are in
+/// the end, `present.<layer>.key` and `present.<layer>.value`.
+///
+/// # Errors
+/// As [`eval()`].
+pub fn trace(
+    checkpoint: &Checkpoint,
+    weights: &WeightPolicy,
+    request: &Request,
+) -> Result<Vec<Output>, Diagnostics> {
+    let request = Request { hidden_states: true, ..request.clone() };
+    trace_graph(checkpoint, &graph(checkpoint, weights, &request)?, &request)
+}
+
+fn trace_graph(
     checkpoint: &Checkpoint,
     graph: &Graph,
     request: &Request,
@@ -66,12 +95,11 @@ pub fn eval_graph(
             run.forward(phase.clone()).map_err(|why| Diagnostic::new(Code::InvalidGraph).message(why))?
         {
             let pooled = pooled.as_ref().filter(|_| name == "logits");
-            match (outputs.iter_mut().find(|output| output.name == name), pooled) {
-                (Some(output), Some(pooled)) => replace_pooled(output, &tensor, pooled, &phase)?,
-                (Some(output), None) => append_columns(output, &tensor)?,
-                (None, _) => {
-                    outputs.push(Output { name, shape: tensor.shape().to_vec(), data: floats(&tensor)? })
-                }
+            let new = Output { name, shape: tensor.shape().to_vec(), data: floats(&tensor)? };
+            match (outputs.iter_mut().find(|output| output.name == new.name), pooled) {
+                (Some(output), Some(pooled)) => replace_pooled(output, &new.data, pooled, &phase),
+                (Some(output), None) => output.append_columns(&new),
+                (None, _) => outputs.push(new),
             }
         }
     }
@@ -79,7 +107,11 @@ pub fn eval_graph(
         outputs
             .iter_mut()
             .filter(|output| output.name == "logits")
-            .for_each(|output| keep_columns(output, keep));
+            .for_each(|output| output.keep_columns(keep));
+    }
+    for (name, tensor) in run.caches {
+        let name = name.replacen("past", "present", 1);
+        outputs.push(Output { name, shape: tensor.shape().to_vec(), data: floats(&tensor)? });
     }
     Ok(eval::spans_apart(outputs))
 }
@@ -170,38 +202,11 @@ fn floats(tensor: &Tensor) -> Result<Vec<f32>, Diagnostic> {
     Ok(data.iter().copied().collect())
 }
 
-/// Takes the rows of `tensor [batch, labels]` whose pooled column is in `phase`: pooling looks at one phase at a time,
+/// Takes the rows of `new`, `[batch, labels]`, whose pooled column is in `phase`: pooling looks at one phase at a time,
 /// and the column that it finds for the whole sequence is the one that it finds in that column's phase.
-fn replace_pooled(
-    output: &mut Output,
-    tensor: &Tensor,
-    pooled: &[usize],
-    phase: &Range<usize>,
-) -> Result<(), Diagnostic> {
-    let new = floats(tensor)?;
+fn replace_pooled(output: &mut Output, new: &[f32], pooled: &[usize], phase: &Range<usize>) {
     let labels = output.shape[1];
     for (row, _) in pooled.iter().enumerate().filter(|(_, column)| phase.contains(column)) {
         output.data[row * labels..(row + 1) * labels].copy_from_slice(&new[row * labels..(row + 1) * labels]);
     }
-    Ok(())
-}
-
-/// Puts the columns of `tensor [batch, columns, …]` behind those of `output`.
-fn append_columns(output: &mut Output, tensor: &Tensor) -> Result<(), Diagnostic> {
-    let new = floats(tensor)?;
-    let (batch, old_row) = (output.shape[0], output.shape[1..].iter().product::<usize>());
-    let new_row = new.len() / batch;
-    let rows = output.data.chunks(old_row).zip(new.chunks(new_row));
-    output.data = rows.flat_map(|(old, new)| old.iter().chain(new).copied()).collect();
-    output.shape[1] += tensor.shape()[1];
-    Ok(())
-}
-
-/// Keeps the last `keep` columns of `output [batch, columns, width]`.
-fn keep_columns(output: &mut Output, keep: usize) {
-    let row = output.shape[1] * output.shape[2];
-    let kept = keep.min(output.shape[1]);
-    let skip = row - kept * output.shape[2];
-    output.data = output.data.chunks(row).flat_map(|row| row[skip..].iter().copied()).collect();
-    output.shape[1] = kept;
 }

@@ -23,6 +23,7 @@ fn options(target: Onnx) -> ExportOptions {
         logits: Logits::All,
         cache: true,
         files: OnnxOptions::default(),
+        verify: false,
         threads: 2,
         passes: stored("f32"),
     }

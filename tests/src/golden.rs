@@ -144,6 +144,13 @@ impl Case {
         Self { name: entry.name, request, rows, expected }
     }
 
+    /// The case as a model answers it that gives no hidden states.
+    pub fn without_hidden_states(mut self) -> Self {
+        self.request.hidden_states = false;
+        self.expected.retain(|output| !output.name.starts_with("hidden_states."));
+        self
+    }
+
     /// Compares `found` with what transformers computed.
     pub fn compare(&self, found: &[Output], comparison: &mut Comparison) {
         assert!(!self.expected.is_empty(), "{} recorded nothing", self.name);

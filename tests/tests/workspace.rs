@@ -9,8 +9,12 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("llamac-plan", &[]),
     ("llamac-compiler", &["llamac-ir", "llamac-plan"]),
     ("llamac-runtime", &["llamac-plan"]),
-    ("llamac", &["llamac-compiler", "llamac-runtime"]),
-    ("llamac-tests", &["llamac", "llamac-compiler", "llamac-ir", "llamac-plan", "llamac-runtime"]),
+    ("llamac-tract", &["llamac-plan"]),
+    ("llamac", &["llamac-compiler", "llamac-runtime", "llamac-tract"]),
+    (
+        "llamac-tests",
+        &["llamac", "llamac-compiler", "llamac-ir", "llamac-plan", "llamac-runtime", "llamac-tract"],
+    ),
 ];
 
 /// Every crate of the workspace with the workspace crates it depends on, normal, build and dev alike.

@@ -6,8 +6,10 @@
 mod args;
 mod bug;
 mod command;
+mod comparison;
 mod console;
 mod emit;
+mod exported;
 mod failure;
 mod guard;
 mod human;

@@ -31,12 +31,10 @@ const OPTIONS: &[(&str, &[&str], &str, &str)] = &[
         "merge it with merge_and_unload() of peft and save the result",
     ),
     ("--soft-prompt", &["compile"], "soft prompts", ""),
-    ("--verify", &["compile"], "comparing while compiling", "compare `eval` with `eval --backend reference`"),
 ];
 
 /// Values of options, with what they are for and a way out. A value that is a list, or has parts, is here if a part is.
 const VALUES: &[(&str, &[&str], &str, &str)] = &[
-    ("--backend", &["onnx"], "running ONNX models", "use --backend native"),
     ("--compute", &["bf16", "int8"], "narrower arithmetic", "use --compute f32"),
     ("--emit", &["report"], "reports", "use --remarks, or `llamac inspect`"),
     ("--kv", &["int8"], "an int8 cache", "use --kv bf16"),
@@ -57,9 +55,6 @@ pub fn explain(error: &clap::Error, arguments: &[OsString]) -> Option<Diagnostic
         ErrorKind::UnknownArgument => {
             let name = option(context(ContextKind::InvalidArg)?);
             let command = tips::command(arguments)?;
-            if command == "verify" && !name.starts_with('-') {
-                return Some(fault("llamac verify A B", "comparing two models", "verify one file at a time"));
-            }
             let mut options = OPTIONS.iter();
             let (name, _, what, help) =
                 options.find(|(known, commands, ..)| *known == name && commands.contains(&command))?;
@@ -105,7 +100,6 @@ mod tests {
     fn wishes_are_told_from_mistakes() {
         for line in [
             "llamac serve",
-            "llamac -q verify a b",
             "llamac compile dir -o out --lora x",
             "llamac compile dir -o out --lora=x=0.5",
             "llamac --message-format json compile dir -o out --lora x",
@@ -114,7 +108,6 @@ mod tests {
             "llamac run model -p x --compute int8",
             "llamac run model -p x --kv=int8",
             "llamac compile dir -o out --emit ir,report",
-            "llamac eval dir --inputs a --outputs b --backend onnx",
         ] {
             let fault = explained(line).unwrap_or_else(|| panic!("{line}"));
             assert_eq!(fault.code, Code::NotBuiltYet, "{line}");

@@ -93,12 +93,6 @@ fn what_is_planned_ends_with_4_and_a_sentence() {
        not in this version: reports
        help: use --remarks, or `llamac inspect`
     ");
-    assert_snapshot!(message("verify a b"), @"
-    error[E0002]: this option is not available yet
-      --> llamac verify A B
-       not in this version: comparing two models
-       help: verify one file at a time
-    ");
     assert_snapshot!(message("run model -p a --layers 0..2"), @"
     error[E0002]: this option is not available yet
       --> --layers

@@ -2,7 +2,7 @@
 
 use llamac_plan::diagnostic::Diagnostics;
 
-use super::{Progress, pool, records};
+use super::{Progress, pool, records, verify};
 use crate::model::{self, Inputs, Logits, ModelOptions};
 use crate::passes::{self, Outcome, PassManager, Stage};
 use crate::source::{Checkpoint, Head};
@@ -21,6 +21,8 @@ pub struct ExportOptions {
     pub cache: bool,
     /// Files, and where weights are.
     pub files: OnnxOptions,
+    /// Whether the legal graph is compared with the model's before anything is written: [`crate::verify::graphs`].
+    pub verify: bool,
     /// Threads that write weights.
     pub threads: usize,
     /// What is asked of the passes.
@@ -45,9 +47,14 @@ pub struct Exported {
 /// As [`super::lower`].
 pub fn lower_for_export(checkpoint: &Checkpoint, options: &ExportOptions) -> Result<Outcome, Diagnostics> {
     let manager = PassManager::new(options.passes.clone())?;
+    manager.run(model::build(checkpoint, &model(checkpoint, options))?, &options.target)
+}
+
+/// What the export of `checkpoint` wants of a model.
+fn model(checkpoint: &Checkpoint, options: &ExportOptions) -> ModelOptions {
     let decoder = checkpoint.head == Head::CausalLm;
     let cache = decoder && options.cache;
-    let model = ModelOptions {
+    ModelOptions {
         inputs: options.inputs,
         mask: true,
         positions: decoder,
@@ -56,14 +63,14 @@ pub fn lower_for_export(checkpoint: &Checkpoint, options: &ExportOptions) -> Res
         hidden_states: false,
         presents: cache,
         logits: options.logits,
-    };
-    manager.run(model::build(checkpoint, &model)?, &options.target)
+    }
 }
 
 /// Exports `checkpoint` to `destination`, which is left to the caller to publish.
 ///
 /// # Errors
-/// As [`lower_for_export`], and when the output cannot be written or a weight not read.
+/// As [`lower_for_export`], when the output cannot be written or a weight not read, and when verifying finds a
+/// difference.
 pub fn export(
     checkpoint: &Checkpoint,
     options: &ExportOptions,
@@ -74,6 +81,9 @@ pub fn export(
     let Stage::Legalized(legalized) = &outcome.stage else {
         return Ok(Exported { outcome, export: None });
     };
+    if options.verify {
+        verify(checkpoint, &model(checkpoint, options), &options.passes.weights, legalized)?;
+    }
     let (target, files, records) = (options.target, options.files, records(&outcome));
     let export = pool(options.threads)?
         .install(|| onnx::emit(checkpoint, target, legalized, &records, files, destination, progress))?;

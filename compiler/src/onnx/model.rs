@@ -45,9 +45,13 @@ impl Model {
     /// The ONNX model at `path`: the file itself if it begins like one, or its name ends in `.onnx` and it is no
     /// compiled model; or that of a directory which holds an exported model and no checkpoint's weights.
     pub fn locate(path: &Path) -> Option<PathBuf> {
+        Self::find(path).filter(|_| !path.is_dir() || !source::has_weights(path))
+    }
+
+    /// As [`Model::locate`], also beside a checkpoint's weights.
+    pub fn find(path: &Path) -> Option<PathBuf> {
         if path.is_dir() {
-            let inside = IN_DIRECTORY.map(|name| path.join(name)).into_iter().find(|inner| inner.is_file());
-            return inside.filter(|_| !source::has_weights(path));
+            return IN_DIRECTORY.map(|name| path.join(name)).into_iter().find(|inner| inner.is_file());
         }
         let mut start = Vec::new();
         if path.is_file() {

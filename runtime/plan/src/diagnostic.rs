@@ -76,6 +76,7 @@ codes! {
     // 00xx: the command line and the machine
     BadArgument = 1, Usage, "invalid argument";
     NotBuiltYet = 2, Unsupported, "this option is not available yet";
+    NotBuiltIn = 3, Unsupported, "this program was built without this part";
     Io = 10, Failed, "a file operation failed";
     NoSpace = 11, Resource, "no space left on the device";
     OutOfMemory = 12, Resource, "not enough memory";
@@ -119,6 +120,10 @@ codes! {
     DamagedOnnx = 601, BadInput, "damaged ONNX model";
     BadExternalData = 602, BadInput, "the data of an ONNX model's tensors is not where it should be";
     OnnxTooLarge = 603, Resource, "the ONNX model is too large to be read";
+    OnnxBackend = 604, Unsupported, "the backend cannot run this ONNX model";
+    // 07xx: comparing
+    NumbersDiffer = 700, Differ, "the numbers differ";
+    NothingToCompare = 701, Usage, "these two models have nothing to compare";
 }
 
 impl std::str::FromStr for Code {

@@ -44,6 +44,26 @@ pub struct Output {
     pub data: Vec<f32>,
 }
 
+impl Output {
+    /// Puts the columns of `next [batch, columns, …]` behind those of this output, which is like it but for the number
+    /// of columns.
+    pub fn append_columns(&mut self, next: &Self) {
+        let row = |output: &Self| output.shape[1..].iter().product::<usize>().max(1);
+        let rows = self.data.chunks(row(self)).zip(next.data.chunks(row(next)));
+        self.data = rows.flat_map(|(old, new)| old.iter().chain(new).copied()).collect();
+        self.shape[1] += next.shape[1];
+    }
+
+    /// Keeps the last `keep` columns of `[batch, columns, width]`; all if there are fewer.
+    pub fn keep_columns(&mut self, keep: usize) {
+        let row = self.shape[1] * self.shape[2];
+        let kept = keep.min(self.shape[1]);
+        let skip = row - kept * self.shape[2];
+        self.data = self.data.chunks(row.max(1)).flat_map(|row| row[skip..].iter().copied()).collect();
+        self.shape[1] = kept;
+    }
+}
+
 /// Puts `start_logits` and `end_logits`, `[batch, columns]`, in the place of [`SPAN_LOGITS`], `[batch, columns, 2]`;
 /// other outputs stay as they are.
 pub fn spans_apart(outputs: Vec<Output>) -> Vec<Output> {
@@ -190,6 +210,22 @@ impl Request {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn columns_are_put_behind_others_and_cut_from_the_left() {
+        let output = |columns: usize, data: &[f32]| Output {
+            name: "logits".to_owned(),
+            shape: vec![2, columns, 2],
+            data: data.to_vec(),
+        };
+        let mut all = output(1, &[1.0, 2.0, 5.0, 6.0]);
+        all.append_columns(&output(1, &[3.0, 4.0, 7.0, 8.0]));
+        assert_eq!(all, output(2, &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]));
+        all.keep_columns(3);
+        assert_eq!(all.shape, [2, 2, 2]);
+        all.keep_columns(1);
+        assert_eq!(all, output(1, &[3.0, 4.0, 7.0, 8.0]));
+    }
 
     #[test]
     fn starts_and_ends_come_apart() {

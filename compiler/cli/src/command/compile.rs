@@ -11,9 +11,12 @@ use llamac_compiler::output::Output;
 use llamac_compiler::passes::{self, Outcome, WeightFormat, WeightPolicy};
 use llamac_compiler::source::Checkpoint;
 use llamac_compiler::target::onnx::{Destination, Onnx, OnnxOptions, Profile};
+use llamac_compiler::verify;
+use llamac_runtime::{Model, OpenOptions};
 use tracing::debug;
 
 use crate::args::{Compute, HeadArg, Kv, ThreadsArg, WeightsParser, whole};
+use crate::comparison::{self, Side};
 use crate::console::{Console, Stdout};
 use crate::emit::{self, Emit, Form};
 use crate::failure::Failure;
@@ -70,6 +73,9 @@ pub struct Args {
     /// Tell which fusions fired, and which did not and why
     #[arg(long)]
     remarks: bool,
+    /// Compare with the reference evaluator before anything is written, and a compiled model once more when it is
+    #[arg(long)]
+    verify: bool,
     #[command(flatten)]
     threads: ThreadsArg,
     #[command(flatten)]
@@ -132,6 +138,13 @@ impl Args {
         };
         let compiled =
             driver::compile(&checkpoint, &options, &output, &Bar::new(console, "packing", Unit::Bytes))?;
+        if self.verify && compiled.artifact.is_some() {
+            let threads = options.threads;
+            let model = Model::from_file(output.file(), path, OpenOptions { verify: false, threads })?;
+            let reference = Side::Checkpoint(Box::new(checkpoint), options.passes.weights);
+            let sides = [&reference, &Side::Compiled(model)];
+            comparison::compare(sides, "the compiled model", None, Some(verify::TOLERANCE), threads)?;
+        }
         // The model first: whoever reads what is shown may have gone away.
         if let Some(artifact) = compiled.artifact {
             output.publish()?;
@@ -228,6 +241,7 @@ impl Args {
         CompileOptions {
             kv: self.kv.into(),
             max_context: self.max_context,
+            verify: self.verify,
             threads: self.threads.count(),
             passes: self.passes(self.weights.clone().unwrap_or_default()),
         }
@@ -246,6 +260,7 @@ impl Args {
             logits: self.onnx.logits(),
             cache: self.onnx.cache(),
             files,
+            verify: self.verify,
             threads: self.threads.count(),
             passes: self.passes(weights),
         }

@@ -11,6 +11,7 @@ use llamac_runtime::{self as runtime, Engine, EngineOptions, Request};
 
 use crate::args::{ComputeArgs, Kv, ModelArg, WeightsParser, whole};
 use crate::console::Console;
+use crate::exported;
 use crate::failure::Failure;
 use crate::guard::{Kind, Outputs};
 use crate::model::{self, Source};
@@ -58,6 +59,14 @@ enum Backend {
     Native,
     /// The graph, node by node, in the simplest way: the judge of the others
     Reference,
+    /// An exported directory or `.onnx` file, by tract; in programs built with the feature onnx-backend
+    Onnx,
+}
+
+/// What a backend computes with.
+enum Opened {
+    Source(Source),
+    Exported(exported::Model),
 }
 
 impl Args {
@@ -68,15 +77,15 @@ impl Args {
         // Started first, so that hours of computing do not end at a folder that is not there.
         let file = Outputs::default().file(&self.outputs, Kind::Tensors);
         let file = faults.absorb(file.map_err(Diagnostics::from));
-        let source = faults.absorb(model::source(&self.model, self.compute.threads.count(), console));
-        if let Some(Source::Artifact(_)) = source
+        let model = faults.absorb(self.open(console));
+        if let Some(Opened::Source(Source::Artifact(_)) | Opened::Exported(_)) = model
             && self.weights.is_some()
         {
             let fault = Diagnostic::new(Code::BadArgument).at("--weights");
             let fault = fault.expected("a checkpoint's directory").found("a compiled model");
             faults.push(fault.help("leave it out: the weights are stored as they were compiled"));
         }
-        let (Some(inputs), Some(file), Some(source)) = (inputs, file, source) else {
+        let (Some(inputs), Some(file), Some(model)) = (inputs, file, model) else {
             return Err(faults.into());
         };
         faults.or(())?;
@@ -87,10 +96,17 @@ impl Args {
                 None => text,
             });
         }
-        let request = self.request(inputs, &source)?;
-        let outputs = match self.backend {
-            Backend::Native => self.native(source, &request, console)?,
-            Backend::Reference => self.reference(&source, &request)?,
+        let outputs = match model {
+            Opened::Exported(model) => {
+                model.eval(&self.asked(inputs.request)).map_err(|faults| self.in_inputs(&faults))?
+            }
+            Opened::Source(source) => {
+                let request = self.request(inputs, &source)?;
+                match self.backend {
+                    Backend::Reference => self.reference(&source, &request)?,
+                    Backend::Native | Backend::Onnx => self.native(source, &request, console)?,
+                }
+            }
         };
         let not_a_number = |output: &&runtime::Output| output.data.iter().any(|x| x.is_nan());
         for output in outputs.iter().filter(not_a_number) {
@@ -131,6 +147,23 @@ impl Args {
         self.weights.clone().unwrap_or_default()
     }
 
+    /// `request` with the options of the command line.
+    fn asked(&self, request: Request) -> Request {
+        let keep = self.keep.map(|keep| keep as usize);
+        let (hidden_states, cached) = (self.hidden_states, self.cached as usize);
+        Request { keep, hidden_states, cached, ..request }
+    }
+
+    /// Opens what the backend computes with.
+    fn open(&self, console: &Console) -> Result<Opened, Diagnostics> {
+        match self.backend {
+            Backend::Onnx => Ok(Opened::Exported(exported::open(&self.model.path, console)?)),
+            Backend::Native | Backend::Reference => {
+                Ok(Opened::Source(model::source(&self.model, self.compute.threads.count(), console)?))
+            }
+        }
+    }
+
     /// The forward with the options of the command line, which fits the model in `source`.
     fn request(&self, inputs: Inputs, source: &Source) -> Result<Request, Diagnostics> {
         let Inputs { request, width, .. } = inputs;
@@ -143,9 +176,7 @@ impl Args {
                 .found(format!("a last dimension of {width}"))
                 .into());
         }
-        let keep = self.keep.map(|keep| keep as usize);
-        let (hidden_states, cached) = (self.hidden_states, self.cached as usize);
-        let request = Request { keep, hidden_states, cached, ..request };
+        let request = self.asked(request);
         let fits = request.validate(vocab_size, hidden_size);
         let fits = fits.and_then(|()| Ok(request.check_head(&source.head())?));
         fits.map_err(|faults| self.in_inputs(&faults))?;

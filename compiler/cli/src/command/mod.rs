@@ -50,7 +50,7 @@ impl Command {
             Self::Tokenize(args) => args.run(console),
             Self::Perplexity(args) => args.run(console),
             Self::Bench(args) => args.run(console),
-            Self::Verify(args) => args.run(),
+            Self::Verify(args) => args.run(console),
             Self::Print(args) => args.run(),
             Self::Explain(args) => args.run(),
             Self::Completions(args) => args.run(),

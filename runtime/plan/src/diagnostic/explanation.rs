@@ -26,6 +26,14 @@ those end with exit status 2, this ends with 4, so that a script can tell them a
 **Cure**: the message names what comes closest, where there is something. Otherwise leave the option
 out."
             }
+            Self::NotBuiltIn => {
+                "\
+Parts that take long to compile, or need more than most machines have, are left out of the program
+unless they are asked for when it is built. This one is such a part.
+
+**Cure**: build llamac with the feature that the message names: `cargo build --release --features
+NAME`."
+            }
             Self::Io => {
                 "\
 The system refused to open, read or write a file. Its own words follow: usually a missing folder,
@@ -367,6 +375,36 @@ The graph without any data may take 128 MiB of memory here, which bounds what a 
 for.
 
 **Cure**: export the model with external data (`onnx.save_model(…, save_as_external_data=True)`)."
+            }
+            Self::OnnxBackend => {
+                "\
+The file is a readable ONNX model, and tract, which runs it here, cannot: an operator that it does
+not know, a dtype that it does not compute with, an input that no forward has, or a token beyond the
+vocabulary. Its own words follow.
+
+**Cause**: nearly always a profile or weights for another runtime. tract reads the standard's
+primitives, with weights in f32 or f16.
+
+**Cure**: export with `--target onnx`, or run the model with the runtime that it was made for."
+            }
+            Self::NumbersDiffer => {
+                "\
+Two computations of the same model were compared, and some number is farther from the reference than
+the tolerance allows. What is named is the first place, in the order of computing; later differences
+may follow from it.
+
+**Cause**: other weights or narrower ones, as another dtype rounds more; a model of another
+checkpoint; or, where nothing of that applies, a bug.
+
+**Cure**: `--tolerance` says how much is allowed. Compile with `--weights as-is` to tell rounding
+from other reasons."
+            }
+            Self::NothingToCompare => {
+                "\
+Two models can be compared if they read the same and give the same: the same vocabulary or width,
+the same head, or at least hidden states of the same shape.
+
+**Cure**: compare a checkpoint with what was compiled from it, with the same `--head`."
             }
         }
     }

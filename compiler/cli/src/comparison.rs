@@ -1,0 +1,163 @@
+//! Models that can be compared, whatever they are: checkpoints by the reference evaluator, compiled models by the runtime,
+//! exported ones by tract.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use llamac_compiler::diagnostic::{Code, Diagnostic, Diagnostics};
+use llamac_compiler::onnx::{self, Summary};
+use llamac_compiler::passes::WeightPolicy;
+use llamac_compiler::source::{Checkpoint, Head};
+use llamac_compiler::{reference, verify};
+use llamac_runtime::plan::{KvDtype, WeightLayout};
+use llamac_runtime::{Engine, EngineOptions, Model, OpenOptions, Output, Request, eval, is_artifact};
+
+use crate::console::Console;
+use crate::{exported, model};
+
+/// One of two models.
+pub enum Side {
+    /// With weights as they are to be stored.
+    Checkpoint(Box<Checkpoint>, WeightPolicy),
+    Compiled(Arc<Model>),
+    Exported {
+        model: exported::Model,
+        bits: Option<u32>,
+    },
+}
+
+impl Side {
+    /// Opens the model at `path`; a checkpoint for `head`, or for its own.
+    ///
+    /// # Errors
+    /// All that is wrong with it.
+    pub fn open(
+        path: &Path,
+        head: Option<Head>,
+        threads: usize,
+        console: &Console,
+    ) -> Result<Self, Diagnostics> {
+        if let Some(file) = onnx::Model::locate(path) {
+            let model = exported::open(path, console)?;
+            let described = onnx::Model::open(&file)?;
+            let weights = Summary::of(&described).weights;
+            let bits = weights.iter().filter_map(|weights| verify::significant_bits(&weights.dtype)).min();
+            return Ok(Self::Exported { model, bits });
+        }
+        if path.is_file() && is_artifact(path) {
+            return Ok(Self::Compiled(Model::open(path, OpenOptions { verify: true, threads })?));
+        }
+        let checkpoint = model::checkpoint(path, head, console)?;
+        Ok(Self::Checkpoint(Box::new(checkpoint), WeightPolicy::default()))
+    }
+
+    /// The head, if the model says.
+    pub fn head(&self) -> Option<Head> {
+        match self {
+            Self::Checkpoint(checkpoint, _) => Some(checkpoint.head),
+            Self::Compiled(model) => Head::from_name(model.plan().head.name()),
+            Self::Exported { .. } => None,
+        }
+    }
+
+    /// The number of token ids, if the model says.
+    fn vocab_size(&self) -> Option<usize> {
+        match self {
+            Self::Checkpoint(checkpoint, _) => Some(checkpoint.config.vocab_size),
+            Self::Compiled(model) => Some(model.plan().shape.vocab_size),
+            Self::Exported { .. } => None,
+        }
+    }
+
+    /// The longest sequence, if the model says.
+    fn context(&self) -> Option<usize> {
+        match self {
+            Self::Compiled(model) => Some(model.plan().shape.max_context),
+            Self::Checkpoint(..) | Self::Exported { .. } => None,
+        }
+    }
+
+    fn has_cache(&self) -> bool {
+        match self {
+            Self::Checkpoint(..) | Self::Compiled(_) => true,
+            Self::Exported { model, .. } => model.has_cache(),
+        }
+    }
+
+    /// The significant bits of the narrowest matrix.
+    fn bits(&self) -> Option<u32> {
+        match self {
+            Self::Checkpoint(checkpoint, _) => {
+                let matrices = checkpoint.tensors.values().filter(|tensor| tensor.shape.len() > 1);
+                matrices.filter_map(|tensor| verify::significant_bits(tensor.dtype.name())).min()
+            }
+            Self::Compiled(model) => {
+                let dtype = |layout: &WeightLayout| match layout {
+                    WeightLayout::Matrix(matrix) => verify::significant_bits(matrix.dtype.name()),
+                    WeightLayout::Vector { .. } => None,
+                };
+                model.plan().weights.iter().filter_map(|weight| dtype(&weight.layout)).min()
+            }
+            Self::Exported { bits, .. } => *bits,
+        }
+    }
+
+    /// Outputs, and what the model tells of the way there.
+    fn trace(&self, request: &Request, threads: usize) -> Result<Vec<Output>, Diagnostics> {
+        match self {
+            Self::Checkpoint(checkpoint, weights) => reference::trace(checkpoint, weights, request),
+            Self::Compiled(model) => {
+                let mut engine = Engine::new(model, EngineOptions { threads, ..EngineOptions::default() })?;
+                let request = Request { hidden_states: true, ..request.clone() };
+                eval(&mut engine, &request, KvDtype::F32)
+            }
+            Self::Exported { model, .. } => model.trace(request),
+        }
+    }
+}
+
+/// What a comparison has found.
+pub struct Comparison {
+    /// What both models read.
+    pub request: Request,
+    /// How far outputs were allowed to be from each other, as a part of their largest value.
+    pub tolerance: f32,
+    /// The outputs, which agree.
+    pub agreed: Vec<verify::Agreed>,
+}
+
+/// Runs both models on `request`, or random tokens, and compares `found`, which is called `what`, with `reference`. The
+/// tolerance is what the weights call for, unless it is given.
+///
+/// # Errors
+/// `NumbersDiffer` if they do; what the models say of the request.
+pub fn compare(
+    [reference, found]: [&Side; 2],
+    what: &str,
+    request: Option<Request>,
+    tolerance: Option<f32>,
+    threads: usize,
+) -> Result<Comparison, Diagnostics> {
+    let sides = [reference, found];
+    let request = match request {
+        Some(request) => request,
+        None => {
+            let vocabularies = sides.iter().filter_map(|side| side.vocab_size());
+            let vocab_size = vocabularies.min().ok_or_else(|| {
+                let fault = Diagnostic::new(Code::BadArgument).at(what);
+                let fault = fault.message("neither model says which token ids there are");
+                fault.help("give some: --inputs FILE, as for `llamac eval`")
+            })?;
+            let context = sides.iter().filter_map(|side| side.context()).min().unwrap_or(usize::MAX);
+            verify::request(vocab_size, context, sides.iter().all(|side| side.has_cache()))
+        }
+    };
+    let tolerance = tolerance.unwrap_or_else(|| match (reference.bits(), found.bits()) {
+        (Some(a), Some(b)) => verify::tolerance([a, b]),
+        _ => verify::TOLERANCE,
+    });
+    let expected = reference.trace(&request, threads)?;
+    let outputs = found.trace(&request, threads)?;
+    let agreed = verify::agreement(what, &expected, &outputs, Some(&request), tolerance)?;
+    Ok(Comparison { request, tolerance, agreed })
+}
