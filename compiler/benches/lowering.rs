@@ -1,7 +1,7 @@
 //! The time from a checkpoint to a legal graph: `cargo bench -p llamac-compiler`.
 //!
 //! The model is as deep as the largest LLaMA and has tiny weights, so that only the graph's work counts. Passes verify
-//! the whole graph after each rule that fires; `verify` is one such verification of the graph that they begin with.
+//! the whole graph after each sweep over it; `verify` is one such verification of the graph that they begin with.
 
 use std::fs;
 

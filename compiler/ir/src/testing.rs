@@ -10,7 +10,7 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
 use crate::ops::{Attention, Embed, KeepLast, PoolLast};
-use crate::rewrite::{AnyOp, DynRule, OpSet, Report, RuleSet, apply};
+use crate::rewrite::{AnyOp, DynRule, OpSet, Report, RuleSet, apply_verifying};
 use crate::weight::evaluate as evaluate_weight;
 use crate::{Bindings, DType, Graph, OpDef, Symbol, Tensor, ValueId, Weight, evaluate};
 
@@ -26,13 +26,14 @@ pub fn run(rule: impl DynRule + 'static, text: &str) -> String {
 
 /// Applies `rules` for `target` to the graph that `text` is, to a fixpoint.
 ///
-/// The graph is verified before and after, its text is printed, parsed and printed again, and it is evaluated before
+/// The graph is verified before and after each change, its text is printed, parsed and printed again, and it is evaluated before
 /// and after at random small sizes with random weights. The result is the text after, then a line for each rule
 /// that fired and for each miss, made for a snapshot.
 pub fn run_set(rules: &RuleSet, target: &dyn OpSet, text: &str) -> String {
     let before = parse(text);
     let mut after = before.clone();
-    let report = apply(&mut after, rules, target).unwrap_or_else(|error| panic!("{error}\n{before}"));
+    let report =
+        apply_verifying(&mut after, rules, target).unwrap_or_else(|error| panic!("{error}\n{before}"));
     assert_round_trip(&after);
     assert_equivalent(&before, &after);
     format!("{after}{}", summary(&report))

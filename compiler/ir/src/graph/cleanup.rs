@@ -22,6 +22,22 @@ impl Graph {
         dead
     }
 
+    /// Removes those of `nodes` that are operations without a use, and whatever that leaves without one, and returns them.
+    pub(crate) fn remove_unused(&mut self, mut nodes: Vec<NodeId>) -> Vec<NodeId> {
+        let mut removed = Vec::new();
+        while let Some(node) = nodes.pop() {
+            let used =
+                self.nodes.edges(node.0).next().is_some() || self.results.iter().any(|(_, v)| v.node == node);
+            if used || self.op(node).is_none() {
+                continue;
+            }
+            nodes.extend(self.operands(node).iter().map(|value| value.node));
+            self.nodes.remove_node(node.0);
+            removed.push(node);
+        }
+        removed
+    }
+
     /// Computes equal operations on equal operands once, and returns how many became superfluous. The one that stays
     /// has the locations of all.
     pub fn merge_common(&mut self) -> usize {

@@ -1,6 +1,6 @@
 //! Applies rules to a fixpoint, and tells what they did and what they did not.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashMap};
 
 use super::{DynRule, NoMatch, OpSet, PatchError, RuleSet};
 use crate::{Graph, NodeId, VerifyErrors};
@@ -51,11 +51,11 @@ pub enum RewriteError {
         /// What is wrong with it.
         error: PatchError,
     },
-    /// A consistent patch made an invalid graph.
-    #[error("rule {rule} broke the graph: {errors}")]
+    /// Consistent patches made an invalid graph.
+    #[error("{} broke the graph: {errors}", rules.join(" or "))]
     Invalid {
-        /// The rule.
-        rule: &'static str,
+        /// The rules that fired since it was valid.
+        rules: Vec<&'static str>,
         /// The faults.
         errors: VerifyErrors,
     },
@@ -69,20 +69,35 @@ pub enum RewriteError {
     },
 }
 
-/// Applies `rules` everywhere until none fires, removes dead nodes, and verifies after each patch.
+/// Applies `rules` everywhere until none fires, removes dead nodes, and verifies the graph after each sweep over it.
 pub fn apply(graph: &mut Graph, rules: &RuleSet, target: &dyn OpSet) -> Result<Report, RewriteError> {
+    run(graph, rules, target, false)
+}
+
+/// [`apply`] for tests: verifies the graph after each patch, which takes the square of the time.
+#[cfg(feature = "testing")]
+pub fn apply_verifying(
+    graph: &mut Graph,
+    rules: &RuleSet,
+    target: &dyn OpSet,
+) -> Result<Report, RewriteError> {
+    run(graph, rules, target, true)
+}
+
+fn run(graph: &mut Graph, rules: &RuleSet, target: &dyn OpSet, verify: bool) -> Result<Report, RewriteError> {
     graph.remove_dead();
     let limit = 1000 + 100 * graph.order().len();
-    let mut run = Run { graph, target, limit, fired: 0, rewritten: HashSet::new() };
+    let mut run = Run { graph, target, verify, limit, fired: 0, rewritten: HashMap::new() };
     let mut firings: Vec<Firing> = rules.rules().map(|rule| Firing { rule: rule.name(), count: 0 }).collect();
     loop {
-        let before = run.fired;
+        let mut fired = BTreeSet::new();
         let mut misses = Vec::new();
         for node in run.graph.order() {
             for (index, rule) in rules.rules().enumerate() {
                 match run.attempt(index, rule, node)? {
                     Outcome::Fired => {
                         firings[index].count += 1;
+                        fired.insert(index);
                         break;
                     }
                     Outcome::Missed(no_match) => misses.push(Miss { rule: rule.name(), no_match }),
@@ -90,10 +105,11 @@ pub fn apply(graph: &mut Graph, rules: &RuleSet, target: &dyn OpSet) -> Result<R
                 }
             }
         }
-        if run.fired == before {
+        if fired.is_empty() {
             misses.dedup();
             return Ok(Report { firings, misses });
         }
+        run.verify(|| fired.iter().map(|&index| firings[index].rule).collect())?;
     }
 }
 
@@ -106,10 +122,12 @@ enum Outcome {
 struct Run<'a> {
     graph: &'a mut Graph,
     target: &'a dyn OpSet,
+    /// Whether the graph is verified after each patch.
+    verify: bool,
     limit: usize,
     fired: usize,
-    /// Roots that are still there after a rule fired at them.
-    rewritten: HashSet<(usize, NodeId)>,
+    /// The rules that fired at a root that is still there.
+    rewritten: HashMap<NodeId, Vec<usize>>,
 }
 
 impl Run<'_> {
@@ -118,21 +136,29 @@ impl Run<'_> {
         let name = rule.name();
         let patch = match rule.at(node, self.graph, self.target) {
             None => return Ok(Outcome::Other),
-            Some(Err(_)) if self.rewritten.contains(&(index, node)) => return Ok(Outcome::Other),
+            Some(Err(_)) if self.rewritten.get(&node).is_some_and(|rules| rules.contains(&index)) => {
+                return Ok(Outcome::Other);
+            }
             Some(Err(no_match)) => return Ok(Outcome::Missed(no_match)),
             Some(Ok(patch)) => patch,
         };
-        patch.apply(self.graph).map_err(|error| RewriteError::Patch { rule: name, error })?;
-        self.graph.remove_dead();
-        self.graph.verify().map_err(|errors| RewriteError::Invalid { rule: name, errors })?;
+        let gone = patch.apply(self.graph).map_err(|error| RewriteError::Patch { rule: name, error })?;
+        if self.verify {
+            self.verify(|| vec![name])?;
+        }
+        self.rewritten.entry(node).or_default().push(index);
         // Added nodes never take the id of a node that the same patch removes.
-        self.rewritten.insert((index, node));
-        let graph = &self.graph;
-        self.rewritten.retain(|(_, node)| graph.op(*node).is_some());
+        for node in gone {
+            self.rewritten.remove(&node);
+        }
         self.fired += 1;
         if self.fired > self.limit {
             return Err(RewriteError::Endless { rule: name, firings: self.fired });
         }
         Ok(Outcome::Fired)
+    }
+
+    fn verify(&self, rules: impl FnOnce() -> Vec<&'static str>) -> Result<(), RewriteError> {
+        self.graph.verify().map_err(|errors| RewriteError::Invalid { rules: rules(), errors })
     }
 }

@@ -125,9 +125,9 @@ impl Patch {
         }
     }
 
-    /// Checks the patch against `graph` and applies it; on an error the graph is as it was. Nodes that become dead
-    /// stay, but for the erased ones.
-    pub fn apply(self, graph: &mut Graph) -> Result<(), PatchError> {
+    /// Checks the patch against `graph`, applies it and removes what it leaves unused; on an error the graph is as it
+    /// was. Returns the nodes that are gone.
+    pub fn apply(self, graph: &mut Graph) -> Result<Vec<NodeId>, PatchError> {
         self.check(graph).map_err(PatchError)?;
         let mut added: Vec<NodeId> = Vec::with_capacity(self.new.len());
         let value = |added: &[NodeId], value: PatchValue| match value {
@@ -149,10 +149,16 @@ impl Patch {
                 *result = new;
             }
         }
-        for node in self.erased {
-            graph.nodes.remove_node(node.0);
+        // Nodes that may have lost their last use, or never had one.
+        let mut unused = added;
+        unused.extend(self.replaced.iter().map(|(old, _)| old.node));
+        let mut gone = self.erased;
+        for node in &gone {
+            let node = graph.nodes.remove_node(node.0);
+            unused.extend(node.iter().flat_map(|node| &node.operands).map(|value| value.node));
         }
-        Ok(())
+        gone.extend(graph.remove_unused(unused));
+        Ok(gone)
     }
 
     fn check(&self, graph: &Graph) -> Result<(), String> {
@@ -195,7 +201,8 @@ impl Patch {
         self.check_acyclic(graph, &replaced)
     }
 
-    /// A cycle must pass through a use that moves: search backwards from the replacements.
+    /// A cycle must pass through a use that moves: search backwards from the replacements. No value that all replaced
+    /// ones depend on has such a use, so the search ends where it comes near them, and does not go through the graph.
     fn check_acyclic(&self, graph: &Graph, replaced: &HashMap<ValueId, PatchValue>) -> Result<(), String> {
         // Nodes of the graph by their indices, then those of the patch.
         let bound = graph.nodes.node_bound();
@@ -211,6 +218,9 @@ impl Patch {
             Some(producer(replaced.get(value).copied().unwrap_or(PatchValue::Old(*value))))
         };
         let mut state = vec![State::New; bound + self.new.len()];
+        for node in before_all(graph, replaced.keys().map(|old| old.node)) {
+            state[node.0.index()] = State::Done;
+        }
         for start in replaced.values().map(|&new| producer(new)) {
             if state[start] != State::New {
                 continue;
@@ -236,6 +246,31 @@ impl Patch {
         }
         Ok(())
     }
+}
+
+/// How many nodes before a replaced value are looked at: more than any pattern that is rewritten has.
+const NEAR: usize = 32;
+
+/// Nodes that each of `nodes` is or depends on, of those near them.
+fn before_all(graph: &Graph, nodes: impl Iterator<Item = NodeId>) -> Vec<NodeId> {
+    let near = |node| {
+        let mut near = vec![node];
+        let mut next = 0;
+        while next < near.len() && near.len() < NEAR {
+            for operand in graph.operands(near[next]) {
+                if !near.contains(&operand.node) {
+                    near.push(operand.node);
+                }
+            }
+            next += 1;
+        }
+        near
+    };
+    let common = |mut common: Vec<NodeId>, near: Vec<NodeId>| {
+        common.retain(|node| near.contains(node));
+        common
+    };
+    nodes.map(near).reduce(common).unwrap_or_default()
 }
 
 /// How far the search for cycles is with a node.

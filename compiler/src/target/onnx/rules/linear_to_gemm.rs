@@ -37,7 +37,7 @@ impl Rule for LinearToGemm {
     }
 }
 
-/// Where the matrix is also the table of an embedding: it is then stored once.
+/// Where the matrix is also the table of an embedding, which is its root: it is then stored once.
 #[derive(Clone, Copy, Debug)]
 pub struct ShareTable;
 
@@ -47,11 +47,13 @@ impl DynRule for ShareTable {
     }
 
     fn at(&self, node: NodeId, graph: &Graph, target: &dyn OpSet) -> Option<Result<Patch, NoMatch>> {
-        let root = graph.op_ref::<Linear>(node)?;
-        let mut tables = graph.order().into_iter().filter_map(|node| graph.op_ref::<Embed>(node));
-        let shared = tables.any(|embed| embed.table == root.weight);
+        let embed = graph.op_ref::<Embed>(node)?;
         // A product of matrices takes the table as it is.
-        (shared && graph.ty(root.operand(0)).rank() > 2).then(|| LinearToGemm.rewrite(root, target))
+        let shares = |linear: &OpRef<'_, Linear>| {
+            linear.weight == embed.table && graph.ty(linear.operand(0)).rank() > 2
+        };
+        let linear = graph.order().into_iter().filter_map(|node| graph.op_ref(node)).find(shares)?;
+        Some(LinearToGemm.rewrite(linear, target))
     }
 }
 
