@@ -7,26 +7,29 @@ use std::sync::Arc;
 
 use llamac_plan::diagnostic::{Code, Diagnostic, Diagnostics};
 
+use crate::kernels::KV_BLOCK;
 use crate::model::Model;
 use crate::session::{Session, SessionOptions};
 
-/// Tokens of a batch. Sessions and results of that many are held at a time, so that any number of sequences needs
+/// Cache slots of a batch. Sessions and results of that many are held at a time, so that any number of sequences needs
 /// bounded memory.
-const BATCH_TOKENS: usize = 2048;
+const BATCH_SLOTS: usize = 2048;
 
-/// Cuts sequences into batches of at most `tokens` tokens. A longer sequence is a batch of its own.
-fn batches(sequences: &[Vec<u32>], tokens: usize) -> Vec<Range<usize>> {
+/// Cuts sequences into batches whose caches have at most `slots` slots. A longer sequence is a batch of its own.
+fn batches(sequences: &[Vec<u32>], slots: usize) -> Vec<Range<usize>> {
     let mut batches: Vec<Range<usize>> = Vec::new();
     let mut room = 0;
     for (i, sequence) in sequences.iter().enumerate() {
+        // A cache consists of whole blocks.
+        let taken = sequence.len().next_multiple_of(KV_BLOCK);
         match batches.last_mut() {
-            Some(batch) if sequence.len() <= room => batch.end = i + 1,
+            Some(batch) if taken <= room => batch.end = i + 1,
             _ => {
                 batches.push(i..i + 1);
-                room = tokens;
+                room = slots;
             }
         }
-        room = room.saturating_sub(sequence.len());
+        room = room.saturating_sub(taken);
     }
     batches
 }
@@ -43,7 +46,7 @@ pub(crate) fn in_batches(
     mut run: impl FnMut(Range<usize>, &mut [Session]) -> Result<ControlFlow<()>, Diagnostics>,
 ) -> Result<(), Diagnostics> {
     validate(model, sequences)?;
-    for batch in batches(sequences, BATCH_TOKENS) {
+    for batch in batches(sequences, BATCH_SLOTS) {
         let options = |ids: &Vec<u32>| SessionOptions { capacity: ids.len(), kv: None };
         let sessions = sequences[batch.clone()].iter().map(|ids| Session::new(model, options(ids)));
         let mut sessions = sessions.collect::<Result<Vec<_>, Diagnostic>>()?;
@@ -107,10 +110,14 @@ mod tests {
     fn batches_are_as_large_as_they_may_be() {
         let of = |lengths: &[usize]| {
             let sequences: Vec<Vec<u32>> = lengths.iter().map(|&n| vec![0; n]).collect();
-            batches(&sequences, 10)
+            batches(&sequences, 10 * KV_BLOCK)
         };
         assert!(of(&[]).is_empty());
-        assert_eq!(of(&[4, 6, 1, 9]), [0..2, 2..4]);
-        assert_eq!(of(&[25, 1, 10, 0, 1]), [0..1, 1..2, 2..4, 4..5]);
+        let blocks = |n: usize| n * KV_BLOCK;
+        assert_eq!(of(&[blocks(4), blocks(6), 1, blocks(9)]), [0..2, 2..4]);
+        assert_eq!(of(&[blocks(25), 1, blocks(10), 0, 1]), [0..1, 1..2, 2..4, 4..5]);
+        // Each of these takes a whole block.
+        assert_eq!(of(&[1; 25]), [0..10, 10..20, 20..25]);
+        assert_eq!(of(&[blocks(5) + 1, blocks(5)]), [0..1, 1..2]);
     }
 }

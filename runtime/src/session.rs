@@ -60,10 +60,10 @@ impl Session {
             .and_then(|slots| layout.layer_bytes(slots))
             .and_then(|bytes| bytes.checked_mul(plan.shape.layers));
         let cache = bytes.and_then(Memory::zeroed).ok_or_else(|| {
-            let size = bytes.map(|bytes| format!(", {} MiB,", bytes >> 20)).unwrap_or_default();
+            let size = bytes.map(|bytes| format!(", {} MiB,", bytes.div_ceil(1 << 20))).unwrap_or_default();
             Diagnostic::new(Code::OutOfMemory)
                 .message(format!("the cache of {} tokens{size} does not fit into memory", options.capacity))
-                .help("ask for fewer tokens (`-n`), or for a narrower cache (`--kv bf16`)")
+                .help("a shorter sequence takes less, and so does a cache of f16 or bf16")
         })?;
         let rope = match model.frequencies() {
             Some(&Frequencies::Dynamic { theta, factor, max_position }) => {
@@ -187,7 +187,9 @@ impl Session {
 
 /// Frequencies of dynamic NTK scaling for sequences of `length` positions, in the precision of transformers: the base
 /// is a single-precision tensor as soon as it depends on the length.
-fn dynamic_frequencies(theta: f64, factor: f64, max_position: u64, length: u64, out: &mut [f32]) {
+///
+/// The reference evaluator has the same function; a test of both compares their bits.
+pub fn dynamic_frequencies(theta: f64, factor: f64, max_position: u64, length: u64, out: &mut [f32]) {
     let dim = (2 * out.len()) as f64;
     let length = length.max(max_position) as f32;
     let stretch = (factor as f32 * length) / max_position as f32 - (factor - 1.0) as f32;
