@@ -42,15 +42,50 @@ pub(super) struct PartFault {
     pub why: String,
 }
 
-/// What the crate would trust: a table of characters that says it is larger than it is, for which it takes memory.
+/// How many times longer a part of the file may make a text. Tokenizers of LLaMA need 3, for a space.
+const MOST_GROWTH: usize = 256;
+
+/// What the crate would trust: a table of characters that says it is larger than it is, for which it takes memory, and
+/// chains that make a text longer and longer.
 pub(super) fn check(parts: &Parts<'_>) -> Result<(), PartFault> {
-    let fault = |why: String| PartFault { key: "normalizer", why };
-    let Some(normalizer) = parts.normalizer else { return Ok(()) };
-    let normalizer = serde_json::from_str(normalizer.get()).map_err(|e| fault(e.to_string()))?;
-    if tables_are_whole(&normalizer) {
-        Ok(())
-    } else {
-        Err(fault("its table of characters is cut".to_owned()))
+    let chains = [
+        ("normalizer", parts.normalizer),
+        ("pre_tokenizer", parts.pre_tokenizer),
+        ("decoder", parts.decoder),
+    ];
+    for (key, part) in chains {
+        let fault = |why: String| PartFault { key, why };
+        let Some(part) = part else { continue };
+        let part = serde_json::from_str(part.get()).map_err(|e| fault(e.to_string()))?;
+        if !tables_are_whole(&part) {
+            return Err(fault("its table of characters is cut".to_owned()));
+        }
+        if growth(&part) > MOST_GROWTH {
+            return Err(fault(format!("it may make a text more than {MOST_GROWTH} times longer")));
+        }
+    }
+    Ok(())
+}
+
+/// How many times longer a chain may make a text: the product of what its members may.
+fn growth(value: &Value) -> usize {
+    let product =
+        |members: &mut dyn Iterator<Item = &Value>| members.map(growth).fold(1, usize::saturating_mul);
+    match value {
+        Value::Array(items) => product(&mut items.iter()),
+        Value::Object(members) => {
+            match (members.get("pattern"), members.get("content").and_then(Value::as_str)) {
+                (Some(pattern), Some(content)) => {
+                    // An expression matches any length; an empty match leaves what is there, too.
+                    let pattern = pattern.get("String").and_then(Value::as_str).map_or(0, str::len);
+                    if pattern == 0 { content.len() + 1 } else { content.len().div_ceil(pattern).max(1) }
+                }
+                // A byte becomes a character of up to two.
+                _ if members.contains_key("trim_offsets") || value["type"] == "ByteLevel" => 2,
+                _ => product(&mut members.values()),
+            }
+        }
+        _ => 1,
     }
 }
 
@@ -116,6 +151,33 @@ mod tests {
         }
         let text = llama_json().to_string();
         assert!(faulty(&serde_json::from_str(&text).unwrap()).is_none());
+    }
+
+    #[test]
+    fn what_makes_texts_longer_and_longer_is_refused() {
+        let replace = |pattern: Value, content: &str| json!({"type": "Replace", "pattern": pattern, "content": content});
+        let double = replace(json!({"String": "a"}), "aa");
+        let chain =
+            |part: &Value, n: usize, members: &str| json!({"type": "Sequence", members: vec![part; n]});
+        for (part, times) in [
+            (json!(null), 1),
+            (replace(json!({"String": " "}), "▁"), 3),
+            (replace(json!({"String": "``"}), "\""), 1),
+            (replace(json!({"Regex": " {2,}"}), " "), 2),
+            (chain(&double, 8, "normalizers"), 256),
+            (chain(&double, 34, "decoders"), 1 << 34),
+            (chain(&chain(&double, 40, "normalizers"), 2, "normalizers"), usize::MAX),
+            (chain(&json!({"type": "ByteLevel"}), 10, "pretokenizers"), 1024),
+        ] {
+            assert_eq!(growth(&part), times, "{part}");
+        }
+        for (key, members) in [("normalizer", "normalizers"), ("decoder", "decoders")] {
+            let mut json = llama_json();
+            json[key] = chain(&double, 34, members);
+            let text = json.to_string();
+            let fault = check(&serde_json::from_str(&text).unwrap()).unwrap_err();
+            assert_eq!((fault.key, &*fault.why), (key, "it may make a text more than 256 times longer"));
+        }
     }
 
     #[test]

@@ -113,7 +113,12 @@ fn damaged_configurations_of_tokenizers_never_panic() {
 #[test]
 fn made_up_sizes_take_no_memory_and_no_time() {
     let json: serde_json::Value = serde_json::from_slice(&read("stories", "tokenizer.json")).unwrap();
+    // Each of the chain doubles a text.
+    let double = [r#"{"type":"Replace","pattern":{"String":"a"},"content":"aa"}"#; 34].join(",");
+    let doubles = |members| format!(r#"{{"type":"Sequence","{members}":[{double}]}}"#);
     for (key, part) in [
+        ("normalizer", &*doubles("normalizers")),
+        ("decoder", &doubles("decoders")),
         (
             "padding",
             r#"{"strategy":{"Fixed":1000000000000},"direction":"Left","pad_to_multiple_of":4611686018427387904,"pad_id":0,"pad_type_id":0,"pad_token":"x"}"#,
