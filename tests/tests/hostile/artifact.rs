@@ -19,7 +19,7 @@ use super::limits::limited;
 use super::random::{Random, splice};
 
 /// The bytes of a fixture, compiled.
-fn compiled(name: &str) -> Vec<u8> {
+pub fn compiled(name: &str) -> Vec<u8> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures").join(name);
     let output = Output::temporary().unwrap();
     let checkpoint = Checkpoint::open(folder, None).unwrap();
@@ -37,7 +37,8 @@ fn file(bytes: &[u8]) -> File {
     file
 }
 
-fn open(bytes: &[u8], verify: bool) -> Result<Arc<Model>, Diagnostics> {
+/// Opens an artifact; what is wrong with it names it.
+pub fn open(bytes: &[u8], verify: bool) -> Result<Arc<Model>, Diagnostics> {
     let options = OpenOptions { verify, threads: 1 };
     let model = limited(bytes.len(), || Model::from_file(&file(bytes), Path::new("m.llamac"), options));
     if let Err(faults) = &model {
@@ -51,7 +52,7 @@ fn open(bytes: &[u8], verify: bool) -> Result<Arc<Model>, Diagnostics> {
 }
 
 /// The places of the tensors whose names start with `prefix`.
-fn places(bytes: &[u8], prefix: &str) -> Vec<std::ops::Range<usize>> {
+pub fn places(bytes: &[u8], prefix: &str) -> Vec<std::ops::Range<usize>> {
     let (end, header) = SafeTensors::read_metadata(bytes).map(|(n, header)| (8 + n, header)).unwrap();
     let mut places: Vec<_> = (header.tensors().into_iter())
         .filter(|(name, _)| name.starts_with(prefix))
@@ -135,7 +136,7 @@ fn without_checksums_what_opens_also_runs() {
 }
 
 /// The artifact `bytes` with another plan, without checksums.
-fn with_plan(bytes: &[u8], plan: &[u8]) -> Vec<u8> {
+pub fn with_plan(bytes: &[u8], plan: &[u8]) -> Vec<u8> {
     let read = SafeTensors::deserialize(bytes).unwrap();
     let tensors = (read.iter())
         .filter(|(name, _)| *name != PLAN && *name != CHECKSUMS && !name.starts_with(PAD))

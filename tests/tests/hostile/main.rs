@@ -8,5 +8,6 @@ mod checkpoint;
 mod config;
 mod limits;
 mod onnx;
+mod plan;
 mod random;
 mod tokenizer;
