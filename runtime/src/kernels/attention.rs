@@ -49,7 +49,10 @@ pub fn attention(
     for segment in segments {
         let KvLayout { kv_heads, head_dim, .. } = segment.layout;
         assert!(kv_heads > 0 && heads.is_multiple_of(kv_heads), "{kv_heads} KV heads divide {heads} heads");
-        assert!(query.width() == heads * head_dim, "{heads} heads of {head_dim} in {query:?}");
+        assert!(
+            heads.checked_mul(head_dim) == Some(query.width()),
+            "{heads} heads of {head_dim} in {query:?}"
+        );
         assert!(
             segment.first_row <= query.len() && segment.limits.len() <= query.len() - segment.first_row,
             "rows of a segment are inside {query:?}"

@@ -49,7 +49,7 @@ pub fn rotary_angles(
 pub fn rotary(context: &Context, x: Rows<'_>, cos: Rows<'_>, sin: Rows<'_>, heads: usize, out: RowsMut<'_>) {
     let half = cos.width();
     assert!(
-        x.width() == heads * 2 * half && sin.width() == half,
+        heads.checked_mul(2 * half) == Some(x.width()) && sin.width() == half,
         "{heads} heads of {x:?} by {cos:?}, {sin:?}"
     );
     assert!(out.width() == x.width() && out.len() == x.len(), "{x:?} → {out:?}");
@@ -118,6 +118,14 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    #[should_panic(expected = "9223372036854775808 heads of")]
+    fn heads_whose_width_no_number_can_count_do_not_fit() {
+        let context = &contexts()[0];
+        let (x, angles) = (Rows::new(&[], 0), Rows::new(&[], 1));
+        rotary(context, x, angles, angles, 1 << 63, RowsMut::new(&mut [], 0));
     }
 
     #[test]

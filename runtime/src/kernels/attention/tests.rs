@@ -195,3 +195,11 @@ proptest! {
         check(DTYPES[dtype], group * kv_heads, kv_heads, 2 * half, &limits);
     }
 }
+
+#[test]
+#[should_panic(expected = "9223372036854775808 heads of 2")]
+fn heads_whose_width_no_number_can_count_do_not_fit() {
+    let layout = KvLayout { dtype: KvDtype::F32, kv_heads: 1, head_dim: 2 };
+    let segment = Segment { layout, cache: &[], first_row: 0, limits: &[] };
+    attention(&contexts()[0], Rows::new(&[], 0), &[segment], 1 << 63, 1.0, RowsMut::new(&mut [], 0));
+}
