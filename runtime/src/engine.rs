@@ -286,7 +286,8 @@ impl Engine {
         wanted_hidden: Range<usize>,
     ) -> Result<Outputs<'_>, Diagnostics> {
         self.validate(feeds)?;
-        self.results.begin(feeds, wanted_hidden, self.model.output_width())?;
+        let hidden_size = self.model.plan().shape.hidden_size;
+        self.results.begin(feeds, wanted_hidden, self.model.output_width(), hidden_size)?;
         for feed in feeds.iter_mut() {
             if let Some(last) = (0..feed.tokens()).map(|token| feed.position(token)).max() {
                 feed.session.advance_length(last, feed.length);
@@ -299,9 +300,7 @@ impl Engine {
         for feed in feeds.iter_mut() {
             feed.session.fed += feed.tokens();
         }
-        let shape = &self.model.plan().shape;
-        let (output_width, hidden_size) = (self.model.output_width(), shape.hidden_size);
-        Ok(Outputs { results: &self.results, output_width, hidden_size })
+        Ok(Outputs { results: &self.results, output_width: self.model.output_width(), hidden_size })
     }
 
     fn validate(&self, feeds: &[Feed<'_>]) -> Result<(), Diagnostics> {
@@ -370,6 +369,7 @@ impl Results {
         feeds: &[Feed<'_>],
         wanted_hidden: Range<usize>,
         width: usize,
+        hidden_size: usize,
     ) -> Result<(), Diagnostic> {
         self.output.clear();
         self.kept.clear();
@@ -385,13 +385,22 @@ impl Results {
             kept += rows;
             tokens += n;
         }
-        let room = kept.checked_mul(width).map(|elements| self.output.try_reserve(elements));
-        match room {
-            Some(Ok(())) => Ok(()),
-            _ => Err(Diagnostic::new(Code::OutOfMemory)
+        let reserve = |vector: &mut Vec<f32>, rows: usize, width: usize| {
+            rows.checked_mul(width).is_some_and(|elements| vector.try_reserve(elements).is_ok())
+        };
+        if !reserve(&mut self.output, kept, width) {
+            return Err(Diagnostic::new(Code::OutOfMemory)
                 .message(format!("{kept} rows of {width} outputs do not fit into memory"))
-                .help("keep fewer rows")),
+                .help("keep fewer rows"));
         }
+        let states = &mut self.hidden[self.wanted_hidden.clone()];
+        if !states.iter_mut().all(|state| reserve(state, tokens, hidden_size)) {
+            let states = states.len();
+            return Err(Diagnostic::new(Code::OutOfMemory)
+                .message(format!("{states} hidden states of {tokens} tokens do not fit into memory"))
+                .help("feed fewer tokens at a time"));
+        }
+        Ok(())
     }
 }
 
