@@ -1,53 +1,48 @@
 //! The outputs of `eval` as a safetensors file.
 
-use std::borrow::Cow;
-use std::collections::HashMap;
-use std::io::Write;
+use std::io::{self, BufWriter, Write};
 
-use llamac_compiler::diagnostic::{Code, Diagnostic};
+use llamac_compiler::diagnostic::Diagnostic;
 use llamac_compiler::output::{self, Output};
 use llamac_runtime as runtime;
-use safetensors::{Dtype, View};
+use serde_json::json;
 
 /// What every such file has after the eight bytes of the header's length.
 pub const BEGINNING: &str = r#"{"__metadata__":{"producer":"llamac eval"}"#;
 
-/// An output, written as F32.
-struct Tensor<'a>(&'a runtime::Output);
-
-impl View for Tensor<'_> {
-    fn dtype(&self) -> Dtype {
-        Dtype::F32
-    }
-
-    fn shape(&self) -> &[usize] {
-        &self.0.shape
-    }
-
-    fn data(&self) -> Cow<'_, [u8]> {
-        self.0.data.iter().flat_map(|value| value.to_le_bytes()).collect()
-    }
-
-    fn data_len(&self) -> usize {
-        4 * self.0.data.len()
-    }
-}
-
-/// Writes `outputs` to the unfinished `file`.
+/// Writes `outputs` as F32 to the unfinished `file`, without a copy of them.
 ///
 /// # Errors
 /// When the disk is full, or the file cannot be written for another reason.
 pub fn write(file: &Output, outputs: &[runtime::Output]) -> Result<(), Diagnostic> {
-    let path = file.path();
-    let views = outputs.iter().map(|output| (output.name.as_str(), Tensor(output)));
-    let metadata = HashMap::from([("producer".to_owned(), "llamac eval".to_owned())]);
-    let bytes = safetensors::serialize(views, Some(metadata))
-        .map_err(|e| Diagnostic::new(Code::Io).at(path.display().to_string()).message(e.to_string()))?;
-    file.file().write_all(&bytes).map_err(|e| output::write_fault(path, &e))
+    stream(file, outputs).map_err(|e| output::write_fault(file.path(), &e))
+}
+
+fn stream(file: &Output, outputs: &[runtime::Output]) -> io::Result<()> {
+    let mut header = BEGINNING.to_owned();
+    let mut start = 0;
+    for output in outputs {
+        let end = start + 4 * output.data.len();
+        let entry = json!({"dtype": "F32", "shape": output.shape, "data_offsets": [start, end]});
+        header.push_str(&format!(",{}:{entry}", json!(output.name)));
+        start = end;
+    }
+    header.push('}');
+    // The data begin at a multiple of 8.
+    header.extend(std::iter::repeat_n(' ', header.len().next_multiple_of(8) - header.len()));
+    let mut file = BufWriter::new(file.file());
+    file.write_all(&(header.len() as u64).to_le_bytes())?;
+    file.write_all(header.as_bytes())?;
+    for value in outputs.iter().flat_map(|output| &output.data) {
+        file.write_all(&value.to_le_bytes())?;
+    }
+    file.flush()
 }
 
 #[cfg(test)]
 mod tests {
+    use safetensors::Dtype;
+
     use super::*;
 
     #[test]
