@@ -2,10 +2,17 @@
 
 use std::fs;
 
+use llamac_compiler::driver::{self, ExportOptions};
+use llamac_compiler::model::{Inputs, Logits};
+use llamac_compiler::passes;
 use llamac_compiler::source::Checkpoint;
+use llamac_compiler::target::onnx::{Onnx, OnnxOptions};
 use llamac_runtime::diagnostic::{Code, Diagnostics};
+use safetensors::Dtype;
+use safetensors::tensor::TensorView;
 
 use super::checkpoint::copy;
+use super::limits::within;
 use Code::*;
 
 /// The faults of a sound checkpoint whose configuration has these members, in place of its own where they are there
@@ -216,6 +223,46 @@ fn what_is_no_configuration_is_told_with_its_place() {
         assert!(fault.at.as_ref().is_some_and(|at| at.starts_with("config.json")), "{text}: {fault}");
         assert!(fault.to_string().contains(words), "{text}: {fault}");
     }
+}
+
+/// As many layers as a checkpoint may have, all of them there.
+#[test]
+fn the_most_layers_take_time_in_proportion() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = serde_json::json!({
+        "model_type": "llama", "vocab_size": 8, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 512,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64, "rms_norm_eps": 1e-5,
+        "hidden_act": "silu", "tie_word_embeddings": true,
+    });
+    fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+    let mut shapes = vec![("model.embed_tokens".to_owned(), vec![8, 8]), ("model.norm".to_owned(), vec![8])];
+    for layer in 0..512 {
+        let matrices = ["self_attn.q", "self_attn.o", "mlp.gate", "mlp.up", "mlp.down"];
+        let matrices = matrices.map(|name| (format!("{name}_proj"), vec![8, 8]));
+        let narrow = ["self_attn.k", "self_attn.v"].map(|name| (format!("{name}_proj"), vec![4, 8]));
+        let norms = ["input", "post_attention"].map(|name| (format!("{name}_layernorm"), vec![8]));
+        let all = matrices.into_iter().chain(narrow).chain(norms);
+        shapes.extend(all.map(|(name, shape)| (format!("model.layers.{layer}.{name}"), shape)));
+    }
+    let zeros = [0; 4 * 64];
+    let view = |shape: &Vec<usize>| {
+        TensorView::new(Dtype::F32, shape.clone(), &zeros[..4 * shape.iter().product::<usize>()]).unwrap()
+    };
+    let tensors = shapes.iter().map(|(name, shape)| (format!("{name}.weight"), view(shape)));
+    safetensors::serialize_to_file(tensors, None, &folder.path().join("model.safetensors")).unwrap();
+    let checkpoint = Checkpoint::open(folder.path(), None).unwrap();
+    within(256 << 20, || driver::lower(&checkpoint, &passes::Options::default())).unwrap();
+    let options = ExportOptions {
+        target: Onnx::PORTABLE,
+        inputs: Inputs::Ids,
+        logits: Logits::All,
+        cache: true,
+        weights: None,
+        files: OnnxOptions::default(),
+        threads: 1,
+        passes: passes::Options::default(),
+    };
+    within(256 << 20, || driver::lower_for_export(&checkpoint, &options)).unwrap();
 }
 
 #[test]
