@@ -98,6 +98,11 @@ pub fn generate(
     plan.head.expect(HeadKind::CausalLm, model.path())?;
     let bos = plan.generation.bos_token_id;
     let prompt = match (prompt, &bos) {
+        ([], Some(bos)) if *bos as usize >= plan.shape.vocab_size => {
+            let fault = Diagnostic::new(Code::BadToken).at("bos_token_id").found(bos.to_string());
+            let fault = fault.expected(format!("an id below {}", plan.shape.vocab_size));
+            return Err(fault.help("give a prompt: only an empty one begins with this token").into());
+        }
         ([], Some(bos)) => std::slice::from_ref(bos),
         ([], None) => {
             let fault = Diagnostic::new(Code::BadArgument).at("prompt").expected("at least one token");
