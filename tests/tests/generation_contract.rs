@@ -122,7 +122,11 @@ fn what_cannot_be_generated_is_refused() {
     assert_eq!(code(&mut engine, &[1], &stop), [Code::NoTokenizer]);
     let mut checkpoint = open(&fixture("gqa-f32"));
     checkpoint.generation.bos_token_id = Some(99_999);
-    let mut opened = engine(&checkpoint, &CompileOptions::default(), EngineOptions { threads: 1, chunk: 16 });
+    let mut opened = llamac_tests::engine(
+        &checkpoint,
+        &CompileOptions::default(),
+        EngineOptions { threads: 1, chunk: 16 },
+    );
     let faults = generate(&mut opened, None, &[], &new_tokens(1), |_| ControlFlow::Continue(()));
     let fault = faults.expect_err("a fault").iter().next().expect("one").clone();
     assert_eq!((fault.code, fault.at.as_deref()), (Code::BadToken, Some("bos_token_id")));

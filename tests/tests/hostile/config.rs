@@ -257,7 +257,6 @@ fn the_most_layers_take_time_in_proportion() {
         inputs: Inputs::Ids,
         logits: Logits::All,
         cache: true,
-        weights: None,
         files: OnnxOptions::default(),
         threads: 1,
         passes: passes::Options::default(),
