@@ -259,6 +259,7 @@ fn the_most_layers_take_time_in_proportion() {
         cache: true,
         files: OnnxOptions::default(),
         threads: 1,
+        verify: false,
         passes: passes::Options::default(),
     };
     within(256 << 20, || driver::lower_for_export(&checkpoint, &options)).unwrap();

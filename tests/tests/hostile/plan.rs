@@ -30,7 +30,10 @@ fn changed(sound: &Value, place: &str, value: Value) -> Value {
     let of_kind = steps.iter().enumerate().filter(|(_, step)| step.get(kind).is_some());
     let at = of_kind.map(|(at, _)| at).nth(n.parse().unwrap()).unwrap_or_else(|| panic!("{place}"));
     match (key, value) {
-        ("", Value::Null) => drop(steps.remove(at)),
+        ("", Value::Null) => {
+            steps.remove(at);
+            plan["modules"].as_array_mut().unwrap().remove(at);
+        }
         ("", step) => steps[at] = step,
         (key, value) => {
             *steps[at].pointer_mut(&format!("/{kind}/{key}")).unwrap_or_else(|| panic!("{place}")) = value
@@ -40,8 +43,8 @@ fn changed(sound: &Value, place: &str, value: Value) -> Value {
 }
 
 /// Why a plan is refused, without its step's number.
-fn refusal(artifact: &[u8], plan: &Value) -> String {
-    let faults = open(&with_plan(artifact, plan.to_string().as_bytes()), false).map(|_| ()).unwrap_err();
+fn refusal(artifact: &[u8], place: &str, plan: &Value) -> String {
+    let faults = open(&with_plan(artifact, plan.to_string().as_bytes()), false).map(|_| ()).expect_err(place);
     let message = faults.iter().next().unwrap().message.clone().unwrap();
     let why = message.strip_prefix("its plan makes no sense: ").unwrap_or_else(|| panic!("{message}"));
     match why.strip_prefix("step ").and_then(|rest| rest.split_once(": ")) {
@@ -81,6 +84,10 @@ fn a_plan_that_makes_no_sense_is_refused() {
     let last = step("keep")["keep"]["x"]["buffer"].as_u64().unwrap() as usize;
     let (gate, half) = (window(hidden, 0, 64), window(hidden, 0, 32));
     let over = window(hidden, 32, 64);
+    // In place, but not in the same one.
+    let mut shifted = step("add_rms_norm").clone();
+    shifted["add_rms_norm"]["a"] = window(qkv, 0, 32);
+    shifted["add_rms_norm"]["sum"] = window(qkv, 16, 32);
     let elementwise =
         |kind: &str, a: &Value, b: &Value, out: &Value| json!({kind: {"a": a, "b": b, "out": out}});
     let activate = |x: &Value, out: &Value| json!({"activate": {"function": "silu", "x": x, "out": out}});
@@ -118,7 +125,7 @@ fn a_plan_that_makes_no_sense_is_refused() {
         ("add_rms_norm#0/b/buffer", kept.clone(), ROWS),
         ("add_rms_norm#0/b/width", json!(16), NARROW),
         ("add_rms_norm#0/weight", json!(0), "its weight is not a vector of 32"),
-        ("add_rms_norm#0/a/buffer", json!(qkv), OVERWRITES),
+        ("add_rms_norm#0", shifted, OVERWRITES),
         ("add_rms_norm#0/out/buffer", stream.clone(), OVERWRITES),
         ("linear#1/out/buffer", kept.clone(), ROWS),
         ("linear#0/weight", json!(0), "its weight is not a matrix [64, 32]"),
@@ -191,11 +198,15 @@ fn a_plan_that_makes_no_sense_is_refused() {
         ("output_linear#0", Value::Null, "it has 0 outputs, not one"),
         ("gated#0", step("output_linear").clone(), "it has 2 outputs, not one"),
     ] {
-        assert_eq!(refusal(&artifact, &changed(&sound, place, value.clone())), why, "{place}: {value}");
+        assert_eq!(
+            refusal(&artifact, place, &changed(&sound, place, value.clone())),
+            why,
+            "{place}: {value}"
+        );
     }
 
     // As many bytes as no number can count.
     let wide =
         changed(&changed(&sound, "/shape/layers", json!(1u64 << 31)), "/shape/head_dim", json!(1u64 << 31));
-    assert_eq!(refusal(&artifact, &wide), "its cache does not fit into memory");
+    assert_eq!(refusal(&artifact, "head_dim", &wide), "its cache does not fit into memory");
 }
