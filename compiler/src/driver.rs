@@ -6,7 +6,7 @@ mod export;
 
 use llamac_ir::rewrite::AnyOp;
 use llamac_plan::diagnostic::{Code, Diagnostic, Diagnostics, reason};
-use llamac_plan::{KvDtype, PassRecord, Plan};
+use llamac_plan::{Compute, KvDtype, PassRecord, Plan};
 use rayon::ThreadPool;
 
 use crate::model::{self, ModelOptions};
@@ -41,6 +41,8 @@ impl Progress for Silent {
 /// How a checkpoint is compiled for the native target.
 #[derive(Clone, Debug)]
 pub struct CompileOptions {
+    /// The precision of matrix products unless a run asks for another.
+    pub compute: Compute,
     /// The cache's dtype unless a run asks for another.
     pub kv: KvDtype,
     /// The longest context, where it is shorter than the model's.
@@ -56,14 +58,20 @@ pub struct CompileOptions {
 impl Default for CompileOptions {
     fn default() -> Self {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        let passes = passes::Options::default();
-        Self { kv: KvDtype::F32, max_context: None, verify: false, threads, passes }
+        Self {
+            compute: Compute::Auto,
+            kv: KvDtype::F32,
+            max_context: None,
+            verify: false,
+            threads,
+            passes: passes::Options::default(),
+        }
     }
 }
 
 impl CompileOptions {
     fn native(&self) -> NativeOptions {
-        NativeOptions { kv: self.kv, max_context: self.max_context }
+        NativeOptions { compute: self.compute, kv: self.kv, max_context: self.max_context }
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::LazyLock;
 use divan::Bencher;
 use divan::counter::{BytesCount, ItemsCount};
 use llamac_plan::layout::{MatrixLayout, WeightDtype};
-use llamac_plan::{Activation, KvDtype};
+use llamac_plan::{Activation, Compute, KvDtype};
 use llamac_runtime::kernels::{self, Context, KvLayout, Matrix, Rows, RowsMut, Segment};
 
 fn main() {
@@ -21,7 +21,8 @@ fn main() {
 /// Columns and rows of the matrix: the feed-forward block of a 1.1B model.
 const COLS: usize = 2048;
 const ROWS: usize = 5632;
-const DTYPES: [WeightDtype; 3] = [WeightDtype::F32, WeightDtype::F16, WeightDtype::Bf16];
+/// Each with the arithmetic that suits it.
+const DTYPES: [WeightDtype; 6] = WeightDtype::ALL;
 const THREADS: [usize; 2] = [1, 2];
 
 /// A cache line.
@@ -29,7 +30,7 @@ const THREADS: [usize; 2] = [1, 2];
 #[repr(align(64))]
 struct Line(#[expect(dead_code, reason = "read as bytes")] [u32; 16]);
 
-/// Numbers near one in every dtype.
+/// Numbers near one in every dtype; as scales and codes, numbers of some size.
 static MEMORY: LazyLock<Vec<Line>> = LazyLock::new(|| vec![Line([0x3f80_3f81; 16]); (1200 << 20) / 64]);
 
 fn memory() -> &'static [u8] {
@@ -114,13 +115,13 @@ fn combine_plainly(bytes: &[u8]) -> u64 {
 }
 
 /// One token: every weight is read once.
-#[divan::bench(args = THREADS, consts = [0, 1, 2], max_time = 4)]
+#[divan::bench(args = THREADS, consts = [0, 1, 2, 3, 4, 5], max_time = 2)]
 fn linear_1_token<const DTYPE: usize>(bencher: Bencher<'_, '_>, threads: usize) {
     linear_bytes(bencher, DTYPES[DTYPE], threads, 1);
 }
 
 /// A few tokens: still bound by memory, or nearly.
-#[divan::bench(args = [2, 4, 8], consts = [0, 2], max_time = 3)]
+#[divan::bench(args = [2, 4, 8], consts = [0, 2, 3, 4, 5], max_time = 2)]
 fn linear_few_tokens<const DTYPE: usize>(bencher: Bencher<'_, '_>, tokens: usize) {
     linear_bytes(bencher, DTYPES[DTYPE], 2, tokens);
 }
@@ -132,7 +133,14 @@ fn linear_bytes(bencher: Bencher<'_, '_>, dtype: WeightDtype, threads: usize, to
     let (x, mut out) = (vec![0.5; tokens * COLS], vec![0.0; tokens * ROWS]);
     bencher.counter(BytesCount::new(pieces.len)).bench_local(|| {
         let (x, out) = (Rows::new(&x, COLS), RowsMut::new(&mut out, ROWS));
-        kernels::linear(&context, x, Matrix::new(layout, pieces.next()), None, out);
+        kernels::linear(
+            &context,
+            Compute::Auto.arithmetic(dtype),
+            x,
+            Matrix::new(layout, pieces.next()),
+            None,
+            out,
+        );
     });
 }
 
@@ -190,15 +198,23 @@ fn limit_multiply_add(bencher: Bencher<'_, '_>, threads: usize) {
 }
 
 /// A prompt of 512 tokens, in floating-point operations.
-#[divan::bench(args = THREADS, consts = [0, 1, 2], sample_count = 20, max_time = 6)]
+#[divan::bench(args = THREADS, consts = [0, 1, 2, 3, 4, 5], sample_count = 20, max_time = 3)]
 fn linear_512_tokens<const DTYPE: usize>(bencher: Bencher<'_, '_>, threads: usize) {
     let context = Context::new(threads);
-    let layout = MatrixLayout { dtype: DTYPES[DTYPE], rows: ROWS, cols: COLS };
+    let dtype = DTYPES[DTYPE];
+    let layout = MatrixLayout { dtype, rows: ROWS, cols: COLS };
     let mut pieces = Pieces::new(layout.bytes().unwrap());
     let (x, mut out) = (vec![0.5; 512 * COLS], vec![0.0; 512 * ROWS]);
     bencher.counter(ItemsCount::new(2 * 512 * COLS * ROWS)).bench_local(|| {
         let (x, out) = (Rows::new(&x, COLS), RowsMut::new(&mut out, ROWS));
-        kernels::linear(&context, x, Matrix::new(layout, pieces.next()), None, out);
+        kernels::linear(
+            &context,
+            Compute::Auto.arithmetic(dtype),
+            x,
+            Matrix::new(layout, pieces.next()),
+            None,
+            out,
+        );
     });
 }
 

@@ -7,6 +7,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use llamac_plan::Compute;
 use llamac_plan::diagnostic::{Code, Diagnostic, Diagnostics};
 
 use crate::arena::Arena;
@@ -26,6 +27,8 @@ pub struct EngineOptions {
     /// Tokens that go through the model at a time, at most: fewer where their activations would take more than 32 MiB,
     /// down to 64. No result depends on it.
     pub chunk: usize,
+    /// The precision of matrix products; what the model was compiled for if not given.
+    pub compute: Option<Compute>,
 }
 
 /// Bytes of activations that a chunk's tokens should not exceed.
@@ -37,7 +40,11 @@ const WORTHWHILE: usize = 64;
 
 impl Default for EngineOptions {
     fn default() -> Self {
-        Self { threads: std::thread::available_parallelism().map_or(1, usize::from), chunk: 512 }
+        Self {
+            threads: std::thread::available_parallelism().map_or(1, usize::from),
+            chunk: 512,
+            compute: None,
+        }
     }
 }
 
@@ -167,6 +174,7 @@ pub(crate) struct Results {
 pub struct Engine {
     pub(crate) model: Arc<Model>,
     pub(crate) context: Context,
+    pub(crate) compute: Compute,
     pub(crate) arena: Arena,
     chunk_tokens: usize,
     pub(crate) chunk: Chunk,
@@ -205,8 +213,10 @@ impl Engine {
     /// An engine for `model`.
     ///
     /// # Errors
-    /// When there is not enough memory for a chunk's activations.
+    /// When there is not enough memory for a chunk's activations, or the model has no weights for the precision.
     pub fn new(model: &Arc<Model>, options: EngineOptions) -> Result<Self, Diagnostic> {
+        let compute = options.compute.unwrap_or(model.plan().compute);
+        model.plan().accepts(compute)?;
         let most = (ARENA / model.plan().arena_bytes_per_token.max(1)).max(WORTHWHILE);
         let chunk_tokens = options.chunk.clamp(1, most);
         let arena = Arena::new(model.plan(), chunk_tokens).ok_or_else(|| {
@@ -217,6 +227,7 @@ impl Engine {
         Ok(Self {
             model: Arc::clone(model),
             context: Context::new(options.threads),
+            compute,
             arena,
             chunk_tokens,
             chunk: Chunk::default(),

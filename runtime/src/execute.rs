@@ -110,7 +110,9 @@ impl Engine {
             Step::Linear { x, weight, bias, out } => {
                 // SAFETY: see above.
                 let (x, out) = unsafe { (self.read(x), self.write(out)) };
-                kernels::linear(context, x, model.matrix(*weight), bias.map(|b| model.vector(b)), out);
+                let matrix = model.matrix(*weight);
+                let arithmetic = self.compute.arithmetic(matrix.layout().dtype);
+                kernels::linear(context, arithmetic, x, matrix, bias.map(|b| model.vector(b)), out);
             }
             Step::RotaryAngles { frequencies, factor, cos, sin } => {
                 let buffers = &model.plan().buffers;
@@ -204,7 +206,9 @@ impl Engine {
                 // SAFETY: see above.
                 let x = unsafe { self.arena.rows(&model.plan().buffers, x, 0..rows) };
                 let out = RowsMut::new(&mut self.results.output[start..], width);
-                kernels::linear(context, x, model.matrix(*weight), bias.map(|b| model.vector(b)), out);
+                let matrix = model.matrix(*weight);
+                let arithmetic = self.compute.arithmetic(matrix.layout().dtype);
+                kernels::linear(context, arithmetic, x, matrix, bias.map(|b| model.vector(b)), out);
             }
             Step::Output { x } => {
                 let rows = self.row_count(x);

@@ -45,7 +45,8 @@ def outputs_are_read_by_numpy(folder, artifact):
     save_file({"input_ids": np.array([[1, 300, 301, 302]], dtype=np.int64)}, inputs)
     for model, backend in [(artifact, "native"), (STORIES, "reference")]:
         out = folder / f"{backend}.safetensors"
-        llamac("eval", model, "--inputs", inputs, "--outputs", out, "--backend", backend)
+        compute = ["--compute", "f32"] if backend == "native" else []
+        llamac("eval", model, "--inputs", inputs, "--outputs", out, "--backend", backend, *compute)
         results.append(load_file(out)["logits"])
     np.testing.assert_allclose(results[0], results[1], rtol=1e-4, atol=1e-4)
     print(f"native and reference logits {results[0].shape} agree")

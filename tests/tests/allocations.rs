@@ -37,7 +37,7 @@ fn main() {
         [("gqa-f32", 1), ("gqa3-bf16", 2), ("rope-dynamic-new", 2), ("rope-longrope-new", 2)]
     {
         let fixture = Fixture::read(&golden::fixtures().join("tiny").join(name));
-        let options = EngineOptions { threads, chunk: 16 };
+        let options = EngineOptions { threads, chunk: 16, compute: None };
         let mut engine = engine(&open(&fixture), &CompileOptions::default(), options);
         let options = SessionOptions { capacity: 200, kv: None };
         let mut session = Session::new(engine.model(), options).expect("there is memory");

@@ -237,7 +237,7 @@ fn an_open_model_goes_on_while_its_file_is_replaced() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join(OUT);
     let logits = |model: &std::sync::Arc<Model>| {
-        let mut engine = Engine::new(model, EngineOptions { threads: 1, chunk: 8 }).unwrap();
+        let mut engine = Engine::new(model, EngineOptions { threads: 1, chunk: 8, compute: None }).unwrap();
         let mut session = Session::new(model, SessionOptions { capacity: 8, kv: None }).unwrap();
         engine.forward(&mut [Feed::ids(&mut session, &[1, 5, 9], Keep::All)]).unwrap().feed(0).to_vec()
     };

@@ -10,7 +10,11 @@ use llamac_tests::{engine, open};
 
 fn run(name: &str) -> Engine {
     let fixture = Fixture::read(&golden::fixtures().join("tiny").join(name));
-    engine(&open(&fixture), &CompileOptions::default(), EngineOptions { threads: 1, chunk: 16 })
+    engine(
+        &open(&fixture),
+        &CompileOptions::default(),
+        EngineOptions { threads: 1, chunk: 16, compute: None },
+    )
 }
 
 fn session(engine: &Engine, capacity: usize) -> Session {

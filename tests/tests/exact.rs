@@ -1,8 +1,8 @@
 //! The same bits for the same tokens at the same positions, whatever runs beside them and however they are cut.
 
 use llamac_compiler::driver::CompileOptions;
-use llamac_plan::KvDtype;
 use llamac_plan::eval::{Request, Tokens};
+use llamac_plan::{Compute, KvDtype};
 use llamac_runtime::{Engine, EngineOptions, Feed, Keep, Session, SessionOptions};
 use llamac_tests::compare::Comparison;
 use llamac_tests::golden::{self, Fixture};
@@ -13,7 +13,7 @@ const FIXTURES: [&str; 5] = ["gqa-f32", "gqa3-bf16", "all-bias-f16", "odd-sizes"
 
 fn compiled(name: &str, options: &CompileOptions, threads: usize, chunk: usize) -> Engine {
     let fixture = Fixture::read(&golden::fixtures().join("tiny").join(name));
-    engine(&open(&fixture), options, EngineOptions { threads, chunk })
+    engine(&open(&fixture), options, EngineOptions { threads, chunk, compute: None })
 }
 
 /// Token ids that a model of any vocabulary of at least 60 has.
@@ -39,9 +39,9 @@ fn forward(engine: &mut Engine, request: &Request, kv: KvDtype) -> Vec<Vec<u32>>
 #[test]
 fn threads_chunks_and_the_cache_change_nothing() {
     for name in FIXTURES {
-        for weights in WEIGHTS {
-            let options = stored(weights);
-            for kv in CACHES {
+        for (weights, compute) in FORMATS {
+            let options = CompileOptions { compute, ..stored(weights) };
+            for &kv in caches(weights, compute) {
                 let expected = forward(&mut compiled(name, &options, 1, 512), &request(ids(1, 150), 0), kv);
                 for (threads, chunk, cached) in
                     [(2, 512, 0), (1, 1, 0), (2, 7, 0), (1, 64, 0), (2, 512, 20), (1, 7, 86)]
@@ -50,7 +50,7 @@ fn threads_chunks_and_the_cache_change_nothing() {
                     let found = forward(&mut engine, &request(ids(1, 150), cached), kv);
                     assert!(
                         found == expected,
-                        "{name} {weights} {kv:?}: {threads} threads, chunks of {chunk}, {cached} single steps"
+                        "{name} {weights} {compute:?} {kv:?}: {threads} threads, chunks of {chunk}, {cached} single steps"
                     );
                 }
             }
@@ -84,16 +84,37 @@ fn alone(engine: &mut Engine, prompt: &[u32], kv: KvDtype) -> Vec<u32> {
     bits(engine.forward(&mut feeds).unwrap_or_else(|e| panic!("{e}")).feed(0))
 }
 
-const WEIGHTS: [&str; 4] = ["as-is", "f32", "f16", "bf16"];
+/// How weights are stored and multiplied.
+const FORMATS: [(&str, Compute); 14] = [
+    ("as-is", Compute::Auto),
+    ("f32", Compute::Auto),
+    ("f16", Compute::Auto),
+    ("bf16", Compute::Auto),
+    ("q8", Compute::Auto),
+    ("q4", Compute::Auto),
+    ("q4a", Compute::Auto),
+    ("q4,lm_head=bf16", Compute::Auto),
+    ("bf16", Compute::F32),
+    ("q8", Compute::F32),
+    ("q4", Compute::F32),
+    ("q4a", Compute::F32),
+    ("f32", Compute::Bf16),
+    ("q8", Compute::Bf16),
+];
 const CACHES: [KvDtype; 3] = [KvDtype::F32, KvDtype::F16, KvDtype::Bf16];
+
+/// The caches to try: what they hold is of no matter to products, so that all of them are tried with few formats.
+fn caches(weights: &str, compute: Compute) -> &'static [KvDtype] {
+    if weights.starts_with('q') || compute != Compute::Auto { &CACHES[..1] } else { &CACHES }
+}
 
 #[test]
 fn a_batch_of_eight_changes_nothing_for_each_of_them() {
     for name in FIXTURES {
-        for weights in WEIGHTS {
-            let options = stored(weights);
+        for (weights, compute) in FORMATS {
+            let options = CompileOptions { compute, ..stored(weights) };
             let mut single = compiled(name, &options, 1, 512);
-            for kv in CACHES {
+            for &kv in caches(weights, compute) {
                 let prompts: Vec<Vec<u32>> = (0..8).map(|i| ids(i, 1 + 11 * i)).collect();
                 let expected: Vec<_> = prompts.iter().map(|p| alone(&mut single, p, kv)).collect();
                 for (threads, chunk) in [(1, 1), (2, 7), (1, 64), (2, 512)] {
@@ -109,7 +130,7 @@ fn a_batch_of_eight_changes_nothing_for_each_of_them() {
                     for (i, expected) in expected.iter().enumerate() {
                         assert!(
                             bits(outputs.feed(i)) == *expected,
-                            "{name} {weights} {kv:?}: sequence {i} with {threads} threads, chunks of {chunk}"
+                            "{name} {weights} {compute:?} {kv:?}: sequence {i} with {threads} threads, chunks of {chunk}"
                         );
                     }
                 }
@@ -145,13 +166,13 @@ proptest! {
     #[test]
     fn any_schedule_gives_each_sequence_what_it_gets_alone(
         name in prop::sample::select(&FIXTURES[..]),
-        weights in prop::sample::select(&WEIGHTS[..]),
+        (weights, compute) in prop::sample::select(&FORMATS[..]),
         kv in prop::sample::select(&CACHES[..]),
         threads in 1..=2usize,
         chunk in prop::sample::select(&[1, 2, 7, 24, 64, 512][..]),
         schedule in prop::collection::vec(prop::collection::vec(turn(), 1..=8), 1..24),
     ) {
-        let options = stored(weights);
+        let options = CompileOptions { compute, ..stored(weights) };
         let mut engine = compiled(name, &options, threads, chunk);
         let width = engine.model().output_width();
         let prompts: Vec<Vec<u32>> = (0..8).map(|i| ids(i, 96)).collect();
@@ -208,7 +229,11 @@ fn fusions_change_no_result() {
         let run = |off: &[&str], kv| {
             let mut options = CompileOptions::default();
             options.passes.switches = off.iter().map(|&pass| (pass.to_owned(), false)).collect();
-            let mut engine = engine(&checkpoint, &options, EngineOptions { threads: 2, chunk: 64 });
+            let mut engine = engine(
+                &checkpoint,
+                &options,
+                EngineOptions { threads: 2, chunk: 64, compute: Some(Compute::F32) },
+            );
             let steps = engine.model().plan().steps.len();
             (
                 steps,

@@ -3,8 +3,7 @@
 use std::ops::ControlFlow;
 
 use llamac_compiler::driver::CompileOptions;
-use llamac_plan::Frequencies;
-use llamac_plan::Step;
+use llamac_plan::{Compute, Frequencies, Step};
 use llamac_runtime::generate::{Event, GenerateOptions, generate};
 use llamac_runtime::{Engine, EngineOptions};
 use llamac_tests::golden::{self, Fixture, Greedy};
@@ -52,7 +51,7 @@ fn prompts(generation: &Greedy) -> Vec<Vec<u32>> {
 fn greedy_tokens_are_those_of_transformers() {
     let mut generations = 0;
     for fixture in golden::all().iter().filter(|fixture| !fixture.greedy.is_empty()) {
-        let options = EngineOptions { threads: 2, chunk: 32 };
+        let options = EngineOptions { threads: 2, chunk: 32, compute: Some(Compute::F32) };
         let mut engine = engine(&open(fixture), &CompileOptions::default(), options);
         for generation in &fixture.greedy {
             let prompts = prompts(generation);
@@ -73,8 +72,11 @@ fn greedy_tokens_are_those_of_transformers() {
 #[test]
 fn stories_are_those_of_transformers() {
     let fixture = Fixture::read(&golden::fixtures().join("stories"));
-    let mut engine =
-        engine(&open(&fixture), &CompileOptions::default(), EngineOptions { threads: 1, chunk: 512 });
+    let mut engine = engine(
+        &open(&fixture),
+        &CompileOptions::default(),
+        EngineOptions { threads: 1, chunk: 512, compute: Some(Compute::F32) },
+    );
     let tokenizer = engine.model().tokenizer().expect("the stories have a tokenizer");
     let mut stories = 0;
     for generation in &fixture.greedy {

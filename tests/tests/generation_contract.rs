@@ -15,7 +15,7 @@ fn fixture(name: &str) -> Fixture {
 }
 
 fn run(fixture: &Fixture, threads: usize, chunk: usize) -> Engine {
-    engine(&open(fixture), &CompileOptions::default(), EngineOptions { threads, chunk })
+    engine(&open(fixture), &CompileOptions::default(), EngineOptions { threads, chunk, compute: None })
 }
 
 fn tokens(engine: &mut Engine, prompt: &[u32], options: &GenerateOptions) -> Generated {

@@ -40,7 +40,7 @@ fn agrees(fixture: &Fixture, checkpoint: &Checkpoint, edit: impl Fn(String) -> S
 
 /// The same of the compiled checkpoint.
 fn compiled_agrees(fixture: &Fixture, checkpoint: &Checkpoint) -> bool {
-    let options = EngineOptions { threads: 1, chunk: 64 };
+    let options = EngineOptions { threads: 1, chunk: 64, compute: None };
     let mut engine = engine(checkpoint, &CompileOptions::default(), options);
     let mut comparison = Comparison::default();
     for case in &fixture.cases {

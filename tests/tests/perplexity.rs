@@ -1,6 +1,7 @@
 //! The story model's perplexity on held-out stories, as transformers computes it, and its distance from itself.
 
 use llamac_compiler::driver::CompileOptions;
+use llamac_plan::Compute;
 use llamac_runtime::perplexity::{Likelihood, perplexity};
 use llamac_runtime::{Engine, EngineOptions};
 use llamac_tests::golden::{self, Fixture};
@@ -11,7 +12,8 @@ fn stories() -> Fixture {
 }
 
 fn run(fixture: &Fixture, threads: usize, chunk: usize) -> Engine {
-    engine(&open(fixture), &CompileOptions::default(), EngineOptions { threads, chunk })
+    let options = EngineOptions { threads, chunk, compute: Some(Compute::F32) };
+    engine(&open(fixture), &CompileOptions::default(), options)
 }
 
 /// The held-out text's tokens, cut in both ways that the fixture records.

@@ -11,7 +11,8 @@ use clap::builder::{PossibleValue, StringValueParser, TypedValueParser};
 use clap::{ArgAction, Parser, ValueEnum};
 use llamac_compiler::passes::{WeightFormat, WeightPolicy};
 use llamac_compiler::source::Head;
-use llamac_runtime::plan::KvDtype;
+use llamac_runtime::EngineOptions;
+use llamac_runtime::plan::{self, KvDtype};
 
 use crate::command::Command;
 use crate::message::Format;
@@ -60,9 +61,9 @@ pub struct ModelArg {
 /// How computing is done.
 #[derive(Clone, Debug, clap::Args)]
 pub struct ComputeArgs {
-    /// Precision of activations and arithmetic
-    #[arg(long, value_enum, default_value_t = Compute::Auto, hide_default_value = true)]
-    pub compute: Compute,
+    /// Precision of activations in matrix products [default: what the model was compiled for]
+    #[arg(long, value_enum)]
+    pub compute: Option<Compute>,
     #[command(flatten)]
     pub threads: ThreadsArg,
 }
@@ -75,6 +76,14 @@ pub struct ThreadsArg {
     threads: Option<u16>,
 }
 
+impl ComputeArgs {
+    /// How an engine computes, unless the model has a say in it.
+    pub fn engine(&self) -> EngineOptions {
+        let compute = self.compute.map(plan::Compute::from);
+        EngineOptions { threads: self.threads.count(), compute, ..EngineOptions::default() }
+    }
+}
+
 impl ThreadsArg {
     /// The number of threads.
     pub fn count(&self) -> usize {
@@ -83,13 +92,28 @@ impl ThreadsArg {
     }
 }
 
-/// Precision of activations and arithmetic.
+/// Precision of activations in matrix products.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Compute {
-    /// What suits the weights; f32 for all that there are
+    /// What suits the weights: f32 for f32 and f16, bf16 for bf16, int8 for quantized ones
     Auto,
-    /// Single precision throughout
+    /// Single precision
     F32,
+    /// bf16, added up in f32
+    Bf16,
+    /// Integers of 8 bits, for quantized weights
+    Int8,
+}
+
+impl From<Compute> for plan::Compute {
+    fn from(compute: Compute) -> Self {
+        match compute {
+            Compute::Auto => Self::Auto,
+            Compute::F32 => Self::F32,
+            Compute::Bf16 => Self::Bf16,
+            Compute::Int8 => Self::Int8,
+        }
+    }
 }
 
 /// Reads how weights are stored.

@@ -35,7 +35,6 @@ const OPTIONS: &[(&str, &[&str], &str, &str)] = &[
 
 /// Values of options, with what they are for and a way out. A value that is a list, or has parts, is here if a part is.
 const VALUES: &[(&str, &[&str], &str, &str)] = &[
-    ("--compute", &["bf16", "int8"], "narrower arithmetic", "use --compute f32"),
     ("--emit", &["report"], "reports", "use --remarks, or `llamac inspect`"),
     ("--kv", &["int8"], "an int8 cache", "use --kv bf16"),
 ];
@@ -105,7 +104,6 @@ mod tests {
             "llamac --message-format json compile dir -o out --lora x",
             "llamac run model -p x --layers 0..2",
             "llamac inspect model --layers 0..2",
-            "llamac run model -p x --compute int8",
             "llamac run model -p x --kv=int8",
             "llamac compile dir -o out --emit ir,report",
         ] {

@@ -48,7 +48,7 @@ fn scores_are_those_of_transformers() {
     let paths = [("model", model.as_path())];
     let (texts, logits) = golden("batch-right");
     assert!(texts.len() > 4);
-    let found = run(arguments("classify {model} --json", &paths).args(&texts), "").quiet();
+    let found = run(arguments("classify {model} --json --compute f32", &paths).args(&texts), "").quiet();
     assert_eq!(found.lines().count(), texts.len());
     for ((line, text), logits) in found.lines().zip(&texts).zip(&logits) {
         let (found_text, labels, scores) = scores(line);
@@ -64,10 +64,14 @@ fn scores_are_those_of_transformers() {
     // The same bits for a text alone, in a batch, and from standard input.
     let alone: String = texts
         .iter()
-        .map(|text| run(arguments("classify {model} --json --threads 1", &paths).arg(text), "").quiet())
+        .map(|text| {
+            run(arguments("classify {model} --json --compute f32 --threads 1", &paths).arg(text), "").quiet()
+        })
         .collect();
     assert_eq!(alone, found);
-    let piped = run(&mut arguments("classify {model} --json -", &paths), &(texts.join("\n") + "\n")).quiet();
+    let piped =
+        run(&mut arguments("classify {model} --json --compute f32 -", &paths), &(texts.join("\n") + "\n"))
+            .quiet();
     assert_eq!(piped, found);
 }
 
@@ -102,7 +106,7 @@ fn the_problem_type_decides_what_scores_are() {
         config["problem_type"] = problem_type.into();
         std::fs::write(&path, config.to_string()).expect("writes");
         let paths = [("model", folder.path())];
-        let line = run(arguments("classify {model} --json", &paths).args(&texts), "").quiet();
+        let line = run(arguments("classify {model} --json --compute f32", &paths).args(&texts), "").quiet();
         let (_, _, scores) = scores(&line);
         ["sad", "calm", "happy"].map(|label| scores[label])
     };

@@ -98,12 +98,6 @@ fn what_is_planned_ends_with_4_and_a_sentence() {
       --> --layers
        not in this version: compiling some of the layers
     ");
-    assert_snapshot!(message("run model -p a --compute int8"), @r#"
-        error[E0002]: this option is not available yet
-          --> --compute int8
-           not in this version: narrower arithmetic
-           help: use --compute f32
-        "#);
 }
 
 #[test]

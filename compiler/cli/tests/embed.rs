@@ -55,17 +55,17 @@ fn embeddings_are_those_of_transformers() {
         ("--pooling mean --normalize", |entry| &entry.mean_normalized),
     ];
     for (options, expected) in cases {
-        let line = format!("embed {{stories}} {options}");
+        let line = format!("embed {{stories}} --compute f32 {options}");
         let found = run(arguments(&line, &paths).args(&texts), "").quiet();
         assert_eq!(found.lines().count(), texts.len());
         for (line, entry) in found.lines().zip(&golden) {
             assert_close(&numbers(line), expected(entry));
         }
         // The same bits from a model without the head, from standard input, and as JSON.
-        let line = format!("embed {{compiled}} --threads 1 {options} -");
+        let line = format!("embed {{compiled}} --compute f32 --threads 1 {options} -");
         let piped = run(&mut arguments(&line, &paths), &texts.join("\n")).quiet();
         assert_eq!(piped, found);
-        let line = format!("embed {{stories}} --json {options}");
+        let line = format!("embed {{stories}} --compute f32 --json {options}");
         let json = run(arguments(&line, &paths).args(&texts), "").quiet();
         for ((json, plain), text) in json.lines().zip(found.lines()).zip(&texts) {
             let value: Value = serde_json::from_str(json).expect("JSON");
@@ -83,14 +83,17 @@ fn without_pooling_every_token_has_a_vector() {
     let golden = golden();
     let tokens = golden[0].tokens.as_ref().expect("tokens of the first text");
     let texts = [&golden[0].text, &golden[1].text];
-    let found = run(arguments("embed {stories} --pooling none", &paths).args(texts), "").quiet();
+    let found =
+        run(arguments("embed {stories} --compute f32 --pooling none", &paths).args(texts), "").quiet();
     let (first, second) = found.split_once("\n\n").expect("an empty line between texts");
     assert_eq!(first.lines().count(), tokens.len());
     for (line, expected) in first.lines().zip(tokens) {
         assert_close(&numbers(line), expected);
     }
     assert_close(&numbers(second.lines().last().expect("a line")), &golden[1].last);
-    let json = run(arguments("embed {stories} --pooling none --json", &paths).arg(texts[0]), "").quiet();
+    let json =
+        run(arguments("embed {stories} --compute f32 --pooling none --json", &paths).arg(texts[0]), "")
+            .quiet();
     let value: Value = serde_json::from_str(&json).expect("JSON");
     let rows: Vec<Vec<f32>> = serde_json::from_value(value["embedding"].clone()).expect("rows of numbers");
     assert_eq!(rows, first.lines().map(numbers).collect::<Vec<_>>());

@@ -69,6 +69,33 @@ fn every_way_to_compute_agrees_with_transformers() {
 }
 
 #[test]
+fn quantized_weights_are_multiplied_as_the_command_line_says() {
+    let (folder, model) = (folder(), fixture("tiny/gqa-f32"));
+    let [inputs, outputs, compiled] = ["in", "out", "model.llamac"].map(|name| folder.path().join(name));
+    let paths = [("in", &*inputs), ("out", &*outputs), ("model", &*model), ("compiled", &*compiled)];
+    llamac("compile {model} -o {compiled} --weights q4,lm_head=q8", &paths).success();
+    golden("tiny/gqa-f32", "hidden-7", &inputs);
+    let logits = |line: &str| {
+        assert_eq!(llamac(&format!("{line} --inputs {{in}} --outputs {{out}}"), &paths).quiet(), "");
+        load(&outputs)["logits"].1.clone()
+    };
+    let expected = logits("eval {model} --weights q4,lm_head=q8 --backend reference");
+    let wide = logits("eval {compiled} --compute f32");
+    assert_close(&wide, &expected, "f32");
+    assert_eq!(logits("eval {model} --weights q4,lm_head=q8"), wide);
+    // Codes of activations are what quantized weights are multiplied by, unless told otherwise.
+    let narrow = logits("eval {compiled}");
+    assert_eq!(logits("eval {compiled} --compute int8"), narrow);
+    assert_ne!(narrow, wide);
+    let difference = |found: &[f32]| -> f32 { found.iter().zip(&wide).map(|(a, b)| (a - b).powi(2)).sum() };
+    assert!(difference(&narrow) < 1e-2 * difference(&vec![0.0; wide.len()]));
+
+    let message = |line: &str| llamac(line, &paths).failure(2);
+    assert_snapshot!(message("eval {model} --inputs {in} --outputs {out} --compute int8"), @"");
+    assert_snapshot!(message("compile {model} -o {compiled} --compute int8"), @"");
+}
+
+#[test]
 fn faults_of_the_inputs_come_together_and_leave_the_output_alone() {
     let (folder, model) = (folder(), fixture("tiny/gqa-f32"));
     let [inputs, outputs] = ["in", "out"].map(|name| folder.path().join(name));

@@ -17,7 +17,7 @@ fn a_model_is_told_in_a_table() {
     feed-forward            width 448
     context                 512 tokens
     tokenizer               yes
-    compute                 f32
+    compute                 bf16
     bf16 weights            2.2 MiB in 18 tensors
     f32 weights             4.6 KiB in 10 tensors
     activations             4.6 KiB a token of a chunk (29.6 KiB without reuse)

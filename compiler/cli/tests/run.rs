@@ -104,7 +104,7 @@ fn a_compiled_model_says_what_its_checkpoint_says() {
     let paths = [("stories", stories.as_path()), ("out", out.as_path())];
     llamac("compile {stories} -o {out}", &paths).success();
     let expected = llamac("run {stories} -p Once -n 40", &paths).quiet();
-    for options in ["", "--threads 1", "--compute f32", "--kv f32"] {
+    for options in ["", "--threads 1", "--compute bf16", "--kv f32"] {
         assert_eq!(
             llamac(&format!("run {{out}} -p Once -n 40 {options}"), &paths).quiet(),
             expected,

@@ -243,7 +243,7 @@ impl<'a> WeightReader<'a> {
                     sink(row, &converted)
                 })
             }
-            WeightExpr::Quantize { .. } => self.quantized(weight, block, at, sink),
+            WeightExpr::Quantize { .. } => self.dequantized(weight, block, at, sink),
             WeightExpr::QuantizedPart { of, part } => self.quantized_part(of, *part, block, at, sink),
             WeightExpr::PackNibbles { base } => {
                 let two = columns.start * 2..row_elements(base).min(columns.end * 2);
@@ -270,7 +270,13 @@ impl<'a> WeightReader<'a> {
     }
 
     /// A block of what quantization leaves of a matrix.
-    fn quantized(&self, of: &Weight, block: &Block, at: usize, sink: &mut Sink<'_>) -> Result<(), ReadError> {
+    fn dequantized(
+        &self,
+        of: &Weight,
+        block: &Block,
+        at: usize,
+        sink: &mut Sink<'_>,
+    ) -> Result<(), ReadError> {
         let columns = &block.columns;
         let skipped = columns.start % Scheme::BLOCK;
         self.quantized_rows(of, &block.rows, columns, &mut |i, grids, codes| {
@@ -311,6 +317,21 @@ impl<'a> WeightReader<'a> {
             }
             QuantizedPart::Zeros => sink(at + i, &grids.iter().map(|grid| grid.zero).collect::<Vec<u8>>()),
         })
+    }
+
+    /// The codes of `rows` of the quantized `weight` and what they stand for, row by row: its number from the first of
+    /// `rows` on, a grid for each block, and as many codes as blocks have room for.
+    ///
+    /// # Errors
+    /// As [`WeightReader::rows`], and for a number that is not finite.
+    pub(crate) fn quantized(
+        &self,
+        weight: &Weight,
+        rows: Range<usize>,
+        each: &mut dyn FnMut(usize, &[Grid], &[u8]) -> Result<(), ReadError>,
+    ) -> Result<(), ReadError> {
+        let Block { rows, columns } = Block::rows(weight, rows);
+        self.quantized_rows(weight, &rows, &columns, each)
     }
 
     /// Quantizes the blocks of `rows` that hold the numbers of `columns`, which may go beyond the last one, and gives

@@ -7,8 +7,9 @@
 use serde::{Deserialize, Serialize};
 
 use crate::GenerationDefaults;
+use crate::diagnostic::{Code, Diagnostic};
 use crate::head::HeadKind;
-use crate::layout::MatrixLayout;
+use crate::layout::{MatrixLayout, WeightDtype};
 
 /// What the compiled model computes after its trunk.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,12 +80,69 @@ impl Head {
     }
 }
 
-/// The precision of activations and of the arithmetic between them.
+/// The precision of activations in matrix products. All else is f32: norms, attention, what is added up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Compute {
-    /// f32 throughout; narrower weights are widened in registers.
+    /// What suits a matrix: f32 for f32 and f16, bf16 for bf16, int8 for quantized ones.
+    Auto,
+    /// f32; narrower weights are widened.
     F32,
+    /// bf16: activations are rounded to it, and weights that are not stored so.
+    Bf16,
+    /// Blocks of 32 activations as 8-bit codes for quantized matrices; for others what suits them.
+    Int8,
+}
+
+impl Compute {
+    /// The name on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+            Self::Int8 => "int8",
+        }
+    }
+
+    /// This, or what [`Compute::Auto`] comes to for a model's weights, where that has a name.
+    pub fn of_weights(self, weights: &[WeightEntry]) -> Self {
+        let dtypes = || {
+            weights.iter().filter_map(|entry| match entry.layout {
+                WeightLayout::Matrix(layout) => Some(layout.dtype),
+                WeightLayout::Vector { .. } => None,
+            })
+        };
+        let all = |arithmetic| dtypes().all(|dtype| self.arithmetic(dtype) == arithmetic);
+        match self {
+            Self::Auto if dtypes().any(WeightDtype::is_quantized) => Self::Int8,
+            Self::Auto if all(Arithmetic::F32) => Self::F32,
+            Self::Auto if all(Arithmetic::Bf16) => Self::Bf16,
+            other => other,
+        }
+    }
+
+    /// How a matrix of `dtype` is multiplied.
+    pub const fn arithmetic(self, dtype: WeightDtype) -> Arithmetic {
+        match (self, dtype) {
+            (Self::F32, _) => Arithmetic::F32,
+            (Self::Bf16, _) => Arithmetic::Bf16,
+            (Self::Auto | Self::Int8, WeightDtype::F32 | WeightDtype::F16) => Arithmetic::F32,
+            (Self::Auto | Self::Int8, WeightDtype::Bf16) => Arithmetic::Bf16,
+            (Self::Auto | Self::Int8, _) => Arithmetic::Int8,
+        }
+    }
+}
+
+/// How one matrix is multiplied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Arithmetic {
+    /// Multiply-adds in f32.
+    F32,
+    /// Products of bf16, added up in f32.
+    Bf16,
+    /// Products of codes, added up in integers within a block and in f32 across blocks.
+    Int8,
 }
 
 impl Compute {
@@ -487,6 +545,24 @@ pub struct PassRecord {
     pub firings: Vec<(String, usize)>,
 }
 
+impl Plan {
+    /// Whether its matrices can be multiplied as `compute` says: in integers only if some are quantized.
+    ///
+    /// # Errors
+    /// When they cannot.
+    pub fn accepts(&self, compute: Compute) -> Result<(), Diagnostic> {
+        let quantized = |entry: &WeightEntry| match entry.layout {
+            WeightLayout::Matrix(layout) => layout.dtype.is_quantized(),
+            WeightLayout::Vector { .. } => false,
+        };
+        if compute == Compute::Int8 && !self.weights.iter().any(quantized) {
+            let fault = Diagnostic::new(Code::BadArgument).at("--compute int8").expected("quantized weights");
+            return Err(fault.found("none").help("compile with --weights q8, or use --compute auto"));
+        }
+        Ok(())
+    }
+}
+
 /// A compiled model without its weights' bytes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
@@ -496,7 +572,7 @@ pub struct Plan {
     pub head: Head,
     /// Sizes.
     pub shape: ModelShape,
-    /// Arithmetic.
+    /// Precision of matrix products, unless the caller asks for another.
     pub compute: Compute,
     /// Cache dtype unless the caller asks for another.
     pub kv: KvDtype,

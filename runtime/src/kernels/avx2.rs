@@ -52,9 +52,14 @@ pub(super) unsafe fn largest(v: __m256) -> f32 {
 #[allow(clippy::undocumented_unsafe_blocks)]
 impl Simd for Avx2 {
     type V = V;
+    type I = [__m256i; 2];
+    type Codes = [__m256i; 2];
+    type Pairs = [V; 2];
 
     const TILE_PANELS: usize = 1;
     const TILE_TOKENS: usize = 6;
+    const CODE_TILE_TOKENS: usize = 3;
+    const Q8_ZERO: i32 = 128;
 
     unsafe fn call<K: Kernel>(kernel: K) -> K::Output {
         unsafe { call(kernel) }
@@ -179,6 +184,85 @@ impl Simd for Avx2 {
     #[inline(always)]
     unsafe fn largest(v: V) -> f32 {
         unsafe { largest(_mm256_max_ps(v[0], v[1])) }
+    }
+
+    #[inline(always)]
+    unsafe fn splat_i32(p: *const i32) -> [__m256i; 2] {
+        unsafe { [_mm256_set1_epi32(p.read_unaligned()); 2] }
+    }
+
+    #[inline(always)]
+    unsafe fn to_f32(x: [__m256i; 2]) -> V {
+        unsafe { [_mm256_cvtepi32_ps(x[0]), _mm256_cvtepi32_ps(x[1])] }
+    }
+
+    #[inline(always)]
+    unsafe fn load_codes(p: *const u8) -> [__m256i; 2] {
+        unsafe { [_mm256_loadu_si256(p.cast()), _mm256_loadu_si256(p.add(32).cast())] }
+    }
+
+    #[inline(always)]
+    unsafe fn load_nibbles(p: *const u8) -> [[__m256i; 2]; 2] {
+        unsafe {
+            let (bytes, low) = (Self::load_codes(p), _mm256_set1_epi8(15));
+            let shifted = [_mm256_srli_epi16::<4>(bytes[0]), _mm256_srli_epi16::<4>(bytes[1])];
+            [
+                [_mm256_and_si256(bytes[0], low), _mm256_and_si256(bytes[1], low)],
+                [_mm256_and_si256(shifted[0], low), _mm256_and_si256(shifted[1], low)],
+            ]
+        }
+    }
+
+    /// Even and odd columns as i16: sums of two products of bytes would saturate.
+    #[inline(always)]
+    unsafe fn dot_q8(sum: [__m256i; 2], codes: [__m256i; 2], x: *const i8) -> [__m256i; 2] {
+        unsafe {
+            let x = _mm256_set1_epi32(x.cast::<i32>().read_unaligned());
+            let x = [_mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(x)), _mm256_srai_epi16::<8>(x)];
+            let even = _mm256_set1_epi16(0xff);
+            let dot = |sum: __m256i, codes: __m256i| {
+                let a = _mm256_madd_epi16(_mm256_and_si256(codes, even), x[0]);
+                let b = _mm256_madd_epi16(_mm256_srli_epi16::<8>(codes), x[1]);
+                _mm256_add_epi32(sum, _mm256_add_epi32(a, b))
+            };
+            [dot(sum[0], codes[0]), dot(sum[1], codes[1])]
+        }
+    }
+
+    /// Two products of a code below 16 and a byte are far from saturating.
+    #[inline(always)]
+    unsafe fn dot_q4(sum: [__m256i; 2], codes: [__m256i; 2], x: *const i8) -> [__m256i; 2] {
+        unsafe {
+            let x = _mm256_set1_epi32(x.cast::<i32>().read_unaligned());
+            let one = _mm256_set1_epi16(1);
+            let dot = |sum: __m256i, codes: __m256i| {
+                _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(codes, x), one))
+            };
+            [dot(sum[0], codes[0]), dot(sum[1], codes[1])]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn scaled_zeros(zeros: *const u8, x: *const i32) -> [__m256i; 2] {
+        unsafe {
+            let x = _mm256_set1_epi32(x.read_unaligned());
+            let wide = |p: *const u8| _mm256_cvtepu8_epi32(_mm_loadl_epi64(p.cast()));
+            [_mm256_madd_epi16(wide(zeros), x), _mm256_madd_epi16(wide(zeros.add(8)), x)]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load_pairs(p: *const u8) -> [V; 2] {
+        unsafe { Self::load_bf16_pairs(p.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn dot_bf16(sum: V, pairs: [V; 2], x: *const u32) -> V {
+        unsafe {
+            let x = x.read_unaligned();
+            let first = Self::fma(pairs[0], Self::splat(f32::from_bits(x << 16)), sum);
+            Self::fma(pairs[1], Self::splat(f32::from_bits(x & 0xffff_0000)), first)
+        }
     }
 
     #[inline(always)]

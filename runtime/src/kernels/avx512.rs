@@ -1,17 +1,22 @@
-//! AVX-512F: a panel's sixteen rows are one register.
+//! AVX-512: a panel's sixteen rows are one register.
 
 use std::arch::x86_64::*;
 
 use super::simd::{Kernel, LANES, Simd};
 
-/// AVX-512F, with the AVX2 set below it.
+/// AVX-512 with products of bytes (F, BW and VNNI; the first server processors without VNNI take AVX2), and those of
+/// bf16 if `BF16`.
 #[derive(Clone, Copy)]
-pub(super) struct Avx512;
+pub(super) struct Avx512<const BF16: bool>;
 
-impl Avx512 {
+impl<const BF16: bool> Avx512<BF16> {
     /// Whether this processor has it.
     pub(super) fn is_available() -> bool {
-        super::avx2::Avx2::is_available() && is_x86_feature_detected!("avx512f")
+        super::avx2::Avx2::is_available()
+            && is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512vnni")
+            && (!BF16 || is_x86_feature_detected!("avx512bf16"))
     }
 }
 
@@ -21,22 +26,33 @@ fn mask(n: usize) -> __mmask16 {
     if n >= LANES { !0 } else { (1 << n) - 1 }
 }
 
-#[target_feature(enable = "avx512f,avx2,fma,f16c")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni,avx2,fma,f16c")]
 unsafe fn call<K: Kernel>(kernel: K) -> K::Output {
     // SAFETY: the caller's promise.
-    unsafe { kernel.run::<Avx512>() }
+    unsafe { kernel.run::<Avx512<false>>() }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni,avx512bf16,avx2,fma,f16c")]
+unsafe fn call_with_bf16<K: Kernel>(kernel: K) -> K::Output {
+    // SAFETY: the caller's promise.
+    unsafe { kernel.run::<Avx512<true>>() }
 }
 
 // SAFETY (of every block): the instruction set is available, and pointers are valid, by the promise of `Simd`'s callers.
 #[allow(clippy::undocumented_unsafe_blocks)]
-impl Simd for Avx512 {
+impl<const BF16: bool> Simd for Avx512<BF16> {
     type V = __m512;
+    type I = __m512i;
+    type Codes = __m512i;
+    type Pairs = __m512i;
 
     const TILE_PANELS: usize = 2;
     const TILE_TOKENS: usize = 12;
+    const CODE_TILE_TOKENS: usize = 6;
+    const Q8_ZERO: i32 = 128;
 
     unsafe fn call<K: Kernel>(kernel: K) -> K::Output {
-        unsafe { call(kernel) }
+        unsafe { if BF16 { call_with_bf16(kernel) } else { call(kernel) } }
     }
 
     #[inline(always)]
@@ -135,6 +151,68 @@ impl Simd for Avx512 {
     #[inline(always)]
     unsafe fn largest(v: __m512) -> f32 {
         unsafe { super::avx2::largest(_mm256_max_ps(low(v), high(v))) }
+    }
+
+    #[inline(always)]
+    unsafe fn splat_i32(p: *const i32) -> __m512i {
+        unsafe { _mm512_set1_epi32(p.read_unaligned()) }
+    }
+
+    #[inline(always)]
+    unsafe fn to_f32(x: __m512i) -> __m512 {
+        unsafe { _mm512_cvtepi32_ps(x) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_codes(p: *const u8) -> __m512i {
+        unsafe { _mm512_loadu_si512(p.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_nibbles(p: *const u8) -> [__m512i; 2] {
+        unsafe {
+            let (bytes, low) = (_mm512_loadu_si512(p.cast()), _mm512_set1_epi8(15));
+            [_mm512_and_si512(bytes, low), _mm512_and_si512(_mm512_srli_epi16::<4>(bytes), low)]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn dot_q8(sum: __m512i, codes: __m512i, x: *const i8) -> __m512i {
+        unsafe { _mm512_dpbusd_epi32(sum, codes, _mm512_set1_epi32(x.cast::<i32>().read_unaligned())) }
+    }
+
+    #[inline(always)]
+    unsafe fn dot_q4(sum: __m512i, codes: __m512i, x: *const i8) -> __m512i {
+        unsafe { Self::dot_q8(sum, codes, x) }
+    }
+
+    #[inline(always)]
+    unsafe fn scaled_zeros(zeros: *const u8, x: *const i32) -> __m512i {
+        unsafe {
+            let zeros = _mm512_cvtepu8_epi32(_mm_loadu_si128(zeros.cast()));
+            _mm512_madd_epi16(zeros, _mm512_set1_epi32(x.read_unaligned()))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load_pairs(p: *const u8) -> __m512i {
+        unsafe { _mm512_loadu_si512(p.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn dot_bf16(sum: __m512, pairs: __m512i, x: *const u32) -> __m512 {
+        unsafe {
+            let x = x.read_unaligned();
+            if BF16 {
+                let x = _mm512_set1_epi32(x as i32);
+                return _mm512_dpbf16_ps(sum, std::mem::transmute(pairs), std::mem::transmute(x));
+            }
+            let first = _mm512_castsi512_ps(_mm512_slli_epi32::<16>(pairs));
+            let second = _mm512_and_si512(pairs, _mm512_set1_epi32(0xffff_0000_u32 as i32));
+            let sum = _mm512_fmadd_ps(first, _mm512_set1_ps(f32::from_bits(x << 16)), sum);
+            let x = _mm512_set1_ps(f32::from_bits(x & 0xffff_0000));
+            _mm512_fmadd_ps(_mm512_castsi512_ps(second), x, sum)
+        }
     }
 
     #[inline(always)]

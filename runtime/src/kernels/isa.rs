@@ -10,7 +10,10 @@ use super::{avx2::Avx2, avx512::Avx512};
 /// An instruction set that kernels are compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Isa {
-    /// AVX-512F.
+    /// AVX-512 with VNNI and BF16.
+    #[cfg(target_arch = "x86_64")]
+    Avx512Bf16,
+    /// AVX-512 with VNNI.
     #[cfg(target_arch = "x86_64")]
     Avx512,
     /// AVX2 with FMA and F16C.
@@ -26,6 +29,8 @@ pub enum Isa {
 impl Isa {
     /// All that this build has kernels for, the fastest first.
     const ALL: &[Self] = &[
+        #[cfg(target_arch = "x86_64")]
+        Self::Avx512Bf16,
         #[cfg(target_arch = "x86_64")]
         Self::Avx512,
         #[cfg(target_arch = "x86_64")]
@@ -49,7 +54,9 @@ impl Isa {
     pub fn is_available(self) -> bool {
         match self {
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512 => Avx512::is_available(),
+            Self::Avx512Bf16 => Avx512::<true>::is_available(),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => Avx512::<false>::is_available(),
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => Avx2::is_available(),
             #[cfg(target_arch = "aarch64")]
@@ -62,6 +69,8 @@ impl Isa {
     pub fn name(self) -> &'static str {
         match self {
             #[cfg(target_arch = "x86_64")]
+            Self::Avx512Bf16 => "avx512-bf16",
+            #[cfg(target_arch = "x86_64")]
             Self::Avx512 => "avx512",
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => "avx2",
@@ -71,16 +80,21 @@ impl Isa {
         }
     }
 
-    /// Tokens of a full matrix tile.
-    pub(super) fn tile_tokens(self) -> usize {
+    /// Tokens of a full matrix tile of numbers, and of codes.
+    pub(super) fn tile_tokens(self) -> (usize, usize) {
+        const fn of<S: Simd>() -> (usize, usize) {
+            (S::TILE_TOKENS, S::CODE_TILE_TOKENS)
+        }
         match self {
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512 => Avx512::TILE_TOKENS,
+            Self::Avx512Bf16 => of::<Avx512<true>>(),
             #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => Avx2::TILE_TOKENS,
+            Self::Avx512 => of::<Avx512<false>>(),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => of::<Avx2>(),
             #[cfg(target_arch = "aarch64")]
-            Self::Neon => Neon::TILE_TOKENS,
-            Self::Scalar => Scalar::TILE_TOKENS,
+            Self::Neon => of::<Neon>(),
+            Self::Scalar => of::<Scalar>(),
         }
     }
 
@@ -94,7 +108,9 @@ impl Isa {
         unsafe {
             match self {
                 #[cfg(target_arch = "x86_64")]
-                Self::Avx512 => Avx512::call(kernel),
+                Self::Avx512Bf16 => Avx512::<true>::call(kernel),
+                #[cfg(target_arch = "x86_64")]
+                Self::Avx512 => Avx512::<false>::call(kernel),
                 #[cfg(target_arch = "x86_64")]
                 Self::Avx2 => Avx2::call(kernel),
                 #[cfg(target_arch = "aarch64")]

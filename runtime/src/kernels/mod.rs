@@ -1,4 +1,4 @@
-//! Kernels: the arithmetic of a forward, on the CPU, in f32.
+//! Kernels: the arithmetic of a forward, on the CPU: in f32, but for products in bf16 and in integers.
 //!
 //! Every function here is safe, checks its shapes, and runs in parallel on its [`Context`]'s threads. Inside, each
 //! kernel is one generic function over sixteen-lane vectors (`simd`), compiled for every instruction set and chosen
@@ -8,12 +8,16 @@
 //! Shapes that do not fit together are a caller's error and panic: a plan was checked before it runs. Not here: which
 //! buffers live where (the arena), and the order of steps (the executor).
 
+mod activations;
 mod attention;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod bf16;
+mod codes;
 mod elementwise;
+mod embed;
 mod isa;
 mod kv;
 mod linear;
@@ -30,15 +34,17 @@ mod simd;
 mod testing;
 mod tile;
 mod views;
+mod widen;
 
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 pub use attention::{Segment, attention};
 pub use elementwise::{activate, add, copy, gated, gather_rows, mul};
+pub use embed::embed;
 pub use isa::Isa;
 pub use kv::{BLOCK as KV_BLOCK, KvLayout};
-pub use linear::{embed, linear};
+pub use linear::linear;
 pub use norm::{add_rms_norm, rms_norm};
 pub use rotary::{rotary, rotary_angles};
 pub use views::{Matrix, Rows, RowsMut};
@@ -95,7 +101,7 @@ impl Context {
     }
 
     fn tile_tokens(&self) -> usize {
-        self.isa.tile_tokens()
+        self.isa.tile_tokens().0
     }
 
     fn packed(&self) -> MutexGuard<'_, Scratch> {

@@ -41,9 +41,15 @@ unsafe fn widen_f16(bits: uint16x4_t) -> float32x4_t {
 #[allow(clippy::undocumented_unsafe_blocks)]
 impl Simd for Neon {
     type V = V;
+    type I = [int32x4_t; 4];
+    type Codes = [int8x16_t; 4];
+    type Pairs = [V; 2];
 
     const TILE_PANELS: usize = 1;
     const TILE_TOKENS: usize = 6;
+    const CODE_TILE_TOKENS: usize = 3;
+    /// Codes of 8 bits are made signed.
+    const Q8_ZERO: i32 = 0;
 
     unsafe fn call<K: Kernel>(kernel: K) -> K::Output {
         unsafe { call(kernel) }
@@ -179,6 +185,79 @@ impl Simd for Neon {
     #[inline(always)]
     unsafe fn largest(v: V) -> f32 {
         unsafe { vmaxvq_f32(vmaxq_f32(vmaxq_f32(v[0], v[2]), vmaxq_f32(v[1], v[3]))) }
+    }
+
+    #[inline(always)]
+    unsafe fn splat_i32(p: *const i32) -> [int32x4_t; 4] {
+        unsafe { [vdupq_n_s32(p.read_unaligned()); 4] }
+    }
+
+    #[inline(always)]
+    unsafe fn to_f32(x: [int32x4_t; 4]) -> V {
+        array::from_fn(|i| unsafe { vcvtq_f32_s32(x[i]) })
+    }
+
+    #[inline(always)]
+    unsafe fn load_codes(p: *const u8) -> [int8x16_t; 4] {
+        array::from_fn(|i| unsafe { vreinterpretq_s8_u8(vld1q_u8(p.add(16 * i))) })
+    }
+
+    #[inline(always)]
+    unsafe fn load_nibbles(p: *const u8) -> [[int8x16_t; 4]; 2] {
+        unsafe {
+            let bytes: [_; 4] = array::from_fn(|i| vld1q_u8(p.add(16 * i)));
+            [
+                bytes.map(|b| vreinterpretq_s8_u8(vandq_u8(b, vdupq_n_u8(15)))),
+                bytes.map(|b| vreinterpretq_s8_u8(vshrq_n_u8::<4>(b))),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn dot_q8(sum: [int32x4_t; 4], codes: [int8x16_t; 4], x: *const i8) -> [int32x4_t; 4] {
+        unsafe { Self::dot_q4(sum, codes.map(|c| veorq_s8(c, vdupq_n_s8(-128))), x) }
+    }
+
+    /// The sum of two products of bytes would overflow, so pairs are added after widening.
+    #[inline(always)]
+    unsafe fn dot_q4(sum: [int32x4_t; 4], codes: [int8x16_t; 4], x: *const i8) -> [int32x4_t; 4] {
+        unsafe {
+            let x = vreinterpret_s8_s32(vdup_n_s32(x.cast::<i32>().read_unaligned()));
+            array::from_fn(|i| {
+                let low = vpaddlq_s16(vmull_s8(vget_low_s8(codes[i]), x));
+                let high = vpaddlq_s16(vmull_s8(vget_high_s8(codes[i]), x));
+                vaddq_s32(sum[i], vpaddq_s32(low, high))
+            })
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn scaled_zeros(zeros: *const u8, x: *const i32) -> [int32x4_t; 4] {
+        unsafe {
+            let (zeros, x) = (vld1q_u8(zeros), vdup_n_s16(x.read_unaligned() as i16));
+            let low = vreinterpretq_s16_u16(vmovl_u8(vget_low_u8(zeros)));
+            let high = vreinterpretq_s16_u16(vmovl_u8(vget_high_u8(zeros)));
+            [
+                vmull_s16(vget_low_s16(low), x),
+                vmull_s16(vget_high_s16(low), x),
+                vmull_s16(vget_low_s16(high), x),
+                vmull_s16(vget_high_s16(high), x),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load_pairs(p: *const u8) -> [V; 2] {
+        unsafe { Self::load_bf16_pairs(p.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn dot_bf16(sum: V, pairs: [V; 2], x: *const u32) -> V {
+        unsafe {
+            let x = x.read_unaligned();
+            let first = Self::fma(pairs[0], Self::splat(f32::from_bits(x << 16)), sum);
+            Self::fma(pairs[1], Self::splat(f32::from_bits(x & 0xffff_0000)), first)
+        }
     }
 
     #[inline(always)]

@@ -14,9 +14,14 @@ type V = [f32; LANES];
 
 impl Simd for Scalar {
     type V = V;
+    type I = [i32; LANES];
+    type Codes = [[u8; 4]; LANES];
+    type Pairs = [V; 2];
 
     const TILE_PANELS: usize = 1;
     const TILE_TOKENS: usize = 2;
+    const CODE_TILE_TOKENS: usize = 2;
+    const Q8_ZERO: i32 = 128;
 
     unsafe fn call<K: Kernel>(kernel: K) -> K::Output {
         // SAFETY: no instruction set is needed; the rest is the caller's promise.
@@ -123,6 +128,65 @@ impl Simd for Scalar {
     #[inline(always)]
     unsafe fn largest(v: V) -> f32 {
         v.into_iter().fold(f32::NEG_INFINITY, f32::max)
+    }
+
+    #[inline(always)]
+    unsafe fn splat_i32(p: *const i32) -> [i32; LANES] {
+        // SAFETY: the caller's promise.
+        [unsafe { p.read_unaligned() }; LANES]
+    }
+
+    #[inline(always)]
+    unsafe fn to_f32(x: [i32; LANES]) -> V {
+        x.map(|x| x as f32)
+    }
+
+    #[inline(always)]
+    unsafe fn load_codes(p: *const u8) -> Self::Codes {
+        // SAFETY: the caller's promise.
+        unsafe { p.cast::<Self::Codes>().read_unaligned() }
+    }
+
+    #[inline(always)]
+    unsafe fn load_nibbles(p: *const u8) -> [Self::Codes; 2] {
+        // SAFETY: the caller's promise.
+        let bytes = unsafe { Self::load_codes(p) };
+        [bytes.map(|row| row.map(|b| b & 15)), bytes.map(|row| row.map(|b| b >> 4))]
+    }
+
+    #[inline(always)]
+    unsafe fn dot_q8(sum: [i32; LANES], codes: Self::Codes, x: *const i8) -> [i32; LANES] {
+        // SAFETY: the caller's promise.
+        let x = unsafe { x.cast::<[i8; 4]>().read_unaligned() };
+        let dot = |row: [u8; 4]| (0..4).map(|i| i32::from(row[i]) * i32::from(x[i])).sum::<i32>();
+        array::from_fn(|i| sum[i] + dot(codes[i]))
+    }
+
+    #[inline(always)]
+    unsafe fn dot_q4(sum: [i32; LANES], codes: Self::Codes, x: *const i8) -> [i32; LANES] {
+        // SAFETY: the caller's promise.
+        unsafe { Self::dot_q8(sum, codes, x) }
+    }
+
+    #[inline(always)]
+    unsafe fn scaled_zeros(zeros: *const u8, x: *const i32) -> [i32; LANES] {
+        // SAFETY: the caller's promise.
+        let (zeros, x) = unsafe { (zeros.cast::<[u8; LANES]>().read_unaligned(), x.read_unaligned() as i16) };
+        zeros.map(|zero| i32::from(zero) * i32::from(x))
+    }
+
+    #[inline(always)]
+    unsafe fn load_pairs(p: *const u8) -> [V; 2] {
+        // SAFETY: the caller's promise.
+        unsafe { Self::load_bf16_pairs(p.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn dot_bf16(sum: V, pairs: [V; 2], x: *const u32) -> V {
+        // SAFETY: the caller's promise.
+        let x = unsafe { x.read_unaligned() };
+        let x = [f32::from_bits(x << 16), f32::from_bits(x & 0xffff_0000)];
+        array::from_fn(|i| sum[i] + pairs[0][i] * x[0] + pairs[1][i] * x[1])
     }
 
     #[inline(always)]

@@ -30,11 +30,21 @@ pub(super) trait Kernel {
 pub(super) trait Simd: Copy {
     /// Sixteen f32.
     type V: Copy;
+    /// Sixteen i32.
+    type I: Copy;
+    /// Four codes of each of sixteen rows.
+    type Codes: Copy;
+    /// A pair of bf16 of each of sixteen rows.
+    type Pairs: Copy;
 
     /// Panels that a matrix tile covers at once.
     const TILE_PANELS: usize;
     /// Tokens that a matrix tile covers at once, as the registers allow.
     const TILE_TOKENS: usize;
+    /// The same for codes, which take a sum of integers beside each chain.
+    const CODE_TILE_TOKENS: usize;
+    /// What [`Simd::dot_q8`] takes 8-bit codes to be above: 128, or 0 where it takes that off itself.
+    const Q8_ZERO: i32;
 
     /// Runs `kernel` as a function of its own, compiled for this instruction set.
     unsafe fn call<K: Kernel>(kernel: K) -> K::Output;
@@ -76,6 +86,25 @@ pub(super) trait Simd: Copy {
     unsafe fn sum(v: Self::V) -> f32;
     /// The largest lane.
     unsafe fn largest(v: Self::V) -> f32;
+    /// The integer at `p` in every lane.
+    unsafe fn splat_i32(p: *const i32) -> Self::I;
+    /// Sixteen i32 as f32, rounded to nearest.
+    unsafe fn to_f32(x: Self::I) -> Self::V;
+    /// 64 codes of 8 bits.
+    unsafe fn load_codes(p: *const u8) -> Self::Codes;
+    /// 64 codes of 4 bits, those in the low and those in the high bits of 64 bytes.
+    unsafe fn load_nibbles(p: *const u8) -> [Self::Codes; 2];
+    /// `sum` plus each row's four 8-bit codes, less 128 but for [`Simd::Q8_ZERO`], times the four integers at `x`.
+    unsafe fn dot_q8(sum: Self::I, codes: Self::Codes, x: *const i8) -> Self::I;
+    /// `sum` plus each row's four codes below 16 times the four integers at `x`.
+    unsafe fn dot_q4(sum: Self::I, codes: Self::Codes, x: *const i8) -> Self::I;
+    /// Sixteen u8 times the i16 at `x`, which two zero bytes follow.
+    unsafe fn scaled_zeros(zeros: *const u8, x: *const i32) -> Self::I;
+    /// Sixteen pairs of bf16.
+    unsafe fn load_pairs(p: *const u8) -> Self::Pairs;
+    /// `sum` plus each row's pair times the pair of bf16 at `x`, rounded as the instruction set does.
+    unsafe fn dot_bf16(sum: Self::V, pairs: Self::Pairs, x: *const u32) -> Self::V;
+
     /// Asks for the cache line of `p` in the second cache. Any address will do.
     fn prefetch(p: *const u8);
 }

@@ -1,7 +1,7 @@
 //! What the kernels' tests share: numbers, packed matrices, and every context that this processor can have.
 
 use half::{bf16, f16};
-use llamac_plan::layout::{MatrixLayout, PANEL, WeightDtype};
+use llamac_plan::layout::{BLOCK, MatrixLayout, PANEL, WeightDtype};
 
 use super::{Context, Isa};
 
@@ -23,12 +23,12 @@ pub(super) fn numbers(seed: u64, count: usize) -> Vec<f32> {
     (0..count).map(|_| next() + next() + next() - 1.5).collect()
 }
 
-/// Rounds to a dtype and back.
+/// Rounds to a dtype that is not quantized, and back.
 pub(super) fn round(dtype: WeightDtype, x: f32) -> f32 {
     match dtype {
-        WeightDtype::F32 => x,
         WeightDtype::F16 => f16::from_f32(x).to_f32(),
         WeightDtype::Bf16 => bf16::from_f32(x).to_f32(),
+        _ => x,
     }
 }
 
@@ -41,18 +41,56 @@ pub(super) struct Packed {
 
 /// A matrix of random numbers.
 pub(super) fn matrix(seed: u64, dtype: WeightDtype, rows: usize, cols: usize) -> Packed {
+    packed(dtype, rows, cols, &numbers(seed, rows * cols))
+}
+
+/// A matrix of the given numbers, row-major. What is quantized is so in a simple way.
+pub(super) fn packed(dtype: WeightDtype, rows: usize, cols: usize, numbers: &[f32]) -> Packed {
     let layout = MatrixLayout { dtype, rows, cols };
-    let elements: Vec<f32> = numbers(seed, rows * cols).into_iter().map(|x| round(dtype, x)).collect();
+    let mut elements = numbers.to_vec();
     let mut bytes = vec![0; layout.bytes().unwrap()];
-    for row in 0..rows {
-        for col in 0..cols {
-            let place = row / PANEL * layout.panel_bytes() + layout.element(row % PANEL, col) * dtype.size();
-            let x = elements[row * cols + col];
-            match dtype {
-                WeightDtype::F32 => bytes[place..place + 4].copy_from_slice(&x.to_le_bytes()),
-                WeightDtype::F16 => bytes[place..place + 2].copy_from_slice(&f16::from_f32(x).to_le_bytes()),
-                WeightDtype::Bf16 => {
-                    bytes[place..place + 2].copy_from_slice(&bf16::from_f32(x).to_le_bytes())
+    for (row, elements) in elements.chunks_mut(cols.max(1)).enumerate() {
+        let panel = &mut bytes[row / PANEL * layout.panel_bytes()..];
+        let row = row % PANEL;
+        let mut put = |place: usize, value: &[u8]| {
+            panel[place..].iter_mut().zip(value).for_each(|(byte, value)| *byte |= value);
+        };
+        match dtype {
+            WeightDtype::F32 => {
+                elements
+                    .iter()
+                    .enumerate()
+                    .for_each(|(k, x)| put(layout.element(row, k) * 4, &x.to_le_bytes()));
+            }
+            WeightDtype::F16 => elements.iter_mut().enumerate().for_each(|(k, x)| {
+                put(layout.element(row, k) * 2, &f16::from_f32(*x).to_le_bytes());
+                *x = f16::from_f32(*x).to_f32();
+            }),
+            WeightDtype::Bf16 => elements.iter_mut().enumerate().for_each(|(k, x)| {
+                put(layout.element(row, k) * 2, &bf16::from_f32(*x).to_le_bytes());
+                *x = bf16::from_f32(*x).to_f32();
+            }),
+            _ => {
+                for (block, elements) in elements.chunks_mut(BLOCK).enumerate() {
+                    let (zero, half) = match dtype {
+                        WeightDtype::Q8 => (128, 127.0),
+                        WeightDtype::Q4 => (8, 7.0),
+                        // Another one for each block.
+                        _ => (3 + ((row + block) % 10) as u8, 4.0),
+                    };
+                    let largest = elements.iter().fold(0.0, |m: f32, x| m.max(x.abs()));
+                    let scale = f16::from_f32(largest / half);
+                    put(layout.scale(row, block), &scale.to_le_bytes());
+                    if dtype == WeightDtype::Q4A {
+                        put(layout.zero(row, block), &[zero]);
+                    }
+                    let (scale, most) = (scale.to_f32(), if dtype == WeightDtype::Q8 { 255.0 } else { 15.0 });
+                    for (i, x) in elements.iter_mut().enumerate() {
+                        let code = (*x / scale + f32::from(zero)).round().clamp(0.0, most) as u8;
+                        *x = (f32::from(code) - f32::from(zero)) * scale;
+                        let (byte, shift) = layout.code(row, block * BLOCK + i);
+                        put(byte, &[code << shift]);
+                    }
                 }
             }
         }

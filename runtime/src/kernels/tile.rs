@@ -1,8 +1,8 @@
-//! The one inner loop of all matrix products: a few weight panels times a few rows of x.
+//! The frame of all matrix products, and the inner loop of those in f32: a few weight panels times a few rows of x.
 //!
 //! Each output element is a single chain of multiply-adds over the columns in order, in a register. Which tile an
 //! element falls into, and with what beside it, changes nothing about its bits: linear layers of one token and of many
-//! agree, and so does attention.
+//! agree, and so does attention. Other arithmetic has chains of its own ([`super::bf16`], [`super::codes`]).
 
 use std::marker::PhantomData;
 
@@ -12,7 +12,7 @@ use super::math;
 use super::simd::{Kernel, Simd};
 
 /// Rows up to which panels are expected to come from memory, and are asked for ahead.
-const STREAMED: usize = 8;
+pub(super) const STREAMED: usize = 8;
 
 /// How elements of a panel are stored. Columns are read in pairs, see [`llamac_plan::layout`].
 pub(super) trait Element: Copy {
@@ -144,10 +144,22 @@ pub(super) struct Operands {
     pub(super) resume: bool,
 }
 
-/// `P` panels times `M` rows.
-struct Tile<W, X, const P: usize, const M: usize>(Operands, PhantomData<(W, X)>);
+/// How chains go on over the columns of a panel.
+pub(super) trait Chain: Copy {
+    /// Goes on with the chains of `P` panels and `M` rows over the columns of the operands.
+    ///
+    /// # Safety
+    /// The instruction set of `S` is available; the operands' panels and x are valid for their sizes.
+    unsafe fn go_on<S: Simd, const P: usize, const M: usize>(
+        start: [[S::V; M]; P],
+        operands: &Operands,
+    ) -> [[S::V; M]; P];
+}
 
-impl<W: Element, X: Source, const P: usize, const M: usize> Kernel for Tile<W, X, P, M> {
+/// `P` panels times `M` rows.
+struct Tile<C, const P: usize, const M: usize>(Operands, PhantomData<C>);
+
+impl<C: Chain, const P: usize, const M: usize> Kernel for Tile<C, P, M> {
     type Output = ();
 
     #[inline(always)]
@@ -165,7 +177,7 @@ impl<W: Element, X: Source, const P: usize, const M: usize> Kernel for Tile<W, X
                     }
                 }
             }
-            let chains = chain::<S, W, X, P, M>(chains, &self.0);
+            let chains = C::go_on::<S, P, M>(chains, &self.0);
             for (p, chains) in chains.iter().enumerate() {
                 let n = lanes(p);
                 for (m, &chain) in chains.iter().enumerate().take(rows) {
@@ -181,104 +193,116 @@ impl<W: Element, X: Source, const P: usize, const M: usize> Kernel for Tile<W, X
     }
 }
 
-/// Goes on with the chains of a tile.
-///
-/// The array that the loop works on is one that is never indexed by a variable, or it would not stay in registers:
-/// hence the copies at both ends.
-#[inline(always)]
-#[expect(clippy::needless_range_loop, reason = "the indices are those of the formula")]
-unsafe fn chain<S: Simd, W: Element, X: Source, const P: usize, const M: usize>(
-    start: [[S::V; M]; P],
-    operands: &Operands,
-) -> [[S::V; M]; P] {
-    let Operands { panels, panel_bytes, cols, ahead, x, .. } = *operands;
-    // SAFETY: as for the tile.
-    unsafe {
-        let mut acc = [[S::splat(0.0); M]; P];
-        for p in 0..P {
-            for m in 0..M {
-                acc[p][m] = start[p][m];
-            }
-        }
-        for pair in 0..cols / 2 {
-            let mut w = [[S::splat(0.0); 2]; P];
+/// Multiply-adds in f32 of elements `W` and an x that lies as `X` says.
+#[derive(Clone, Copy)]
+pub(super) struct Widened<W, X>(PhantomData<(W, X)>);
+
+impl<W: Element, X: Source> Chain for Widened<W, X> {
+    /// The array that the loop works on is one that is never indexed by a variable, or it would not stay in registers:
+    /// hence the copies at both ends.
+    #[inline(always)]
+    #[expect(clippy::needless_range_loop, reason = "the indices are those of the formula")]
+    unsafe fn go_on<S: Simd, const P: usize, const M: usize>(
+        start: [[S::V; M]; P],
+        operands: &Operands,
+    ) -> [[S::V; M]; P] {
+        let Operands { panels, panel_bytes, cols, ahead, x, .. } = *operands;
+        // SAFETY: the caller's promise.
+        unsafe {
+            let mut acc = [[S::splat(0.0); M]; P];
             for p in 0..P {
-                let place = panels.add(p * panel_bytes + pair * W::PAIR_BYTES);
-                w[p] = W::load_pair::<S>(place);
-                if const { M <= STREAMED } {
-                    for line in (0..W::PAIR_BYTES).step_by(64) {
-                        S::prefetch(place.wrapping_add(ahead + line));
+                for m in 0..M {
+                    acc[p][m] = start[p][m];
+                }
+            }
+            for pair in 0..cols / 2 {
+                let mut w = [[S::splat(0.0); 2]; P];
+                for p in 0..P {
+                    let place = panels.add(p * panel_bytes + pair * W::PAIR_BYTES);
+                    w[p] = W::load_pair::<S>(place);
+                    if const { M <= STREAMED } {
+                        for line in (0..W::PAIR_BYTES).step_by(64) {
+                            S::prefetch(place.wrapping_add(ahead + line));
+                        }
+                    }
+                }
+                for i in 0..2 {
+                    for m in 0..M {
+                        let x = S::splat(*x.add(X::at::<M>(2 * pair + i, m)));
+                        for p in 0..P {
+                            acc[p][m] = S::fma(w[p][i], x, acc[p][m]);
+                        }
                     }
                 }
             }
-            for i in 0..2 {
-                for m in 0..M {
-                    let x = S::splat(*x.add(X::at::<M>(2 * pair + i, m)));
-                    for p in 0..P {
-                        acc[p][m] = S::fma(w[p][i], x, acc[p][m]);
+            if cols % 2 == 1 {
+                for p in 0..P {
+                    let w = W::load_last::<S>(panels.add(p * panel_bytes + cols / 2 * W::PAIR_BYTES));
+                    for m in 0..M {
+                        let x = S::splat(*x.add(X::at::<M>(cols - 1, m)));
+                        acc[p][m] = S::fma(w, x, acc[p][m]);
                     }
                 }
             }
-        }
-        if cols % 2 == 1 {
+            let mut end = start;
             for p in 0..P {
-                let w = W::load_last::<S>(panels.add(p * panel_bytes + cols / 2 * W::PAIR_BYTES));
                 for m in 0..M {
-                    let x = S::splat(*x.add(X::at::<M>(cols - 1, m)));
-                    acc[p][m] = S::fma(w, x, acc[p][m]);
+                    end[p][m] = acc[p][m];
                 }
             }
+            end
         }
-        let mut end = start;
-        for p in 0..P {
-            for m in 0..M {
-                end[p][m] = acc[p][m];
-            }
-        }
-        end
     }
 }
 
-/// Multiplies all panels of `width` with all rows of a tile of `tile` rows (one of [`tile_rows`]).
+/// [`multiply_by`] in f32, two panels at a time, with a matrix of a dtype that is not quantized.
 ///
 /// # Safety
-/// The instruction set of `S` is available; `operands` are valid for their sizes, `x` for `tile` rows.
+/// As [`multiply_by`].
 #[inline(always)]
 pub(super) unsafe fn multiply<S: Simd, X: Source>(dtype: WeightDtype, tile: usize, operands: Operands) {
     // SAFETY: the caller's promise.
     unsafe {
         match dtype {
-            WeightDtype::F32 => multiply_dtype::<S, F32, X>(tile, operands),
-            WeightDtype::F16 => multiply_dtype::<S, F16, X>(tile, operands),
-            WeightDtype::Bf16 => multiply_dtype::<S, Bf16, X>(tile, operands),
+            WeightDtype::F32 => multiply_by::<S, Widened<F32, X>, 2>(tile, operands),
+            WeightDtype::F16 => multiply_by::<S, Widened<F16, X>, 2>(tile, operands),
+            WeightDtype::Bf16 => multiply_by::<S, Widened<Bf16, X>, 2>(tile, operands),
+            WeightDtype::Q8 | WeightDtype::Q4 | WeightDtype::Q4A => {
+                unreachable!("quantized panels are widened before they are multiplied in f32")
+            }
         }
     }
 }
 
+/// Multiplies all panels of `width` with all rows of a tile of `tile` rows (one of [`tile_rows`]), `P` panels at a time
+/// where the instruction set has the registers.
+///
+/// # Safety
+/// The instruction set of `S` is available; `operands` are valid for their sizes, `x` for `tile` rows.
 #[inline(always)]
-unsafe fn multiply_dtype<S: Simd, W: Element, X: Source>(tile: usize, operands: Operands) {
+pub(super) unsafe fn multiply_by<S: Simd, C: Chain, const P: usize>(tile: usize, operands: Operands) {
     // SAFETY: the caller's promise.
     unsafe {
         match tile {
-            1 => multiply_rows::<S, W, X, 1>(operands),
-            2 => multiply_rows::<S, W, X, 2>(operands),
-            3 if const { S::TILE_TOKENS >= 3 } => multiply_rows::<S, W, X, 3>(operands),
-            4 if const { S::TILE_TOKENS >= 4 } => multiply_rows::<S, W, X, 4>(operands),
-            6 if const { S::TILE_TOKENS >= 6 } => multiply_rows::<S, W, X, 6>(operands),
-            8 if const { S::TILE_TOKENS >= 8 } => multiply_rows::<S, W, X, 8>(operands),
-            12 if const { S::TILE_TOKENS >= 12 } => multiply_rows::<S, W, X, 12>(operands),
+            1 => multiply_rows::<S, C, P, 1>(operands),
+            2 => multiply_rows::<S, C, P, 2>(operands),
+            3 if const { S::TILE_TOKENS >= 3 } => multiply_rows::<S, C, P, 3>(operands),
+            4 if const { S::TILE_TOKENS >= 4 } => multiply_rows::<S, C, P, 4>(operands),
+            6 if const { S::TILE_TOKENS >= 6 } => multiply_rows::<S, C, P, 6>(operands),
+            8 if const { S::TILE_TOKENS >= 8 } => multiply_rows::<S, C, P, 8>(operands),
+            12 if const { S::TILE_TOKENS >= 12 && P > 1 } => multiply_rows::<S, C, P, 12>(operands),
             _ => unreachable!("tiles have one of the sizes of `tile_rows`"),
         }
     }
 }
 
 #[inline(always)]
-unsafe fn multiply_rows<S: Simd, W: Element, X: Source, const M: usize>(mut operands: Operands) {
+unsafe fn multiply_rows<S: Simd, C: Chain, const P: usize, const M: usize>(mut operands: Operands) {
     // SAFETY: the caller's promise; each step moves by whole panels inside `width`.
     unsafe {
-        if const { S::TILE_PANELS == 2 } {
+        if const { P == 2 && S::TILE_PANELS == 2 } {
             while operands.width > PANEL {
-                S::call(Tile::<W, X, 2, M>(operands, PhantomData));
+                S::call(Tile::<C, 2, M>(operands, PhantomData));
                 if operands.width <= 2 * PANEL {
                     return;
                 }
@@ -286,7 +310,7 @@ unsafe fn multiply_rows<S: Simd, W: Element, X: Source, const M: usize>(mut oper
             }
         }
         loop {
-            S::call(Tile::<W, X, 1, M>(operands, PhantomData));
+            S::call(Tile::<C, 1, M>(operands, PhantomData));
             if operands.width <= PANEL {
                 return;
             }
@@ -306,51 +330,6 @@ impl Operands {
             width: self.width - elements,
             bias: if self.bias.is_null() { self.bias } else { self.bias.wrapping_add(elements) },
             ..self
-        }
-    }
-}
-
-/// Some columns of a panel, widened: `[cols][16]` f32.
-struct Widen<W> {
-    panel: *const u8,
-    cols: usize,
-    out: *mut f32,
-    element: PhantomData<W>,
-}
-
-impl<W: Element> Kernel for Widen<W> {
-    type Output = ();
-
-    #[inline(always)]
-    unsafe fn run<S: Simd>(self) {
-        let Self { panel, cols, out, .. } = self;
-        // SAFETY: `widen`'s caller promises that panel and result are valid for the columns.
-        unsafe {
-            for pair in 0..cols / 2 {
-                let [first, second] = W::load_pair::<S>(panel.add(pair * W::PAIR_BYTES));
-                S::store(out.add(2 * pair * PANEL), first);
-                S::store(out.add((2 * pair + 1) * PANEL), second);
-            }
-            if cols % 2 == 1 {
-                let last = W::load_last::<S>(panel.add(cols / 2 * W::PAIR_BYTES));
-                S::store(out.add((cols - 1) * PANEL), last);
-            }
-        }
-    }
-}
-
-/// Writes the next `cols` columns of a panel as `[cols][16]` f32.
-///
-/// # Safety
-/// The instruction set of `S` is available; `panel` and `out` are valid for the columns.
-#[inline(always)]
-pub(super) unsafe fn widen<S: Simd>(dtype: WeightDtype, panel: *const u8, cols: usize, out: *mut f32) {
-    // SAFETY: the caller's promise.
-    unsafe {
-        match dtype {
-            WeightDtype::F32 => S::call(Widen::<F32> { panel, cols, out, element: PhantomData }),
-            WeightDtype::F16 => S::call(Widen::<F16> { panel, cols, out, element: PhantomData }),
-            WeightDtype::Bf16 => S::call(Widen::<Bf16> { panel, cols, out, element: PhantomData }),
         }
     }
 }

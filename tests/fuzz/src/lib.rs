@@ -80,7 +80,7 @@ pub fn tensors(artifact: &[u8]) -> (Vec<u8>, BTreeMap<String, Vec<u8>>) {
 
 /// Computes tokens with `model`, in two forwards. Returns the last output.
 pub fn run(model: &Arc<Model>) -> Result<Vec<f32>, Diagnostics> {
-    let mut engine = Engine::new(model, EngineOptions { threads: 1, chunk: 4 })?;
+    let mut engine = Engine::new(model, EngineOptions { threads: 1, chunk: 4, compute: None })?;
     let mut session = Session::new(model, SessionOptions { capacity: 4, kv: None })?;
     let mut last = Vec::new();
     for tokens in [&[0, 0, 0][..], &[0]] {

@@ -34,7 +34,8 @@ with TemporaryDirectory(dir=NODE) as name:
     (folder / "fixtures").symlink_to(Path("fixtures").resolve())
     os.environ["PATH"] = f"{LLAMAC.parent}{os.pathsep}{os.environ['PATH']}"
     output("bash", "-euc", SETUP.search(page).group(1), folder=folder)
-    story = output(LLAMAC, "run", "fixtures/stories", "-p", "Mia had a red kite.", folder=folder).strip()
+    prompt = ["-p", "Mia had a red kite."]
+    story = output(LLAMAC, "run", "fixtures/stories", *prompt, "--compute", "f32", folder=folder).strip()
     for runtime, language, code in examples:
         script = folder / ("example.py" if language == "python" else "example.mjs")
         script.write_text(code)

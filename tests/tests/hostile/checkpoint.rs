@@ -77,7 +77,8 @@ fn run(checkpoint: &Checkpoint, weights: &str) -> Result<(), String> {
 
 /// Computes two tokens.
 pub fn token(model: &std::sync::Arc<Model>) -> Result<(), String> {
-    let mut engine = Engine::new(model, EngineOptions { threads: 1, chunk: 4 }).map_err(|e| e.to_string())?;
+    let mut engine = Engine::new(model, EngineOptions { threads: 1, chunk: 4, compute: None })
+        .map_err(|e| e.to_string())?;
     let session = Session::new(model, SessionOptions { capacity: 4, kv: None });
     let mut session = session.map_err(|e| e.to_string())?;
     let mut feeds = [Feed::ids(&mut session, &[0, 1], Keep::All)];

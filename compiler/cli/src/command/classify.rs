@@ -2,7 +2,7 @@
 
 use llamac_compiler::passes::WeightPolicy;
 use llamac_runtime::plan::HeadKind;
-use llamac_runtime::{Engine, EngineOptions, classify};
+use llamac_runtime::{Engine, classify};
 use serde::Serialize;
 
 use crate::args::{ComputeArgs, ModelArg};
@@ -52,7 +52,7 @@ impl Args {
         let ids = texts::encode(&tokenizer, &texts)?;
         let model = model::compiled(source, &self.model.path, WeightPolicy::default(), threads, console)?;
         let labels = model.plan().head.labels().unwrap_or_default();
-        let mut engine = Engine::new(&model, EngineOptions { threads, ..EngineOptions::default() })?;
+        let mut engine = Engine::new(&model, self.compute.engine())?;
         let mut out = Stdout::lock();
         let print = |i: usize, scores: &[f32]| {
             let line = Line { text: &texts[i], scores: best_first(labels, scores) };

@@ -46,7 +46,7 @@ pub struct Args {
     /// its own]
     #[arg(long, value_name = "FORMAT[,NAME=FORMAT]", value_parser = WeightsParser)]
     weights: Option<WeightPolicy>,
-    /// Precision of activations and arithmetic
+    /// Precision of activations in matrix products, unless a run says otherwise
     #[arg(long, value_enum, default_value_t = Compute::Auto)]
     compute: Compute,
     /// How the cache stores keys and values, unless a run says otherwise
@@ -156,8 +156,12 @@ impl Args {
 
     fn export(&self, profile: Profile, console: &Console) -> Result<(), Failure> {
         let start = Instant::now();
-        if self.kv != Kv::F32 {
-            let fault = Diagnostic::new(Code::BadArgument).at("--kv").expected("f32 in ONNX output");
+        let narrow = [
+            ("--kv", self.kv != Kv::F32),
+            ("--compute", matches!(self.compute, Compute::Bf16 | Compute::Int8)),
+        ];
+        if let Some((option, _)) = narrow.iter().find(|(_, narrow)| *narrow) {
+            let fault = Diagnostic::new(Code::BadArgument).at(*option).expected("f32 in ONNX output");
             return Err(fault.help("leave it out").into());
         }
         let checkpoint = self.open(console)?;
@@ -237,8 +241,8 @@ impl Args {
     }
 
     fn options(&self) -> CompileOptions {
-        let (Compute::Auto | Compute::F32) = self.compute;
         CompileOptions {
+            compute: self.compute.into(),
             kv: self.kv.into(),
             max_context: self.max_context,
             verify: self.verify,
@@ -248,7 +252,6 @@ impl Args {
     }
 
     fn export_options(&self, profile: Profile) -> ExportOptions {
-        let (Compute::Auto | Compute::F32) = self.compute;
         let files = self.onnx.files(self.max_context);
         let weights_in_place = files.external.is_stored();
         // Few runtimes read anything else, but weights that stay where they are stay what they are.

@@ -6,7 +6,7 @@ use clap::ValueEnum;
 use llamac_compiler::diagnostic::{Code, Diagnostic, Diagnostics};
 use llamac_compiler::passes::WeightPolicy;
 use llamac_compiler::reference;
-use llamac_runtime::plan::KvDtype;
+use llamac_runtime::plan::{Compute, KvDtype};
 use llamac_runtime::{self as runtime, Engine, EngineOptions, Request};
 
 use crate::args::{ComputeArgs, Kv, ModelArg, WeightsParser, whole};
@@ -128,8 +128,12 @@ impl Args {
         console: &Console,
     ) -> Result<Vec<runtime::Output>, Failure> {
         let threads = self.compute.threads.count();
+        // What is compiled for this forward alone is for comparing.
+        let compute = matches!(source, Source::Checkpoint(_)).then_some(Compute::F32);
         let model = model::compiled(source, &self.model.path, self.policy(), threads, console)?;
-        let mut engine = Engine::new(&model, EngineOptions { threads, ..EngineOptions::default() })?;
+        let options = self.compute.engine();
+        let options = EngineOptions { compute: options.compute.or(compute), ..options };
+        let mut engine = Engine::new(&model, options)?;
         Ok(runtime::eval(&mut engine, request, KvDtype::from(self.kv))?)
     }
 

@@ -143,8 +143,7 @@ impl<'a> Facts<'a> {
 
     fn text(&self) -> String {
         let shape = self.shape;
-        let Compute::F32 = self.compute;
-        let compute = "f32";
+        let compute = self.compute.name();
         let mut rows = vec![
             ["head".to_owned(), self.head.to_owned()],
             ["parameters".to_owned(), count(self.parameters)],

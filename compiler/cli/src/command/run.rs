@@ -8,7 +8,7 @@ use llamac_compiler::passes::WeightPolicy;
 use llamac_runtime::generate::{Event, GenerateOptions, Generated, Reason, generate};
 use llamac_runtime::plan::HeadKind;
 use llamac_runtime::text::Tokenizer;
-use llamac_runtime::{Engine, EngineOptions};
+use llamac_runtime::{Engine};
 use serde::Serialize;
 
 use crate::args::{ComputeArgs, Kv, ModelArg, whole};
@@ -131,7 +131,7 @@ impl Args {
         let tokenizer = self.tokenizer(&source)?;
         let (prompt, shown) = self.prompt.read(tokenizer.as_ref())?;
         let model = model::compiled(source, &self.model.path, WeightPolicy::default(), threads, console)?;
-        let mut engine = Engine::new(&model, EngineOptions { threads, ..EngineOptions::default() })?;
+        let mut engine = Engine::new(&model, self.compute.engine())?;
         let mut writer =
             Writer { out: Stdout::lock(), json: self.json, words: tokenizer.is_some(), prompt: Some(shown) };
         let mut written = Ok(());

@@ -9,8 +9,8 @@ mod pack;
 mod weights;
 mod write;
 
+use llamac_ir::Op;
 use llamac_ir::rewrite::{Legality, OpSet, Signature};
-use llamac_ir::{Op, Weight};
 use llamac_plan::diagnostic::{Code, Diagnostic, Diagnostics};
 use llamac_plan::{Compute, KvDtype, ModelShape, PassRecord, Plan};
 
@@ -36,9 +36,6 @@ impl OpSet for Native {
 
     fn legality(&self, op: &Op, signature: Signature<'_>) -> Legality {
         let illegal = |reason: &str| Legality::Illegal(reason.to_owned());
-        if let Some(scheme) = op.weights().into_iter().find_map(Weight::scheme) {
-            return Legality::Illegal(format!("the runtime has no kernels for {scheme} weights yet"));
-        }
         match op {
             Op::Rope(_) => illegal("rotations take their angles from rotary_angles"),
             Op::Rotary(rotary) if rotary.interleaved => illegal("rotations pair the halves of a head"),
@@ -79,6 +76,8 @@ impl Target for Native {
 /// What an artifact is made from beside the graph.
 #[derive(Clone, Copy, Debug)]
 pub struct NativeOptions {
+    /// The precision of matrix products unless a run asks for another.
+    pub compute: Compute,
     /// The cache's dtype unless a run asks for another.
     pub kv: KvDtype,
     /// The longest context, where it is shorter than the model's.
@@ -121,7 +120,7 @@ pub fn plan(
         producer: concat!("llamac ", env!("CARGO_PKG_VERSION")).to_owned(),
         head,
         shape: shape(checkpoint, options),
-        compute: Compute::F32,
+        compute: options.compute.of_weights(&emitted.weights.entries),
         kv: options.kv,
         generation: checkpoint.generation.clone(),
         weights: emitted.weights.entries,
@@ -132,6 +131,7 @@ pub fn plan(
         modules: emitted.modules,
         passes,
     };
+    plan.accepts(options.compute)?;
     Ok(Planned { plan, recipes: emitted.weights.recipes })
 }
 

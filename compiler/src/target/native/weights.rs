@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use llamac_ir::{DType, Loc, Weight, WeightExpr};
+use llamac_ir::{DType, Loc, Scheme, Weight, WeightExpr};
 use llamac_plan::layout::{MatrixLayout, WeightDtype};
 use llamac_plan::{WeightEntry, WeightId, WeightLayout};
 
@@ -21,11 +21,14 @@ impl WeightTable {
     /// The matrix `[out, in]` in panels.
     pub(super) fn matrix(&mut self, weight: &Weight, loc: &Loc) -> Result<WeightId, String> {
         let &[rows, cols] = weight.shape() else { return Err(format!("{weight} is not a matrix")) };
-        let dtype = match weight.dtype() {
-            DType::F32 => WeightDtype::F32,
-            DType::F16 => WeightDtype::F16,
-            DType::BF16 => WeightDtype::Bf16,
-            other => return Err(format!("{weight} is {other}, not a float")),
+        let dtype = match (weight.scheme(), weight.dtype()) {
+            (Some(Scheme::Q8), _) => WeightDtype::Q8,
+            (Some(Scheme::Q4), _) => WeightDtype::Q4,
+            (Some(Scheme::Q4A), _) => WeightDtype::Q4A,
+            (None, DType::F32) => WeightDtype::F32,
+            (None, DType::F16) => WeightDtype::F16,
+            (None, DType::BF16) => WeightDtype::Bf16,
+            (None, other) => return Err(format!("{weight} is {other}, not a float")),
         };
         Ok(self.intern(weight, WeightLayout::Matrix(MatrixLayout { dtype, rows, cols }), loc, "weight"))
     }
@@ -43,7 +46,7 @@ impl WeightTable {
         }
         let id = WeightId(self.entries.len());
         let numbers = match weight.expr() {
-            WeightExpr::Convert { base, .. } => base,
+            WeightExpr::Convert { base, .. } | WeightExpr::Quantize { base, .. } => base,
             _ => weight,
         };
         let base = match numbers.expr() {

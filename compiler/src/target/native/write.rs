@@ -16,7 +16,7 @@ use llamac_plan::{Plan, WeightLayout};
 use rayon::prelude::*;
 
 use super::container::{Container, TensorWriter};
-use super::pack::pack;
+use super::pack::{pack, pack_codes};
 use crate::driver::Progress;
 use crate::output::{Output, write_fault};
 use crate::weights::{Block, WeightReader};
@@ -104,12 +104,15 @@ struct Job<'a> {
 
 impl Job<'_> {
     fn matrix(&self, layout: MatrixLayout, writer: &mut TensorWriter<'_>) -> Result<(), Diagnostics> {
+        let panels = (TILE / layout.panel_bytes().max(1)).max(1);
         let dtype = match layout.dtype {
             WeightDtype::F32 => DType::F32,
             WeightDtype::F16 => DType::F16,
             WeightDtype::Bf16 => DType::BF16,
+            WeightDtype::Q8 | WeightDtype::Q4 | WeightDtype::Q4A => {
+                return self.quantized(layout, panels, writer);
+            }
         };
-        let panels = (TILE / layout.panel_bytes().max(1)).max(1);
         let mut raw = Vec::new();
         let mut packed = Vec::new();
         for first in (0..layout.rows).step_by(panels * PANEL) {
@@ -118,6 +121,29 @@ impl Job<'_> {
             packed.resize(rows.len().div_ceil(PANEL) * layout.panel_bytes(), 0);
             self.read(rows, dtype, &mut raw)?;
             pack(&layout, &raw, &mut packed);
+            self.append(&packed, writer)?;
+        }
+        Ok(())
+    }
+
+    /// A quantized matrix, `panels` panels at a time.
+    fn quantized(
+        &self,
+        layout: MatrixLayout,
+        panels: usize,
+        writer: &mut TensorWriter<'_>,
+    ) -> Result<(), Diagnostics> {
+        let mut packed = Vec::new();
+        for first in (0..layout.rows).step_by(panels * PANEL) {
+            let rows = first..layout.rows.min(first + panels * PANEL);
+            packed.clear();
+            packed.resize(rows.len().div_ceil(PANEL) * layout.panel_bytes(), 0);
+            let read = self.reader.quantized(self.recipe, rows, &mut |row, grids, codes| {
+                let panel = &mut packed[row / PANEL * layout.panel_bytes()..][..layout.panel_bytes()];
+                pack_codes(&layout, row % PANEL, grids, codes, panel);
+                Ok(())
+            });
+            read.map_err(Diagnostic::from)?;
             self.append(&packed, writer)?;
         }
         Ok(())

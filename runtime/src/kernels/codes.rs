@@ -1,0 +1,197 @@
+//! Products of codes: quantized weights times quantized activations, in integers block by block, which scales then make
+//! terms of a chain in f32.
+//!
+//! The sum of a block is exact, so its order does not matter. A zero point costs nothing: sums begin at what it takes
+//! off, which [`super::activations`] has worked out.
+
+use std::marker::PhantomData;
+
+use llamac_plan::layout::{GROUP, Group, PANEL, WeightDtype};
+
+use super::activations::{block_bytes, scale_offset, start_offset};
+use super::simd::Simd;
+use super::tile::{Chain, Operands, STREAMED};
+
+/// How codes are stored, see [`llamac_plan::layout`].
+pub(super) trait Format: Copy {
+    /// Its name.
+    const DTYPE: WeightDtype;
+    /// Bytes of the codes of a block of a panel.
+    const BLOCK_BYTES: usize;
+
+    /// Runs `i` and `i + 4` of a block's codes.
+    ///
+    /// # Safety
+    /// The instruction set of `S` is available; `codes` is valid for a block; `i < 4`.
+    unsafe fn runs<S: Simd>(codes: *const u8, i: usize) -> [S::Codes; 2];
+
+    /// Adds a run's products.
+    ///
+    /// # Safety
+    /// The instruction set of `S` is available; `x` is valid for four integers.
+    unsafe fn dot<S: Simd>(sum: S::I, codes: S::Codes, x: *const i8) -> S::I;
+
+    /// What a block's sum begins at.
+    ///
+    /// # Safety
+    /// The instruction set of `S` is available; `zeros` is valid for a block where there are zero points.
+    unsafe fn start<S: Simd>(zeros: *const u8, start: *const i32) -> S::I;
+}
+
+/// 8 bits around 128.
+#[derive(Clone, Copy)]
+pub(super) struct Q8;
+/// 4 bits around 8.
+#[derive(Clone, Copy)]
+pub(super) struct Q4;
+/// 4 bits around zero points.
+#[derive(Clone, Copy)]
+pub(super) struct Q4A;
+
+impl Format for Q8 {
+    const DTYPE: WeightDtype = WeightDtype::Q8;
+    const BLOCK_BYTES: usize = 8 * 4 * PANEL;
+
+    #[inline(always)]
+    unsafe fn runs<S: Simd>(codes: *const u8, i: usize) -> [S::Codes; 2] {
+        // SAFETY: the caller's promise.
+        unsafe { [S::load_codes(codes.add(i * 64)), S::load_codes(codes.add((i + 4) * 64))] }
+    }
+
+    #[inline(always)]
+    unsafe fn dot<S: Simd>(sum: S::I, codes: S::Codes, x: *const i8) -> S::I {
+        // SAFETY: the caller's promise.
+        unsafe { S::dot_q8(sum, codes, x) }
+    }
+
+    #[inline(always)]
+    unsafe fn start<S: Simd>(_: *const u8, start: *const i32) -> S::I {
+        // SAFETY: the caller's promise.
+        unsafe { S::splat_i32(start) }
+    }
+}
+
+impl Format for Q4 {
+    const DTYPE: WeightDtype = WeightDtype::Q4;
+    const BLOCK_BYTES: usize = 4 * 4 * PANEL;
+
+    #[inline(always)]
+    unsafe fn runs<S: Simd>(codes: *const u8, i: usize) -> [S::Codes; 2] {
+        // SAFETY: the caller's promise.
+        unsafe { S::load_nibbles(codes.add(i * 64)) }
+    }
+
+    #[inline(always)]
+    unsafe fn dot<S: Simd>(sum: S::I, codes: S::Codes, x: *const i8) -> S::I {
+        // SAFETY: the caller's promise.
+        unsafe { S::dot_q4(sum, codes, x) }
+    }
+
+    #[inline(always)]
+    unsafe fn start<S: Simd>(_: *const u8, start: *const i32) -> S::I {
+        // SAFETY: the caller's promise.
+        unsafe { S::splat_i32(start) }
+    }
+}
+
+impl Format for Q4A {
+    const DTYPE: WeightDtype = WeightDtype::Q4A;
+    const BLOCK_BYTES: usize = Q4::BLOCK_BYTES;
+
+    #[inline(always)]
+    unsafe fn runs<S: Simd>(codes: *const u8, i: usize) -> [S::Codes; 2] {
+        // SAFETY: the caller's promise.
+        unsafe { Q4::runs::<S>(codes, i) }
+    }
+
+    #[inline(always)]
+    unsafe fn dot<S: Simd>(sum: S::I, codes: S::Codes, x: *const i8) -> S::I {
+        // SAFETY: the caller's promise.
+        unsafe { Q4::dot::<S>(sum, codes, x) }
+    }
+
+    #[inline(always)]
+    unsafe fn start<S: Simd>(zeros: *const u8, start: *const i32) -> S::I {
+        // SAFETY: the caller's promise.
+        unsafe { S::scaled_zeros(zeros, start) }
+    }
+}
+
+/// Sums of codes of a format.
+#[derive(Clone, Copy)]
+pub(super) struct Coded<F>(PhantomData<F>);
+
+impl<F: Format> Chain for Coded<F> {
+    #[inline(always)]
+    #[expect(clippy::needless_range_loop, reason = "the indices are those of the formula")]
+    unsafe fn go_on<S: Simd, const P: usize, const M: usize>(
+        start: [[S::V; M]; P],
+        operands: &Operands,
+    ) -> [[S::V; M]; P] {
+        let Operands { panels, panel_bytes, cols, ahead, x, .. } = *operands;
+        let x: *const u8 = x.cast();
+        // SAFETY: the caller's promise; groups are inside the panels, and blocks inside x.
+        unsafe {
+            // Never indexed by a variable, see `Widened`.
+            let mut acc = [[S::splat(0.0); M]; P];
+            for p in 0..P {
+                for m in 0..M {
+                    acc[p][m] = start[p][m];
+                }
+            }
+            for group in 0..cols.div_ceil(GROUP) {
+                let place = Group::of(F::DTYPE, group);
+                if const { M <= STREAMED } {
+                    let end = Group::of(F::DTYPE, group + 1).scales;
+                    for line in (place.scales..end).step_by(64) {
+                        for p in 0..P {
+                            S::prefetch(panels.wrapping_add(p * panel_bytes + line + ahead));
+                        }
+                    }
+                }
+                for half in 0..2 {
+                    let x = x.add((2 * group + half) * block_bytes(M));
+                    let starts: *const i32 = x.add(start_offset(M)).cast();
+                    let scales: *const f32 = x.add(scale_offset(M)).cast();
+                    let mut sums = [[F::start::<S>(panels.add(place.zeros), starts); M]; P];
+                    for p in 0..P {
+                        let zeros = panels.add(p * panel_bytes + place.zeros + half * PANEL);
+                        for m in 0..M {
+                            sums[p][m] = F::start::<S>(zeros, starts.add(m));
+                        }
+                    }
+                    let codes = panels.add(place.codes + half * F::BLOCK_BYTES);
+                    for i in 0..4 {
+                        let mut w = [F::runs::<S>(codes, i); P];
+                        for p in 1..P {
+                            w[p] = F::runs::<S>(codes.add(p * panel_bytes), i);
+                        }
+                        for run in 0..2 {
+                            for m in 0..M {
+                                let x: *const i8 = x.add(((i + 4 * run) * M + m) * 4).cast();
+                                for p in 0..P {
+                                    sums[p][m] = F::dot::<S>(sums[p][m], w[p][run], x);
+                                }
+                            }
+                        }
+                    }
+                    for p in 0..P {
+                        let scale = panels.add(p * panel_bytes + place.scales + half * 2 * PANEL);
+                        let scale = S::load_f16(scale.cast());
+                        for m in 0..M {
+                            let scale = S::mul(scale, S::splat(*scales.add(m)));
+                            acc[p][m] = S::fma(S::to_f32(sums[p][m]), scale, acc[p][m]);
+                        }
+                    }
+                }
+            }
+            let mut end = start;
+            for p in 0..P {
+                for m in 0..M {
+                    end[p][m] = acc[p][m];
+                }
+            }
+            end
+        }
+    }
+}
