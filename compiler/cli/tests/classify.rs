@@ -81,7 +81,7 @@ fn people_get_a_table() {
     let paths = [("model", model.as_path())];
     let (texts, logits) = golden("single-00");
     let expected = softmax(&logits[0]);
-    let found = run(arguments("classify {model}", &paths).args(&texts), "").quiet();
+    let found = run(arguments("classify {model} --compute f32", &paths).args(&texts), "").quiet();
     let rows: Vec<Vec<&str>> = found.lines().map(|line| line.split_whitespace().collect()).collect();
     assert_eq!(rows.len(), 3, "{found}");
     for row in &rows {
@@ -89,7 +89,8 @@ fn people_get_a_table() {
         let score: f64 = row[1].parse().expect("a number");
         assert!((score - expected[label]).abs() < 1e-4, "{found}");
     }
-    let two = run(arguments("classify {model}", &paths).args([&texts[0], "Mia was sad."]), "").quiet();
+    let two = run(arguments("classify {model} --compute f32", &paths).args([&texts[0], "Mia was sad."]), "")
+        .quiet();
     let lines: Vec<&str> = two.lines().collect();
     assert_eq!((lines.len(), lines[0], lines[4], lines[5]), (9, texts[0].as_str(), "", "Mia was sad."));
     assert!(lines[1].starts_with("  ") && lines[8].starts_with("  "), "{two}");

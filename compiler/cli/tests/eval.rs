@@ -91,8 +91,20 @@ fn quantized_weights_are_multiplied_as_the_command_line_says() {
     assert!(difference(&narrow) < 1e-2 * difference(&vec![0.0; wide.len()]));
 
     let message = |line: &str| llamac(line, &paths).failure(2);
-    assert_snapshot!(message("eval {model} --inputs {in} --outputs {out} --compute int8"), @"");
-    assert_snapshot!(message("compile {model} -o {compiled} --compute int8"), @"");
+    assert_snapshot!(message("eval {model} --inputs {in} --outputs {out} --compute int8"), @"
+    error[E0001]: invalid argument
+      --> --compute int8
+       expected quantized weights
+       found    none
+       help: compile with --weights q8, or use --compute auto
+    ");
+    assert_snapshot!(message("compile {model} -o {compiled} --compute int8"), @"
+    error[E0001]: invalid argument
+      --> --compute int8
+       expected quantized weights
+       found    none
+       help: compile with --weights q8, or use --compute auto
+    ");
 }
 
 #[test]

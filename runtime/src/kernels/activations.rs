@@ -197,8 +197,11 @@ mod tests {
 
     #[test]
     fn numbers_round_to_bf16_as_they_should() {
-        for i in 0..=u32::MAX >> 9 {
-            let x = f32::from_bits(i << 9 | i & 0x1ff);
+        // Every exponent, many times, with low bits of all kinds; and ties, to even and to odd.
+        let ties =
+            (0..=u16::MAX).flat_map(|high| [0x7fff, 0x8000, 0x8001].map(|low| u32::from(high) << 16 | low));
+        for bits in (0..=u32::MAX).step_by(65_537).chain(ties) {
+            let x = f32::from_bits(bits);
             let (found, expected) = (bf16::from_bits(to_bf16(x)), bf16::from_f32(x));
             assert!(found.to_bits() == expected.to_bits() || found.is_nan() && expected.is_nan(), "{x}");
         }

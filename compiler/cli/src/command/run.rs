@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use llamac_compiler::diagnostic::{Code, Diagnostic, Diagnostics};
 use llamac_compiler::passes::WeightPolicy;
+use llamac_runtime::Engine;
 use llamac_runtime::generate::{Event, GenerateOptions, Generated, Reason, generate};
 use llamac_runtime::plan::HeadKind;
 use llamac_runtime::text::Tokenizer;
-use llamac_runtime::{Engine};
 use serde::Serialize;
 
 use crate::args::{ComputeArgs, Kv, ModelArg, whole};

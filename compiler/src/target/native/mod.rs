@@ -9,8 +9,8 @@ mod pack;
 mod weights;
 mod write;
 
-use llamac_ir::Op;
 use llamac_ir::rewrite::{Legality, OpSet, Signature};
+use llamac_ir::{Op, Weight};
 use llamac_plan::diagnostic::{Code, Diagnostic, Diagnostics};
 use llamac_plan::{Compute, KvDtype, ModelShape, PassRecord, Plan};
 
