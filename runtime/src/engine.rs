@@ -240,6 +240,11 @@ impl Engine {
         })
     }
 
+    /// The precision of matrix products.
+    pub fn compute(&self) -> Compute {
+        self.compute
+    }
+
     /// The model.
     pub fn model(&self) -> &Arc<Model> {
         &self.model

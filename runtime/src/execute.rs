@@ -37,6 +37,7 @@ impl Engine {
             kept: chunk.kept.len(),
             seen: seen(0..chunk.limits.len()).sum(),
             cached: chunk.pieces.iter().map(|piece| seen(piece.rows.clone()).max().unwrap_or(0)).sum(),
+            compute: self.compute,
             cache: feeds[chunk.pieces[0].feed].session.layout,
         }
     }

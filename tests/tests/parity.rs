@@ -55,7 +55,7 @@ fn the_compiled_model_agrees_with_transformers() {
 }
 
 /// The reference evaluator and the compiled model with weights stored as `weights` says, compared over all cases of
-/// all fixtures.
+/// some fixtures.
 fn with_weights(weights: &str, compute: Compute) -> Vec<(String, Comparison)> {
     let policy: WeightPolicy = weights.parse().expect("it is a policy");
     let compared = |fixture: &Fixture| {
@@ -78,7 +78,17 @@ fn with_weights(weights: &str, compute: Compute) -> Vec<(String, Comparison)> {
         }
         (fixture.name().to_owned(), comparison)
     };
-    golden::all().iter().map(compared).collect()
+    let fixtures = [
+        "gqa-f32",
+        "gqa3-bf16",
+        "all-bias-f16",
+        "odd-sizes",
+        "rope-llama3-new",
+        "qa-model-f16",
+        "seqcls-pad",
+    ];
+    let read = |name| Fixture::read(&golden::fixtures().join("tiny").join(name));
+    fixtures.map(read).iter().map(compared).collect()
 }
 
 /// In f32 it does not matter where the numbers come from that quantization left.

@@ -145,15 +145,6 @@ pub enum Arithmetic {
     Int8,
 }
 
-impl Compute {
-    /// The name on the command line.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::F32 => "f32",
-        }
-    }
-}
-
 /// How keys and values are stored between forwards.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

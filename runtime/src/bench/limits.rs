@@ -6,8 +6,9 @@
 
 use std::time::{Duration, Instant};
 
-use crate::kernels::Context;
-use crate::kernels::peak::{self, Arithmetic};
+use llamac_plan::Arithmetic;
+
+use crate::kernels::{Context, peak};
 
 /// How long a sample reads memory.
 const READ: Duration = Duration::from_millis(12);

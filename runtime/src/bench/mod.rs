@@ -234,7 +234,7 @@ impl Run {
             };
             let kept = if last { batch.min(rows) } else { 0 };
             let cache = self.sessions[0].layout;
-            let chunk = ChunkShape { tokens: rows, kept, seen, cached, cache };
+            let chunk = ChunkShape { tokens: rows, kept, seen, cached, compute: engine.compute, cache };
             for step in &plan.steps {
                 work += work::of_step(plan, step, &chunk);
             }

@@ -6,11 +6,9 @@
 
 use std::ops::AddAssign;
 
-use llamac_plan::layout::WeightDtype;
-use llamac_plan::{Compute, Plan, Rows, Slice, Step, WeightId, WeightLayout};
+use llamac_plan::{Arithmetic, Compute, Plan, Rows, Slice, Step, WeightId, WeightLayout};
 
 use crate::kernels::KvLayout;
-use crate::kernels::peak::Arithmetic;
 
 use super::limits::Limits;
 
@@ -70,6 +68,8 @@ pub(crate) struct ChunkShape {
     pub(crate) seen: u64,
     /// The sum over its sequences of the cache slots that any of its tokens sees.
     pub(crate) cached: u64,
+    /// The precision of matrix products.
+    pub(crate) compute: Compute,
     /// How the caches are stored.
     pub(crate) cache: KvLayout,
 }
@@ -89,7 +89,7 @@ pub(crate) fn of_step(plan: &Plan, step: &Step, chunk: &ChunkShape) -> Work {
             let bytes = bytes_of(plan, *weight) + bias.map_or(0, |bias| bytes_of(plan, bias));
             let WeightLayout::Matrix(layout) = plan.weights[weight.0].layout else { return Work::default() };
             let ops = 2 * rows(x) * layout.rows as u64 * layout.cols as u64;
-            Work { bytes, ..Work::multiply_add(arithmetic(plan.compute, layout.dtype), ops) }
+            Work { bytes, ..Work::multiply_add(chunk.compute.arithmetic(layout.dtype), ops) }
         }
         Step::Attention { heads, .. } => {
             let KvLayout { dtype, kv_heads, head_dim } = chunk.cache;
@@ -103,13 +103,6 @@ pub(crate) fn of_step(plan: &Plan, step: &Step, chunk: &ChunkShape) -> Work {
 
 fn bytes_of(plan: &Plan, weight: WeightId) -> u64 {
     plan.weights[weight.0].layout.bytes().unwrap_or(0) as u64
-}
-
-/// The arithmetic of a product with a matrix of `dtype`.
-fn arithmetic(compute: Compute, _: WeightDtype) -> Arithmetic {
-    match compute {
-        Compute::F32 => Arithmetic::F32,
-    }
 }
 
 #[cfg(test)]

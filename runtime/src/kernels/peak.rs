@@ -5,19 +5,10 @@
 
 use std::hint::black_box;
 
+use llamac_plan::Arithmetic;
+
 use super::Context;
 use super::isa::Isa;
-
-/// An arithmetic that processors have instructions for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Arithmetic {
-    /// f32 products, f32 sums.
-    F32,
-    /// bf16 products in pairs, f32 sums.
-    Bf16,
-    /// 8-bit products in fours, 32-bit sums.
-    Int8,
-}
 
 /// Parts that each thread's share of the memory is cut into.
 const PARTS: usize = 8;
@@ -59,11 +50,11 @@ struct Chains {
 #[cfg(target_arch = "x86_64")]
 fn chains(isa: Isa, arithmetic: Arithmetic) -> Option<Chains> {
     let (run, operations): (unsafe fn(), usize) = match (isa, arithmetic) {
-        (Isa::Avx512, Arithmetic::F32) => (x86::f32_512, 32),
-        (Isa::Avx512, Arithmetic::Bf16) if is_x86_feature_detected!("avx512bf16") => (x86::bf16_512, 64),
-        (Isa::Avx512, Arithmetic::Int8) if is_x86_feature_detected!("avx512vnni") => (x86::int8_512, 128),
+        (Isa::Avx512Bf16 | Isa::Avx512, Arithmetic::F32) => (x86::f32_512, 32),
+        (Isa::Avx512Bf16, Arithmetic::Bf16) => (x86::bf16_512, 64),
+        (Isa::Avx512Bf16 | Isa::Avx512, Arithmetic::Int8) => (x86::int8_512, 128),
         (Isa::Avx2, Arithmetic::F32) => (x86::f32_256, 16),
-        (Isa::Avx2 | Isa::Avx512, Arithmetic::Int8) => (x86::int8_256, 64),
+        (Isa::Avx2, Arithmetic::Int8) => (x86::int8_256, 64),
         (Isa::Avx512 | Isa::Avx2, Arithmetic::Bf16) => return None,
         (Isa::Scalar, arithmetic) => return plain(arithmetic),
     };
@@ -102,7 +93,7 @@ fn f32_plain() {
 fn combine(isa: Isa, bytes: &[u8]) -> u64 {
     match isa {
         // SAFETY: the context's instruction set is available, and AVX-512 comes with AVX2.
-        Isa::Avx512 | Isa::Avx2 => unsafe { x86::combine(bytes) },
+        Isa::Avx512Bf16 | Isa::Avx512 | Isa::Avx2 => unsafe { x86::combine(bytes) },
         Isa::Scalar => combine_plainly(bytes),
     }
 }

@@ -6,9 +6,9 @@ use std::time::Instant;
 
 use llamac_compiler::output;
 use llamac_compiler::passes::WeightPolicy;
+use llamac_runtime::Engine;
 use llamac_runtime::bench::{self, BenchOptions, Limits, Measurement, Profile};
 use llamac_runtime::plan::{Plan, WeightLayout};
-use llamac_runtime::{Engine, EngineOptions};
 use serde::Serialize;
 
 use crate::args::{ComputeArgs, Kv, ModelArg};
@@ -116,7 +116,7 @@ impl Args {
         let source = model::source(&self.model, threads, console)?;
         let start = Instant::now();
         let model = model::compiled(source, &self.model.path, WeightPolicy::default(), threads, console)?;
-        let mut engine = Engine::new(&model, EngineOptions { threads, ..EngineOptions::default() })?;
+        let mut engine = Engine::new(&model, self.compute.engine())?;
         let load_ms = start.elapsed().as_secs_f64() * 1e3;
         let options = self.options();
         let measured = bench::bench(&mut engine, &options, |repetition| {
@@ -139,7 +139,7 @@ impl Args {
             model: self.model.path.display().to_string(),
             head: plan.head.name(),
             weights: weights(plan),
-            compute: plan.compute.name(),
+            compute: engine.compute().name(),
             kv: options.kv.unwrap_or(plan.kv).name(),
             threads,
             results: measured.measurements.iter().map(Row::new).collect(),

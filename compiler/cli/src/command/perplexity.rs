@@ -7,7 +7,7 @@ use llamac_compiler::driver::Progress;
 use llamac_compiler::passes::WeightPolicy;
 use llamac_runtime::perplexity::{Measured, perplexity};
 use llamac_runtime::text::Tokenizer;
-use llamac_runtime::{Engine, EngineOptions, Model};
+use llamac_runtime::{Engine, Model};
 use serde::Serialize;
 
 use crate::args::{ComputeArgs, ModelArg};
@@ -95,7 +95,7 @@ impl Args {
     fn engine(&self, arg: &ModelArg, threads: usize, console: &Console) -> Result<Engine, Diagnostics> {
         let source = model::source(arg, threads, console)?;
         let model = model::compiled(source, &arg.path, WeightPolicy::default(), threads, console)?;
-        Ok(Engine::new(&model, EngineOptions { threads, ..EngineOptions::default() })?)
+        Ok(Engine::new(&model, self.compute.engine())?)
     }
 
     /// The text's tokens, cut as the arguments say.
