@@ -67,13 +67,8 @@ fn with_weights(weights: &str, compute: Compute) -> Vec<(String, Comparison)> {
             let expected = reference::eval(&checkpoint, &policy, &case.request);
             let found = llamac_runtime::eval(&mut engine, &case.request, KvDtype::F32);
             match (expected, found) {
-                (Ok(expected), Ok(found)) => {
-                    for (found, expected) in found.iter().zip(&expected) {
-                        assert_eq!((&found.name, &found.shape), (&expected.name, &expected.shape));
-                        comparison.add(&found.name, &found.data, &expected.data);
-                    }
-                }
-                (expected, found) => assert!(expected.is_err() && found.is_err(), "{}", case.name),
+                (Ok(expected), Ok(found)) => case.compare_with(&found, expected, &mut comparison),
+                (expected, found) => panic!("{}: {:?}, {:?}", case.name, expected.err(), found.err()),
             }
         }
         (fixture.name().to_owned(), comparison)
