@@ -117,6 +117,9 @@ pub struct WeightReader<'a> {
 /// dtype.
 type Sink<'s> = dyn FnMut(usize, &[u8]) -> Result<(), ReadError> + 's;
 
+/// Takes rows of a quantized matrix: the number of the row from the first asked for on, a grid for each block, and codes.
+type CodeSink<'s> = dyn FnMut(usize, &[Grid], &[u8]) -> Result<(), ReadError> + 's;
+
 /// Takes quantized rows as they come: the position of a row, its grids, and the codes of its blocks.
 type QuantizedSink<'s> = dyn FnMut(usize, &[Grid], &[u8]) -> Result<(), ReadError> + 's;
 
@@ -328,7 +331,7 @@ impl<'a> WeightReader<'a> {
         &self,
         weight: &Weight,
         rows: Range<usize>,
-        each: &mut dyn FnMut(usize, &[Grid], &[u8]) -> Result<(), ReadError>,
+        each: &mut CodeSink<'_>,
     ) -> Result<(), ReadError> {
         let Block { rows, columns } = Block::rows(weight, rows);
         self.quantized_rows(weight, &rows, &columns, each)

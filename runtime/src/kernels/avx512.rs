@@ -205,7 +205,9 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
             let x = x.read_unaligned();
             if BF16 {
                 let x = _mm512_set1_epi32(x as i32);
-                return _mm512_dpbf16_ps(sum, std::mem::transmute(pairs), std::mem::transmute(x));
+                let pairs = std::mem::transmute::<__m512i, __m512bh>(pairs);
+                let x = std::mem::transmute::<__m512i, __m512bh>(x);
+                return _mm512_dpbf16_ps(sum, pairs, x);
             }
             let first = _mm512_castsi512_ps(_mm512_slli_epi32::<16>(pairs));
             let second = _mm512_and_si512(pairs, _mm512_set1_epi32(0xffff_0000_u32 as i32));
