@@ -9,7 +9,7 @@ use llamac_compiler::onnx::{self, Summary};
 use llamac_compiler::passes::WeightPolicy;
 use llamac_compiler::source::{Checkpoint, Head};
 use llamac_compiler::{reference, verify};
-use llamac_runtime::plan::{KvDtype, WeightLayout};
+use llamac_runtime::plan::{Compute, KvDtype, WeightLayout};
 use llamac_runtime::{Engine, EngineOptions, Model, OpenOptions, Output, Request, eval, is_artifact};
 
 use crate::console::Console;
@@ -107,7 +107,10 @@ impl Side {
         match self {
             Self::Checkpoint(checkpoint, weights) => reference::trace(checkpoint, weights, request),
             Self::Compiled(model) => {
-                let mut engine = Engine::new(model, EngineOptions { threads, ..EngineOptions::default() })?;
+                // As the reference computes: what is compared is the model, not how it rounds activations.
+                let compute = Some(Compute::F32);
+                let mut engine =
+                    Engine::new(model, EngineOptions { threads, compute, ..EngineOptions::default() })?;
                 let request = Request { hidden_states: true, ..request.clone() };
                 eval(&mut engine, &request, KvDtype::F32)
             }

@@ -20,7 +20,8 @@ fn windows_and_lines_are_those_of_transformers() {
     let recorded = std::fs::read(fixture("stories/perplexity.json")).expect("the fixture records it");
     let recorded: Value = serde_json::from_slice(&recorded).expect("it is JSON");
     for (option, recorded) in [("", &recorded["windows"]), ("--lines", &recorded["lines"])] {
-        let found = json(&format!("perplexity {{stories}} {{stories}}/heldout.txt --json {option}"));
+        let found =
+            json(&format!("perplexity {{stories}} {{stories}}/heldout.txt --compute f32 --json {option}"));
         for count in ["scored_tokens", "sequences"] {
             assert_eq!(found[count], recorded[count]);
         }
