@@ -125,7 +125,7 @@ fn what_cannot_be_generated_is_refused() {
     let mut opened = llamac_tests::engine(
         &checkpoint,
         &CompileOptions::default(),
-        EngineOptions { threads: 1, chunk: 16 },
+        EngineOptions { threads: 1, chunk: 16, compute: None },
     );
     let faults = generate(&mut opened, None, &[], &new_tokens(1), |_| ControlFlow::Continue(()));
     let fault = faults.expect_err("a fault").iter().next().expect("one").clone();
