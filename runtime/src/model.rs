@@ -107,23 +107,22 @@ impl Model {
         self.artifact.file(name)
     }
 
+    /// Whether a tokenizer travels in the artifact.
+    pub fn has_tokenizer(&self) -> bool {
+        ["tokenizer.json", "tokenizer.model"].iter().any(|name| self.file(name).is_some())
+    }
+
     /// The tokenizer that travels in the artifact.
     ///
     /// # Errors
     /// When there is none, or it cannot be read.
     pub fn tokenizer(&self) -> Result<Tokenizer, Diagnostics> {
         let place = |name: &str| format!("{}: {name}", self.path().display());
-        let Some(json) = self.file("tokenizer.json") else {
-            return Err(Diagnostic::new(Code::NoTokenizer)
-                .at(place("tokenizer.json"))
-                .help("compile a checkpoint that holds a tokenizer.json")
-                .into());
-        };
-        let tokenizer = Tokenizer::from_bytes(json, &place("tokenizer.json"))?;
-        match self.file("tokenizer_config.json") {
-            Some(config) => tokenizer.with_config(config, &place("tokenizer_config.json")),
-            None => Ok(tokenizer),
-        }
+        let tokenizer = Tokenizer::from_files(|name| self.file(name), place)?;
+        tokenizer.ok_or_else(|| {
+            let fault = Diagnostic::new(Code::NoTokenizer).at(place("tokenizer.json"));
+            fault.help("compile a checkpoint that holds a tokenizer").into()
+        })
     }
 
     /// Elements of a row of the head's output: hidden size, vocabulary or number of labels.

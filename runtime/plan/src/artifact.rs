@@ -6,7 +6,7 @@
 //! |---|---|
 //! | `llamac.checksums` | first; one little-endian u64 for each slot, see below |
 //! | `llamac.plan` | the [`crate::Plan`] as JSON |
-//! | `files/<name>` | a file of the checkpoint, byte for byte: `config.json`, `tokenizer.json`, … |
+//! | `files/<name>` | a file of the checkpoint, byte for byte: `config.json`, `tokenizer.json`, … (for Llama 3's `tokenizer.model`, the `tokenizer.json` that says the same) |
 //! | `llamac.pad.<n>` | zeros that align the next tensor; the format forbids holes |
 //! | anything else | a packed weight, aligned to [`crate::layout::ALIGNMENT`] bytes |
 //!

@@ -1,5 +1,6 @@
 //! What the compiler writes and the runtime reads: the plan of a compiled model, the layout of its packed weights,
-//! the container they travel in, and the vocabulary in which both report faults.
+//! the container they travel in, the vocabulary in which both report faults, and SentencePiece models, which both
+//! read.
 //!
 //! Data only. The arithmetic over these layouts lives in the compiler's packer and in the runtime's kernels; neither
 //! crate knows the other.
@@ -11,6 +12,7 @@ mod generation;
 mod head;
 pub mod layout;
 mod plan;
+pub mod sentencepiece;
 
 pub use generation::GenerationDefaults;
 pub use head::HeadKind;

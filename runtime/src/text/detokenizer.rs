@@ -51,9 +51,12 @@ impl<'t> Detokenizer<'t> {
     /// A stream that continues the text of `prompt`, which is not handed out: the space before its first word stays.
     pub fn after(tokenizer: &'t Tokenizer, skip_special: bool, prompt: &[u32]) -> Result<Self, Diagnostic> {
         let mut stream = Self::new(tokenizer, skip_special);
-        let told = prompt.iter().rev().filter(|&&id| stream.says(id) != Said::Nothing);
-        stream.window = told.take(LONG).copied().collect();
-        stream.window.reverse();
+        for &id in prompt {
+            if stream.says(id) != Said::Nothing {
+                stream.window.push(id);
+            }
+        }
+        stream.window.drain(..stream.window.len().saturating_sub(LONG));
         stream.shown = tokenizer.decode(&stream.window, skip_special)?;
         stream.shown.truncate(stream.shown.trim_end_matches(REPLACEMENT).len());
         Ok(stream)
@@ -86,7 +89,15 @@ impl<'t> Detokenizer<'t> {
     fn says(&self, id: u32) -> Said {
         match self.tokenizer.kind(id) {
             Kind::Unknown => Said::Nothing,
-            Kind::Special if self.skip_special => Said::Nothing,
+            Kind::Special if self.skip_special => match self.window.last() {
+                // To SentencePiece, bytes before it and bytes after it are no one character.
+                Some(&last)
+                    if self.tokenizer.is_sentencepiece() && self.tokenizer.kind(last) == Kind::Byte =>
+                {
+                    Said::Piece
+                }
+                _ => Said::Nothing,
+            },
             Kind::Byte => Said::Byte,
             Kind::Special | Kind::Piece => Said::Piece,
         }

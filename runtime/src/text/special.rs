@@ -58,3 +58,21 @@ pub(super) fn special_tokens(config: &serde_json::Map<String, Value>) -> Vec<Add
     }
     tokens
 }
+
+/// The content of the token under `key`, a string or an object.
+pub(super) fn named(config: &serde_json::Map<String, Value>, key: &str) -> Option<String> {
+    config.get(key).and_then(token).map(|token| token.content)
+}
+
+/// The tokens of `added_tokens_decoder` from id `from` on, in the order of their ids.
+pub(super) fn beyond(config: &serde_json::Map<String, Value>, from: usize) -> Vec<(usize, AddedToken)> {
+    let Some(Value::Object(entries)) = config.get("added_tokens_decoder") else { return Vec::new() };
+    let entry = |(id, entry): (&String, &Value)| {
+        let special = entry.get("special") == Some(&Value::Bool(true));
+        Some((id.parse().ok()?, token(entry)?.special(special)))
+    };
+    let mut tokens: Vec<(usize, AddedToken)> = entries.iter().filter_map(entry).collect();
+    tokens.retain(|(id, _)| *id >= from);
+    tokens.sort_by_key(|(id, _)| *id);
+    tokens
+}

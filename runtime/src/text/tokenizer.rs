@@ -1,21 +1,32 @@
-//! `tokenizer.json`, executed, with faults that name the file.
+//! A tokenizer's files, executed, with faults that name them.
+
+use std::sync::Arc;
 
 use llamac_plan::diagnostic::{Code, Diagnostic, Diagnostics};
+use llamac_plan::sentencepiece::{PieceKind, SentencePieceModel};
 use serde_json::Value;
-use tokenizers::DecoderWrapper;
+use tokenizers::tokenizer::{OffsetType, PreTokenizedString};
+use tokenizers::{AddedToken, DecoderWrapper, Model as _, Normalizer as _, PreTokenizer as _};
 
 use super::bytes::{byte_level, fallback_byte};
 use super::guard::guard;
 use super::parts::{self, PartFault, Parts};
-use super::special::special_tokens;
+use super::pipeline::{Model, Pipeline, PreTokenizer};
+use super::sentencepiece::{self, Spaces, Vocabulary};
+use super::special::{self, special_tokens};
+use super::template::Ends;
 
-/// Encodes text into token ids and back, exactly as the `tokenizer.json` it was made from says.
+/// Encodes text into token ids and back, exactly as the file says that it was made from: a `tokenizer.json` as the
+/// tokenizers library, a SentencePiece model as SentencePiece.
 #[derive(Debug)]
 pub struct Tokenizer {
-    inner: tokenizers::Tokenizer,
+    pub(super) inner: Pipeline,
     /// The file's name, for messages.
-    name: String,
+    pub(super) name: String,
     pieces: Pieces,
+    /// The file.
+    pub(super) source: Box<[u8]>,
+    pub(super) ends: Ends,
 }
 
 /// How pieces stand for bytes, by the decoder.
@@ -43,9 +54,34 @@ pub(super) enum Kind {
 }
 
 impl Tokenizer {
+    /// The tokenizer among the files of a model, which `file` hands out by name: `tokenizer.json`, else a
+    /// SentencePiece `tokenizer.model`; with `tokenizer_config.json`, if there is one. `place` is what messages call a
+    /// file. Nothing if there is neither.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::from_bytes`], [`Tokenizer::from_sentencepiece`] and [`Tokenizer::with_config`].
+    pub fn from_files<'a>(
+        file: impl Fn(&str) -> Option<&'a [u8]>,
+        place: impl Fn(&str) -> String,
+    ) -> Result<Option<Self>, Diagnostics> {
+        let (json, model, config) = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json");
+        let tokenizer = match (file(json), file(model)) {
+            (Some(bytes), _) => Self::from_bytes(bytes, &place(json))?,
+            (None, Some(bytes)) => Self::from_sentencepiece(bytes, &place(model))?,
+            (None, None) => return Ok(None),
+        };
+        match file(config) {
+            Some(bytes) => tokenizer.with_config(bytes, &place(config)).map(Some),
+            None => Ok(Some(tokenizer)),
+        }
+    }
+
     /// Reads the contents of a `tokenizer.json`; `name` is what messages call the file.
     ///
     /// Padding and truncation that the file asks for are switched off: they belong to training.
+    ///
+    /// # Errors
+    /// `BadTokenizer` with the part at fault.
     pub fn from_bytes(json: &[u8], name: &str) -> Result<Self, Diagnostics> {
         let fault = |why: String| {
             let fault = Diagnostic::new(Code::BadTokenizer).at(name).message(why);
@@ -55,16 +91,58 @@ impl Tokenizer {
         let text = std::str::from_utf8(json).map_err(|e| fault(e.to_string()))?;
         let parts: Parts<'_> = serde_json::from_str(text).map_err(|e| fault(e.to_string()))?;
         parts::check(&parts).map_err(in_part)?;
-        let mut inner = guard(|| tokenizers::Tokenizer::from_bytes(json))
+        let mut inner = guard(|| Pipeline::from_bytes(json))
             .map_err(|why| parts::faulty(&parts).map_or_else(|| fault(why), in_part))?;
         inner.with_padding(None);
         inner.with_truncation(None).map_err(|e| fault(e.to_string()))?;
-        let pieces = inner.get_decoder().map_or(Pieces::Text, pieces);
-        Ok(Self { inner, name: name.to_owned(), pieces })
+        let pieces = match inner.get_decoder() {
+            Some(decoder) => pieces(decoder),
+            None => Pieces::Text,
+        };
+        let (name, ends) = (name.to_owned(), Ends::default());
+        Ok(Self { inner, name, pieces, source: json.into(), ends })
     }
 
-    /// Adds what the contents of a `tokenizer_config.json`, called `name` in messages, know beyond `tokenizer.json`:
-    /// which tokens of the vocabulary are special.
+    /// Reads the contents of a SentencePiece `tokenizer.model`; `name` is what messages call the file.
+    ///
+    /// A text is opened by the model's bos token. Control pieces and the unknown piece are recognized where they are
+    /// written out in a text, as transformers does; [`Tokenizer::encode_ordinary`] is what SentencePiece does.
+    ///
+    /// # Errors
+    /// As [`SentencePieceModel::parse`].
+    pub fn from_sentencepiece(bytes: &[u8], name: &str) -> Result<Self, Diagnostics> {
+        let fault = |why: String| Diagnostic::new(Code::BadTokenizer).at(name).message(why);
+        let vocabulary = Vocabulary::new(SentencePieceModel::parse(bytes, name)?).map_err(fault)?;
+        let model = &vocabulary.model;
+        let token = |id: u32, special: bool| {
+            AddedToken::from(model.pieces[id as usize].text.clone(), special).normalized(false)
+        };
+        let control = model.of_kind(PieceKind::Control).map(|id| token(id, true));
+        // Not special: decoding shows what stands in its place.
+        let unknown = model.of_kind(PieceKind::Unknown).map(|id| token(id, false));
+        let tokens: Vec<AddedToken> = control.chain(unknown).collect();
+        let named = |id: Option<u32>| id.map(|id| model.pieces[id as usize].text.clone());
+        let ends = Ends { bos: named(model.bos), eos: named(model.eos) };
+        let vocabulary = Arc::new(vocabulary);
+        let mut inner = Pipeline::new(Model::SentencePiece(vocabulary));
+        guard(|| inner.add_tokens(tokens)).map_err(fault)?;
+        let (name, pieces) = (name.to_owned(), Pieces::ByteFallback);
+        let mut tokenizer = Self { inner, name, pieces, source: bytes.into(), ends };
+        tokenizer.set_spaces(Spaces::Start);
+        tokenizer.update_post_processor(tokenizer.ends.bos.is_some(), false)?;
+        Ok(tokenizer)
+    }
+
+    /// Adds what the contents of a `tokenizer_config.json`, called `name` in messages, know beyond the tokenizer: which
+    /// tokens of the vocabulary are special.
+    ///
+    /// For a SentencePiece model, which says no more of itself than how it cuts texts, also tokens beyond its
+    /// vocabulary (`added_tokens_decoder`), which tokens a text is opened and ended by (`add_bos_token`,
+    /// `add_eos_token`), and which parts of a text get a space before them (`legacy`, `add_prefix_space`). A
+    /// `tokenizer.json` says all of that by itself, and is obeyed.
+    ///
+    /// # Errors
+    /// `BadTokenizer` where the file is no JSON object, or adds tokens that do not follow on the vocabulary.
     pub fn with_config(mut self, json: &[u8], name: &str) -> Result<Self, Diagnostics> {
         let fault = |why: String| Diagnostic::new(Code::BadTokenizer).at(name).message(why);
         let config = match serde_json::from_slice(json) {
@@ -72,11 +150,60 @@ impl Tokenizer {
             Ok(_) => return Err(fault("it is not a JSON object".into()).into()),
             Err(e) => return Err(fault(e.to_string()).into()),
         };
+        if self.vocabulary().is_some() {
+            for (id, token) in special::beyond(&config, self.vocab_size()) {
+                let (content, next) = (token.content.clone(), self.vocab_size());
+                if self.token_to_id(&content).is_some() {
+                    continue;
+                }
+                if id != next {
+                    let fault = Diagnostic::new(Code::BadTokenizer)
+                        .at(format!("{name}: added_tokens_decoder: {content:?}"))
+                        .expected(format!("id {next}, the next after the vocabulary"));
+                    return Err(fault.found(format!("id {id}")).into());
+                }
+                guard(|| self.inner.add_tokens([token])).map_err(fault)?;
+            }
+        }
         let known =
             special_tokens(&config).into_iter().filter(|t| self.inner.token_to_id(&t.content).is_some());
         let new: Vec<_> = known.filter(|t| !self.is_special(&t.content)).collect();
         guard(|| self.inner.add_special_tokens(new)).map_err(fault)?;
+        let token = |key: &str| special::named(&config, key).filter(|t| self.token_to_id(t).is_some());
+        let (bos, eos) = (token("bos_token"), token("eos_token"));
+        self.ends.bos = bos.or(self.ends.bos);
+        self.ends.eos = eos.or(self.ends.eos);
+        if self.vocabulary().is_some() {
+            let flag = |key: &str, default| config.get(key).and_then(Value::as_bool).unwrap_or(default);
+            self.set_spaces(match (flag("add_prefix_space", true), flag("legacy", false)) {
+                (false, _) => Spaces::Never,
+                (true, true) => Spaces::EveryPart,
+                (true, false) => Spaces::Start,
+            });
+            let add_bos = flag("add_bos_token", true) && self.ends.bos.is_some();
+            let add_eos = flag("add_eos_token", false) && self.ends.eos.is_some();
+            self.update_post_processor(add_bos, add_eos)?;
+        }
         Ok(self)
+    }
+
+    /// Whether it is executed as SentencePiece does.
+    pub(super) fn is_sentencepiece(&self) -> bool {
+        self.vocabulary().is_some()
+    }
+
+    /// The SentencePiece model, if it is one.
+    fn vocabulary(&self) -> Option<&Arc<Vocabulary>> {
+        match self.inner.get_model() {
+            Model::SentencePiece(vocabulary) => Some(vocabulary),
+            Model::Library(_) => None,
+        }
+    }
+
+    fn set_spaces(&mut self, spaces: Spaces) {
+        if let Some(vocabulary) = self.vocabulary().cloned() {
+            self.inner.with_pre_tokenizer(Some(PreTokenizer::SentencePiece(vocabulary, spaces)));
+        }
     }
 
     /// The ids of `text`. With `add_special` the post-processor's tokens are added (for LLaMA the one that opens a
@@ -86,10 +213,40 @@ impl Tokenizer {
         Ok(encoding.get_ids().to_vec())
     }
 
-    /// The text of `ids`, as transformers' `decode` without clean-up: ids outside the vocabulary are left out, and so
-    /// are special tokens if `skip_special`.
+    /// The ids of `text`, all of which is text: names of special tokens in it are no special tokens, and none is
+    /// added. This is what SentencePiece's `encode` and tiktoken's `encode_ordinary` give, so Meta's own code.
+    pub fn encode_ordinary(&self, text: &str) -> Result<Vec<u32>, Diagnostic> {
+        let encode = || {
+            let mut text = PreTokenizedString::from(text);
+            if let Some(normalizer) = self.inner.get_normalizer() {
+                text.normalize(|part| normalizer.normalize(part))?;
+            }
+            if let Some(pre_tokenizer) = self.inner.get_pre_tokenizer() {
+                pre_tokenizer.pre_tokenize(&mut text)?;
+            }
+            text.tokenize(|part| self.inner.get_model().tokenize(part.get()))?;
+            text.into_encoding(None, 0, OffsetType::None)
+        };
+        let encoding = guard(encode).map_err(|why| self.fault(why))?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// The text of `ids`: ids outside the vocabulary are left out, and so are special tokens if `skip_special`.
+    ///
+    /// As transformers' `decode` without clean-up for a `tokenizer.json`, as SentencePiece's for its models. Either
+    /// drops the space before a first word.
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String, Diagnostic> {
-        guard(|| self.inner.decode(ids, skip_special)).map_err(|why| self.fault(why))
+        match self.inner.get_pre_tokenizer() {
+            Some(PreTokenizer::SentencePiece(vocabulary, spaces)) => {
+                // What is left out is there all the same: it ends a run of bytes.
+                let shown = |piece: String| {
+                    if skip_special && self.is_special(&piece) { String::new() } else { piece }
+                };
+                let pieces = ids.iter().filter_map(|&id| self.inner.id_to_token(id).map(shown));
+                Ok(sentencepiece::decode(vocabulary, &pieces.collect::<Vec<_>>(), *spaces))
+            }
+            _ => guard(|| self.inner.decode(ids, skip_special)).map_err(|why| self.fault(why)),
+        }
     }
 
     /// The vocabulary's piece for each of `ids`: `▁Hello`, `Ġthe`, `<0x0A>`, …
@@ -144,11 +301,11 @@ impl Tokenizer {
         }
     }
 
-    fn is_special(&self, piece: &str) -> bool {
+    pub(super) fn is_special(&self, piece: &str) -> bool {
         self.inner.get_added_vocabulary().is_special_token(piece)
     }
 
-    fn fault(&self, why: String) -> Diagnostic {
+    pub(super) fn fault(&self, why: String) -> Diagnostic {
         Diagnostic::new(Code::BadTokenizer).at(&self.name).message(why)
     }
 }

@@ -280,21 +280,20 @@ compiles another, if the checkpoint holds its weights."
             }
             Self::BadTokenizer => {
                 "\
-`tokenizer.json` or `tokenizer_config.json` cannot be read, uses something that the tokenizers
-library does not know, or failed on this text.
+`tokenizer.json`, `tokenizer.model` or `tokenizer_config.json` cannot be read, contradicts itself, uses
+something that the tokenizers library does not know, belongs to a model with another vocabulary, or
+failed on this text.
 
-**Cure**: load the tokenizer with `AutoTokenizer.from_pretrained()` of a current transformers and
+**Cure**: fetch the files of this model again. If they are whole, load the tokenizer with `AutoTokenizer.from_pretrained()` of a current transformers and
 save it with `save_pretrained()`. Token ids (`llamac run MODEL --ids 1,2,3`) need no tokenizer at
 all, if the model is compiled from a folder without one."
             }
             Self::NoTokenizer => {
                 "\
-Text was given or asked for, and there is no `tokenizer.json`, neither in the folder nor in the
-compiled model, which takes along what its checkpoint had.
+Text was given or asked for, and there is neither a `tokenizer.json` nor a `tokenizer.model`, neither
+in the folder nor in the compiled model, which takes along what its checkpoint had.
 
-**Cure**: put a `tokenizer.json` beside `config.json` and compile again. A SentencePiece
-`tokenizer.model` alone is turned into one by `AutoTokenizer.from_pretrained()` and
-`save_pretrained()`. Or give ids: `--ids 1,2,3`."
+**Cure**: put one of them beside `config.json` and compile again. Or give ids: `--ids 1,2,3`."
             }
             Self::BadSampling => {
                 "\
