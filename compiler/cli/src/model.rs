@@ -165,12 +165,7 @@ pub fn tokenizer(arg: &ModelArg) -> Result<Tokenizer, Diagnostics> {
 /// When there is none, or it cannot be read.
 pub fn read_tokenizer(files: &TokenizerFiles, path: &Path) -> Result<Tokenizer, Diagnostics> {
     let place = |name: &str| path.join(name).display().to_string();
-    let Some(json) = &files.tokenizer else { return Err(no_tokenizer(path)) };
-    let tokenizer = Tokenizer::from_bytes(json, &place("tokenizer.json"))?;
-    match &files.config {
-        Some(config) => tokenizer.with_config(config, &place("tokenizer_config.json")),
-        None => Ok(tokenizer),
-    }
+    Tokenizer::from_files(|name| files.file(name), place)?.ok_or_else(|| no_tokenizer(path))
 }
 
 fn no_tokenizer(path: &Path) -> Diagnostics {
@@ -179,15 +174,8 @@ fn no_tokenizer(path: &Path) -> Diagnostics {
     {
         return faults;
     }
-    let fault =
-        Diagnostic::new(Code::NoTokenizer).at(path.display().to_string()).expected("a tokenizer.json in it");
-    let fault = match path.join("tokenizer.model").exists() {
-        true => fault.found("tokenizer.model, which cannot be read yet").help(
-            "load it with AutoTokenizer.from_pretrained() of transformers and save it with save_pretrained()",
-        ),
-        false => fault,
-    };
-    fault.into()
+    let fault = Diagnostic::new(Code::NoTokenizer).at(path.display().to_string());
+    fault.expected("a tokenizer.json or a tokenizer.model in it").into()
 }
 
 /// The fault of a file that was given by name and is not there, with a near name that is.

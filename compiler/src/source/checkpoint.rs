@@ -136,6 +136,9 @@ impl Checkpoint {
         let generation = generation::parse(GENERATION, generation_json.as_deref(), config.as_ref(), warnings);
         let generation = faults.absorb(generation);
         let tokenizer = faults.absorb(TokenizerFiles::read(path));
+        if let (Some(config), Some(tokenizer)) = (&config, &tokenizer) {
+            faults.absorb(tokenizer.check_vocabulary(config.vocab_size, warnings).map_err(Diagnostics::from));
+        }
         let weights = faults.absorb(shards::open(path));
         let named = weights.and_then(|weights| faults.absorb(Named::new(weights)));
         let model = config

@@ -7,7 +7,7 @@
 //! [`Diagnostic`](llamac_plan::diagnostic::Diagnostic), all that is wrong is reported together, and no number of a file
 //! is trusted with an allocation.
 //!
-//! Not here: the arithmetic of weights (`weights`), the graph (`model`), and what a tokenizer's files mean.
+//! Not here: the arithmetic of weights (`weights`), the graph (`model`), and encoding of texts.
 
 mod capped;
 mod checkpoint;
@@ -38,4 +38,4 @@ pub use names::{EMBEDDING, LM_HEAD, NORM, QA_OUTPUTS, QA_OUTPUTS_BIAS, SCORE, SC
 pub use rope::Rope;
 pub(crate) use shards::{INDEX, has_weights};
 pub use suggest::{did_you_mean, nearest_path};
-pub use tokenizer::TokenizerFiles;
+pub use tokenizer::{Llama3, TokenizerFiles};

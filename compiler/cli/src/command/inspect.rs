@@ -96,11 +96,9 @@ impl Args {
         let (kind, plan, tokenizer) = match &source {
             Source::Checkpoint(checkpoint) => {
                 let plan = driver::plan(checkpoint, &CompileOptions::default())?;
-                ("checkpoint", plan, checkpoint.tokenizer.tokenizer.is_some())
+                ("checkpoint", plan, checkpoint.tokenizer.is_some())
             }
-            Source::Artifact(model) => {
-                ("artifact", model.plan().clone(), model.file("tokenizer.json").is_some())
-            }
+            Source::Artifact(model) => ("artifact", model.plan().clone(), model.has_tokenizer()),
         };
         let facts = Facts::new(kind, &plan, tokenizer);
         match self.json {

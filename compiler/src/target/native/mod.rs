@@ -150,6 +150,7 @@ pub fn emit(
     let files: Vec<(&str, &[u8])> = [
         ("config.json", Some(&checkpoint.config_json)),
         ("tokenizer.json", tokenizer.tokenizer.as_ref()),
+        ("tokenizer.model", tokenizer.sentencepiece.as_ref()),
         ("tokenizer_config.json", tokenizer.config.as_ref()),
         ("special_tokens_map.json", tokenizer.special_tokens_map.as_ref()),
     ]

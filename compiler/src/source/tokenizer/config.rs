@@ -1,0 +1,94 @@
+//! `tokenizer_config.json` and `special_tokens_map.json` of a tokenizer that came without.
+
+use llamac_plan::sentencepiece::SentencePieceModel;
+use serde_json::{Map, Value, json};
+
+use super::tiktoken;
+
+/// The class that takes a `tokenizer.json` at its word, in every version of transformers; `LlamaTokenizer` would
+/// rebuild it and encode spaces at the start of a text otherwise.
+const CLASS: &str = "PreTrainedTokenizerFast";
+
+/// The tokens that a config names.
+const NAMED: [&str; 4] = ["bos_token", "eos_token", "unk_token", "pad_token"];
+
+/// The tokens that open and end each text.
+pub(super) struct Flags {
+    pub bos: Option<u32>,
+    pub eos: Option<u32>,
+}
+
+impl Flags {
+    /// What a `tokenizer_config.json` asks for, or transformers' defaults: bos, but no eos. A token that does not exist
+    /// is not added.
+    pub fn of(config: Option<&[u8]>, model: &SentencePieceModel) -> Self {
+        let config = config.and_then(|bytes| serde_json::from_slice::<Value>(bytes).ok()).unwrap_or_default();
+        let asked = |key: &str, default: bool| config[key].as_bool().unwrap_or(default);
+        let named = |key: &str| {
+            let name = config[key].as_str().or_else(|| config[key]["content"].as_str())?;
+            model.pieces.iter().position(|piece| piece.text == name).map(|id| id as u32)
+        };
+        let bos = named("bos_token").or(model.bos).filter(|_| asked("add_bos_token", true));
+        let eos = named("eos_token").or(model.eos).filter(|_| asked("add_eos_token", false));
+        Self { bos, eos }
+    }
+}
+
+/// The config of a SentencePiece model.
+pub(super) fn sentencepiece(model: &SentencePieceModel) -> Vec<u8> {
+    let text = |id: u32| Value::from(model.pieces[id as usize].text.as_str());
+    let mut config = Map::new();
+    let named = [("bos_token", model.bos), ("eos_token", model.eos), ("unk_token", Some(model.unknown))];
+    config.extend(named.into_iter().filter_map(|(key, id)| Some((key.to_owned(), text(id?)))));
+    let flags = json!({
+        "add_bos_token": model.bos.is_some(), "add_eos_token": false, "clean_up_tokenization_spaces": false,
+        "legacy": true, "padding_side": "left", "tokenizer_class": CLASS,
+    });
+    config.extend(flags.as_object().cloned().unwrap_or_default());
+    pretty(&config)
+}
+
+/// The config of Llama 3, whose texts end by `eos`, or by the token of its base models.
+pub(super) fn llama3(eos: Option<&str>) -> Vec<u8> {
+    let config = json!({
+        "bos_token": tiktoken::BOS, "eos_token": eos.unwrap_or("<|end_of_text|>"),
+        "clean_up_tokenization_spaces": true, "model_input_names": ["input_ids", "attention_mask"],
+        "padding_side": "left", "tokenizer_class": CLASS,
+    });
+    pretty(&config.as_object().cloned().unwrap_or_default())
+}
+
+/// A config with another token at the end of texts, and with a length where it has none. What is no JSON object stays
+/// as it is.
+pub(super) fn with(config: Vec<u8>, eos: Option<&str>, max_length: Option<u64>) -> Vec<u8> {
+    let Ok(mut members) = serde_json::from_slice::<Map<String, Value>>(&config) else { return config };
+    let before = members.clone();
+    if let Some(eos) = eos {
+        members.insert("eos_token".to_owned(), eos.into());
+    }
+    if let Some(length) = max_length {
+        members.entry("model_max_length").or_insert_with(|| length.into());
+    }
+    if members == before { config } else { pretty(&members) }
+}
+
+/// The tokens that a config names, by what they are for.
+pub(super) fn special_tokens_map(config: &[u8]) -> Vec<u8> {
+    let config: Map<String, Value> = serde_json::from_slice(config).unwrap_or_default();
+    let named = NAMED.iter().filter_map(|&key| Some((key.to_owned(), config.get(key)?.clone())));
+    pretty(&named.collect())
+}
+
+/// What a file begins with, for messages.
+pub(super) fn shown(bytes: &[u8]) -> String {
+    match bytes {
+        [] => "an empty file".to_owned(),
+        _ => format!("{:?}", String::from_utf8_lossy(&bytes[..bytes.len().min(24)])),
+    }
+}
+
+fn pretty(members: &Map<String, Value>) -> Vec<u8> {
+    let mut bytes = serde_json::to_vec_pretty(members).expect("strings and numbers are JSON");
+    bytes.push(b'\n');
+    bytes
+}

@@ -1,0 +1,173 @@
+//! The tokenizer's files of a checkpoint, in either of its layouts.
+//!
+//! `tokenizer.json` is carried along as it is, and so is a SentencePiece `tokenizer.model`: what they mean is the
+//! runtime's business. Llama 3's own file has the same name, `tokenizer.model`; it becomes a `tokenizer.json`.
+//! [`TokenizerFiles::hugging_face`] makes one of each of them, for who reads nothing else.
+
+mod config;
+mod json;
+mod sentencepiece;
+mod tiktoken;
+
+use std::path::Path;
+
+use llamac_plan::diagnostic::{Code, Diagnostic, Diagnostics};
+use llamac_plan::sentencepiece::SentencePieceModel;
+
+use super::file;
+
+pub use tiktoken::Llama3;
+
+/// The largest tokenizer file: ten times the largest that is known.
+const MAX_BYTES: u64 = 256 << 20;
+
+const JSON: &str = "tokenizer.json";
+const MODEL: &str = "tokenizer.model";
+const CONFIG: &str = "tokenizer_config.json";
+const SPECIAL: &str = "special_tokens_map.json";
+
+/// The contents of the tokenizer's files, as far as there are any.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TokenizerFiles {
+    /// `tokenizer.json`: the tokenizer itself. Where there is none, what Llama 3's `tokenizer.model` says.
+    pub tokenizer: Option<Vec<u8>>,
+    /// A SentencePiece `tokenizer.model`: the tokenizer itself, where there is no `tokenizer.json`.
+    pub sentencepiece: Option<Vec<u8>>,
+    /// Ids that a `tokenizer.model` of either kind has, with the special tokens that follow on Llama 3's.
+    pub pieces: Option<usize>,
+    /// `tokenizer_config.json`.
+    pub config: Option<Vec<u8>>,
+    /// `special_tokens_map.json`.
+    pub special_tokens_map: Option<Vec<u8>>,
+}
+
+impl TokenizerFiles {
+    /// Reads the files of a directory. A `tokenizer.json` wins over a `tokenizer.model`.
+    ///
+    /// # Errors
+    /// Those that are there and cannot be read, and what is wrong with a `tokenizer.model` that is needed.
+    pub fn read(directory: &Path) -> Result<Self, Diagnostics> {
+        Self::read_as(directory, Llama3::default())
+    }
+
+    /// As [`TokenizerFiles::read`]; the vocabulary of a Llama 3 file is followed by the special tokens of `generation`.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn read_as(directory: &Path, generation: Llama3) -> Result<Self, Diagnostics> {
+        let mut faults = Diagnostics::new();
+        let mut read = |name: &str| {
+            let bytes = file::read(&directory.join(name), MAX_BYTES).map_err(Diagnostics::from);
+            faults.absorb(bytes).flatten()
+        };
+        let (tokenizer, config, special_tokens_map) = (read(JSON), read(CONFIG), read(SPECIAL));
+        let model = if tokenizer.is_none() { read(MODEL) } else { None };
+        let mut files = Self { tokenizer, config, special_tokens_map, ..Self::default() };
+        if let Some(model) = model {
+            let name = directory.join(MODEL).display().to_string();
+            faults.absorb(files.take_model(model, generation, &name));
+        }
+        faults.or(files)
+    }
+
+    /// Takes the contents of a `tokenizer.model`, of whichever kind; `name` is what messages call it.
+    fn take_model(&mut self, model: Vec<u8>, generation: Llama3, name: &str) -> Result<(), Diagnostics> {
+        if sentencepiece::is(&model) {
+            self.pieces = Some(SentencePieceModel::parse(&model, name)?.pieces.len());
+            self.sentencepiece = Some(model);
+        } else if tiktoken::is(&model) {
+            let (json, pieces) = tiktoken::to_json(&model, generation, name)?;
+            (self.tokenizer, self.pieces) = (Some(json), Some(pieces));
+            self.config.get_or_insert_with(|| config::llama3(None));
+        } else {
+            let fault = Diagnostic::new(Code::BadTokenizer).at(name);
+            let expected = "a SentencePiece model, or lines of base64 and a number as Llama 3 has them";
+            return Err(fault.expected(expected).found(config::shown(&model)).into());
+        }
+        Ok(())
+    }
+
+    /// A file that a tokenizer is made of, by its name in a checkpoint.
+    pub fn file(&self, name: &str) -> Option<&[u8]> {
+        match name {
+            JSON => self.tokenizer.as_deref(),
+            MODEL => self.sentencepiece.as_deref(),
+            CONFIG => self.config.as_deref(),
+            SPECIAL => self.special_tokens_map.as_deref(),
+            _ => None,
+        }
+    }
+
+    /// Whether there is a tokenizer.
+    pub fn is_some(&self) -> bool {
+        self.tokenizer.is_some() || self.sentencepiece.is_some()
+    }
+
+    /// Whether the ids of a `tokenizer.model` have rows in a model's vocabulary. It may have more rows; for Llama 3,
+    /// whose special tokens have the last ids, that is odd.
+    ///
+    /// # Errors
+    /// `BadTokenizer` where it has fewer: the two do not belong together.
+    pub(super) fn check_vocabulary(
+        &self,
+        vocab_size: usize,
+        warnings: &mut Vec<String>,
+    ) -> Result<(), Diagnostic> {
+        let Some(pieces) = self.pieces else { return Ok(()) };
+        if pieces > vocab_size {
+            let fault = Diagnostic::new(Code::BadTokenizer)
+                .at(MODEL)
+                .message("it has more ids than the model's vocabulary, so it belongs to another model");
+            let expected = format!("at most {vocab_size} ids (vocab_size)");
+            return Err(fault.expected(expected).found(pieces.to_string()));
+        }
+        if pieces < vocab_size && self.tokenizer.is_some() {
+            warnings.push(format!(
+                "{MODEL} has {pieces} ids with the special tokens, but the model's vocabulary {vocab_size}: is it cut?"
+            ));
+        }
+        Ok(())
+    }
+
+    /// The files that a Hugging Face directory needs, by name: `tokenizer.json`, `tokenizer_config.json`,
+    /// `special_tokens_map.json`, and a SentencePiece `tokenizer.model` as it was. Those that the checkpoint has stay
+    /// as they are. Nothing without a tokenizer.
+    ///
+    /// `eos` is the token that ends a text of this model, where it is not the tokenizer's own (`<|eot_id|>` of an
+    /// instruct model); `max_length` the context. What encodes otherwise by the tokenizer.json goes to `warnings`.
+    ///
+    /// # Errors
+    /// What a `tokenizer.json` cannot say at all.
+    pub fn hugging_face(
+        &self,
+        eos: Option<&str>,
+        max_length: Option<u64>,
+        warnings: &mut Vec<String>,
+    ) -> Result<Vec<(&'static str, Vec<u8>)>, Diagnostics> {
+        let mut files = Vec::new();
+        let model = self.sentencepiece.as_deref();
+        let model =
+            model.map(|bytes| Ok::<_, Diagnostics>((bytes, SentencePieceModel::parse(bytes, MODEL)?)));
+        let config = match (&self.tokenizer, model.transpose()?) {
+            (Some(json), _) => {
+                files.push((JSON, json.clone()));
+                config::with(self.config.clone().unwrap_or_else(|| b"{}".to_vec()), eos, max_length)
+            }
+            (None, Some((bytes, model))) => {
+                let flags = config::Flags::of(self.config.as_deref(), &model);
+                files.push((JSON, sentencepiece::to_json(&model, flags.bos, flags.eos, MODEL)?));
+                files.push((MODEL, bytes.to_vec()));
+                warnings.extend(sentencepiece::differences(&model));
+                let config = self.config.clone().unwrap_or_else(|| config::sentencepiece(&model));
+                config::with(config, eos, max_length)
+            }
+            (None, None) => return Ok(files),
+        };
+        let special = self.special_tokens_map.clone().unwrap_or_else(|| config::special_tokens_map(&config));
+        files.extend([(CONFIG, config), (SPECIAL, special)]);
+        Ok(files)
+    }
+}
+
+#[cfg(test)]
+mod tests;
