@@ -164,7 +164,7 @@ fn what_is_known_before_a_model_is_compiled_is_told_before() {
         ("run {stories} -p x", 1, "the folder for temporary files does not exist"),
         ("run {stories} -p x --top-p 2", 2, "error[E0406]"),
         ("run {tokens} -p x", 3, "error[E0403]"),
-        ("run {tiny} -p x", 3, "give token ids (`--ids`), or use a checkpoint that holds a tokenizer.json"),
+        ("run {tiny} -p x", 3, "give token ids (`--ids`), or use a checkpoint that holds a tokenizer"),
         ("classify {tokens} x", 3, "error[E0403]"),
         ("embed {tiny} x", 3, "error[E0405]"),
         ("eval {tiny} --inputs {f}/in --outputs {f}/out", 3, "error[E0400]"),

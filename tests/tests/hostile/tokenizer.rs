@@ -3,10 +3,11 @@
 use std::fs;
 use std::path::Path;
 
-use llamac_runtime::diagnostic::Code;
+use llamac_compiler::source::TokenizerFiles;
+use llamac_runtime::diagnostic::{Code, Diagnostics};
 use llamac_runtime::text::Tokenizer;
 
-use super::limits::limited;
+use super::limits::{limited, within};
 use super::random::{Random, splice};
 
 const FOLDERS: [&str; 4] =
@@ -105,6 +106,138 @@ fn damaged_configurations_of_tokenizers_never_panic() {
             random.flip(&mut config, end, |config, _| {
                 with(config);
             });
+        }
+    }
+}
+
+/// Both kinds of `tokenizer.model`, the longest special features among them.
+const MODELS: [&str; 5] = [
+    "stories",
+    "vocabularies/user-defined",
+    "vocabularies/ties",
+    "vocabularies/words",
+    "vocabularies/llama3",
+];
+
+/// What is wrong with a `tokenizer.model` is told with its name.
+fn told(faults: &Diagnostics) {
+    assert!(!faults.is_empty() && faults.iter().count() <= 42);
+    for fault in faults.iter() {
+        let codes = [Code::BadTokenizer, Code::UnsupportedModel, Code::BadJson];
+        assert!(codes.contains(&fault.code), "{fault}");
+        assert!(fault.at.as_deref().is_some_and(|at| at.contains("tokenizer.model")), "{fault}");
+    }
+}
+
+/// Reads a folder with a `tokenizer.model`, uses what opens, and writes it for Hugging Face.
+fn model_used(folder: &Path, model: &[u8]) -> bool {
+    fs::write(folder.join("tokenizer.model"), model).unwrap();
+    let files = match limited(model.len(), || TokenizerFiles::read(folder)) {
+        Ok(files) => files,
+        Err(faults) => {
+            told(&faults);
+            return false;
+        }
+    };
+    let place = |name: &str| format!("tokenizer.model: {name}");
+    match limited(model.len(), || Tokenizer::from_files(|name| files.file(name), place)) {
+        Err(faults) => told(&faults),
+        Ok(tokenizer) => limited(model.len(), || {
+            let tokenizer = tokenizer.unwrap();
+            let text = "  Mia had a red kite.\n  foobar<sep>ﬁA 中文 🙂 12345 <s></s> \u{0} aaaaaaaa";
+            let ids = tokenizer.encode(text, true).unwrap();
+            assert!(tokenizer.decode(&ids, true).is_ok() && tokenizer.encode_ordinary(text).is_ok());
+            let _ = tokenizer.decode(&[0, 7, 259, 260, 1023, 70_000], false);
+        }),
+    }
+    if let Err(faults) = limited(model.len(), || files.hugging_face(None, None, &mut Vec::new())) {
+        told(&faults);
+    }
+    true
+}
+
+#[test]
+fn truncated_models_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in MODELS {
+        let model = read(name, "tokenizer.model");
+        for i in 0..64 {
+            let used = model_used(folder.path(), &model[..i * model.len() / 64]);
+            // Between two lines a file of lines has no end of its own.
+            assert!(!used || name == "vocabularies/llama3", "{name}: {i}");
+        }
+        assert!(model_used(folder.path(), &model), "{name}");
+    }
+}
+
+#[test]
+fn flipped_bits_of_models_never_panic() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut random = Random(24);
+    for name in MODELS {
+        let mut model = read(name, "tokenizer.model");
+        let end = model.len();
+        // What is behind the pieces says how they are used.
+        for _ in 0..150 {
+            random.flip(&mut model, end, |model, _| {
+                model_used(folder.path(), model);
+            });
+            let tail = end.saturating_sub(400);
+            let mut behind = model.clone();
+            random.flip(&mut behind[tail..], end - tail, |flipped, _| {
+                let flipped = [&model[..tail], flipped].concat();
+                model_used(folder.path(), &flipped);
+            });
+        }
+    }
+}
+
+#[test]
+fn junk_of_any_size_is_no_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let field = |number: u8, content: &[u8]| [&[number << 3 | 2, content.len() as u8], content].concat();
+    let piece = |text: &[u8], score: f32| {
+        field(1, &[field(1, text), vec![0x15], score.to_le_bytes().to_vec()].concat())
+    };
+    let unknown = field(1, &[field(1, b"<unk>"), vec![0x18, 2]].concat());
+    let specs = [field(2, &[0x18, 2]), field(3, &[])].concat();
+    let (nan, a) = (piece(b"a", f32::NAN), piece(b"a", 0.0));
+    for model in [
+        // A cycle of empty fields, of pieces without text, of one piece, of specs.
+        [0x0a, 0].repeat(1 << 20),
+        [0x0a, 2, 0x0a, 0].repeat(1 << 18),
+        a.repeat(1 << 16),
+        specs.repeat(1 << 16),
+        // 2^31 bytes of pieces that are not there; a length of 64 bits; groups; a number that never ends.
+        b"\x0a\xff\xff\xff\xff\x07".to_vec(),
+        b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01".to_vec(),
+        [0x0b].repeat(1 << 20),
+        [&[0x0a][..], &[0xff; 1 << 20]].concat(),
+        [unknown.clone(), nan, specs.clone()].concat(),
+        [unknown.clone(), a.repeat(2), specs.clone()].concat(),
+        // Lines without end, and ranks out of reach.
+        [&b"IQ== 0\n"[..], &[b'A'; 1 << 22]].concat(),
+        b"IQ== 0\n".repeat(1 << 18),
+        b"IQ== 0\nIg== 4294967295\nIw== 2147483648\nJA== -1\n".to_vec(),
+    ] {
+        assert!(!model_used(folder.path(), &model), "{:?}", &model[..model.len().min(40)]);
+    }
+    // Pieces of which each is a part of the next: encoding and writing end soon, or are refused.
+    let chain: Vec<u8> = (1..100).flat_map(|n| piece(&[b'a'].repeat(n), -(n as f32))).collect();
+    assert!(model_used(folder.path(), &[unknown, chain, specs].concat()));
+}
+
+#[test]
+fn long_lines_end_soon() {
+    for name in MODELS {
+        let files =
+            TokenizerFiles::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures").join(name));
+        let files = files.unwrap();
+        let tokenizer = Tokenizer::from_files(|name| files.file(name), str::to_owned).unwrap().unwrap();
+        for part in ["a", " ", "foobar", "漢", "<s>", "lalala "] {
+            let line = part.repeat(1_000_000 / part.len());
+            // Symbols and candidates take some hundred bytes for each of the text.
+            within(512 << 20, || tokenizer.encode(&line, true).unwrap());
         }
     }
 }

@@ -162,7 +162,7 @@ impl Args {
             Err(_) if self.prompt.ids.is_some() => Ok(None),
             Err(_) => Err(Diagnostic::new(Code::NoTokenizer)
                 .at(self.model.path.display().to_string())
-                .help("give token ids (`--ids`), or use a checkpoint that holds a tokenizer.json")
+                .help("give token ids (`--ids`), or use a checkpoint that holds a tokenizer")
                 .into()),
         }
     }
