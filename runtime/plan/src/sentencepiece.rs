@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use prost::Message;
 
 use crate::diagnostic::{Code, Diagnostic, Diagnostics};
-use wire::{Damage, Fields};
+use wire::{Damage, Field, Fields};
 
 /// The most pieces: twice the largest vocabulary that is known.
 pub const MAX_PIECES: usize = 1 << 19;
@@ -102,7 +102,7 @@ impl SentencePieceModel {
         let mut pieces: Vec<Piece> = Vec::new();
         let (mut trainer, mut normalizer) = (None, None);
         let mut fields = Fields::new(bytes);
-        while let Some((number, offset, content)) = fields.next().map_err(damaged)? {
+        while let Some(Field { number, offset, content }) = fields.next().map_err(damaged)? {
             let broken = |what: &str, error: prost::DecodeError| {
                 fault(format!("byte {offset}: the {what} cannot be decoded: {error}"))
             };
@@ -264,12 +264,11 @@ fn check_vocabulary(pieces: &[Piece], byte_fallback: bool, name: &str, faults: &
             tell(at(name, id, text).message(format!("piece {first} has the same text")));
         }
         match (piece.kind, byte_of(text)) {
-            (PieceKind::Unknown, _) => match unknown.replace(id) {
-                Some(first) => {
+            (PieceKind::Unknown, _) => {
+                if let Some(first) = unknown.replace(id) {
                     tell(at(name, id, text).message(format!("piece {first} is the unknown piece, too")));
                 }
-                None => {}
-            },
+            }
             (PieceKind::Byte, _) if !byte_fallback => {
                 let why = "it stands for a byte, but the model has no byte fallback";
                 tell(at(name, id, text).message(why));

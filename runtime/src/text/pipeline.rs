@@ -25,13 +25,13 @@ pub(super) type Pipeline =
 /// What makes pieces of a text.
 #[derive(Debug)]
 pub(super) enum Model {
-    Library(ModelWrapper),
+    Library(Box<ModelWrapper>),
     SentencePiece(Arc<Vocabulary>),
 }
 
 impl<'de> Deserialize<'de> for Model {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
-        ModelWrapper::deserialize(deserializer).map(Self::Library)
+        ModelWrapper::deserialize(deserializer).map(|model| Self::Library(Box::new(model)))
     }
 }
 

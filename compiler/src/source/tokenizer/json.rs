@@ -130,7 +130,7 @@ pub(super) fn merges<T: AsRef<[u8]>>(
             let fault = Diagnostic::new(Code::BadTokenizer).at(format!("{name}: token {id}"));
             return Err(fault
                 .expected(format!("at most {MAX_MERGED} bytes"))
-                .found(format!("{}", whole.len())));
+                .found(format!("{} bytes", whole.len())));
         }
         let cuts = (1..whole.len()).filter(|&cut| {
             lengths.contains(&cut) && lengths.contains(&(whole.len() - cut)) && may_cut(whole, cut)
@@ -183,10 +183,9 @@ mod tests {
 
     #[test]
     fn what_grows_without_bound_is_refused() {
-        let long: Vec<String> = (1..=MAX_MERGED + 1).map(|n| "a".repeat(n)).collect();
-        let order: Vec<u32> = (0..long.len() as u32).collect();
-        let fault = merges(&long, &order, |_, _| true, "f").unwrap_err();
-        assert!(fault.to_string().contains("token 512"), "{fault}");
+        let long = ["b".to_owned(), "a".repeat(MAX_MERGED + 1)];
+        let fault = merges(&long, &[0, 1], |_, _| true, "f").unwrap_err().to_string();
+        assert!(fault.contains("f: token 1") && fault.contains("found    513 bytes"), "{fault}");
         let many: Vec<String> =
             ["a", "b", "c"].iter().flat_map(|c| (1..=MAX_MERGED).map(|n| c.repeat(n))).collect();
         let order: Vec<u32> = (0..many.len() as u32).collect();

@@ -280,18 +280,18 @@ compiles another, if the checkpoint holds its weights."
             }
             Self::BadTokenizer => {
                 "\
-`tokenizer.json`, `tokenizer.model` or `tokenizer_config.json` cannot be read, contradicts itself, uses
-something that the tokenizers library does not know, belongs to a model with another vocabulary, or
-failed on this text.
+`tokenizer.json`, `tokenizer.model` or `tokenizer_config.json` cannot be read, contradicts itself,
+uses something that the tokenizers library does not know, belongs to a model with another
+vocabulary, or failed on this text.
 
-**Cure**: fetch the files of this model again. If they are whole, load the tokenizer with `AutoTokenizer.from_pretrained()` of a current transformers and
-save it with `save_pretrained()`. Token ids (`llamac run MODEL --ids 1,2,3`) need no tokenizer at
-all, if the model is compiled from a folder without one."
+**Cure**: fetch the files of this model again. If they are whole, load the tokenizer with
+`AutoTokenizer.from_pretrained()` of a current transformers and save it with `save_pretrained()`.
+Ids (`llamac run MODEL --ids 1,2,3`) need no tokenizer, if the folder has none."
             }
             Self::NoTokenizer => {
                 "\
-Text was given or asked for, and there is neither a `tokenizer.json` nor a `tokenizer.model`, neither
-in the folder nor in the compiled model, which takes along what its checkpoint had.
+Text was given or asked for, and there is neither a `tokenizer.json` nor a `tokenizer.model` in the
+folder, or in the compiled model, which takes along what its checkpoint had.
 
 **Cure**: put one of them beside `config.json` and compile again. Or give ids: `--ids 1,2,3`."
             }

@@ -10,6 +10,15 @@ pub(super) struct Damage {
     pub what: &'static str,
 }
 
+/// A field with a length.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Field<'a> {
+    pub number: u64,
+    /// Where its content begins.
+    pub offset: usize,
+    pub content: &'a [u8],
+}
+
 /// The fields of the message in these bytes, of which only those with a length have content.
 pub(super) struct Fields<'a> {
     bytes: &'a [u8],
@@ -21,8 +30,8 @@ impl<'a> Fields<'a> {
         Self { bytes, at: 0 }
     }
 
-    /// The next field with a length: its number, where its content begins, and its content.
-    pub fn next(&mut self) -> Result<Option<(u64, usize, &'a [u8])>, Damage> {
+    /// The next field with a length.
+    pub fn next(&mut self) -> Result<Option<Field<'a>>, Damage> {
         while self.at < self.bytes.len() {
             let key = self.number()?;
             match key & 7 {
@@ -31,8 +40,8 @@ impl<'a> Fields<'a> {
                 5 => drop(self.take(4)?),
                 2 => {
                     let length = self.number()?;
-                    let from = self.at;
-                    return Ok(Some((key >> 3, from, self.take(length)?)));
+                    let offset = self.at;
+                    return Ok(Some(Field { number: key >> 3, offset, content: self.take(length)? }));
                 }
                 _ => return Err(self.damage("a field has a type that does not exist")),
             }
@@ -79,8 +88,8 @@ mod tests {
             [&[0x08, 0x96, 0x01, 0x12, 2, b'a', b'b', 0x1d][..], &[0; 4], &[0x21], &[0; 8], &[0x2a, 0]]
                 .concat();
         let mut fields = Fields::new(&bytes);
-        assert_eq!(fields.next(), Ok(Some((2, 5, &b"ab"[..]))));
-        assert_eq!(fields.next(), Ok(Some((5, 23, &b""[..]))));
+        assert_eq!(fields.next(), Ok(Some(Field { number: 2, offset: 5, content: b"ab" })));
+        assert_eq!(fields.next(), Ok(Some(Field { number: 5, offset: 23, content: b"" })));
         assert_eq!(fields.next(), Ok(None));
     }
 
