@@ -63,7 +63,7 @@ impl Session {
             let size = bytes.map(|bytes| format!(", {} MiB,", bytes.div_ceil(1 << 20))).unwrap_or_default();
             Diagnostic::new(Code::OutOfMemory)
                 .message(format!("the cache of {} tokens{size} does not fit into memory", options.capacity))
-                .help("a shorter sequence takes less, and so does a cache of f16 or bf16")
+                .help("ask for fewer tokens (`run -n`), or for a cache of f16 or bf16")
         })?;
         let rope = match model.frequencies() {
             Some(&Frequencies::Dynamic { theta, factor, max_position }) => {
