@@ -82,7 +82,7 @@ fn mistakes_in_the_command_line_are_objects_too() {
         ("--message-format json", 2, "E0001", "requires a subcommand"),
         ("rn model --message-format json", 2, "E0001", "unrecognized subcommand 'rn'"),
         ("--message-format json run model -p a --top-k many", 2, "E0001", "invalid value 'many'"),
-        ("run model -p a --message-format=json --lookup 3", 4, "E0002", "not in this version"),
+        ("run model -p a --message-format=json --chat", 4, "E0002", "not in this version"),
         ("explain 999 --message-format json", 2, "E0001", "no such code"),
     ] {
         let done = llamac(line, &[]);
