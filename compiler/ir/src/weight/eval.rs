@@ -19,6 +19,14 @@ pub fn evaluate(
             let views: Vec<_> = parts.iter().map(|part| part.view()).collect();
             concatenate(Axis(0), &views).map_err(|e| format!("{weight}: {e}"))?
         }
+        WeightExpr::ConcatColumns { parts } => {
+            let parts = parts.iter().map(|part| evaluate(part, read)).collect::<Result<Vec<_>, _>>()?;
+            let views: Vec<_> = parts.iter().map(|part| part.view()).collect();
+            concatenate(Axis(1), &views)
+                .map_err(|e| format!("{weight}: {e}"))?
+                .as_standard_layout()
+                .into_owned()
+        }
         WeightExpr::Slice { base, start, rows } => {
             let rows: Vec<usize> = (*start..start + rows).collect();
             evaluate(base, read)?.select(Axis(0), &rows)
@@ -130,6 +138,9 @@ mod tests {
             values(&Weight::concat([a.clone(), w.slice(3, 1).unwrap()]).unwrap()),
             [1.0, 10.0, 6.0, 7.0]
         );
+        let side_by_side = Weight::concat_columns([b.clone(), w.clone()]).unwrap();
+        assert_eq!(side_by_side.shape(), [4, 3]);
+        assert_eq!(values(&side_by_side), [1.0, 0.0, 1.0, 2.0, 2.0, 3.0, 3.0, 4.0, 5.0, 4.0, 6.0, 7.0]);
     }
 
     #[test]

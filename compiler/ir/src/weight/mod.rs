@@ -46,6 +46,11 @@ pub enum WeightExpr {
         /// Of one element type and one row shape; at least one.
         parts: Vec<Weight>,
     },
+    /// The columns of all parts, side by side.
+    ConcatColumns {
+        /// Matrices of one element type and as many rows; at least one.
+        parts: Vec<Weight>,
+    },
     /// Some rows.
     Slice {
         /// The whole.
@@ -170,6 +175,12 @@ impl Weight {
         if parts.len() == 1 { Ok(parts.remove(0)) } else { Self::new(WeightExpr::Concat { parts }) }
     }
 
+    /// The columns of all `parts`; one part is itself.
+    pub fn concat_columns(parts: impl IntoIterator<Item = Self>) -> Result<Self, WeightError> {
+        let mut parts: Vec<Self> = parts.into_iter().collect();
+        if parts.len() == 1 { Ok(parts.remove(0)) } else { Self::new(WeightExpr::ConcatColumns { parts }) }
+    }
+
     /// `rows` rows from `start` on.
     pub fn slice(&self, start: usize, rows: usize) -> Result<Self, WeightError> {
         Self::new(WeightExpr::Slice { base: self.clone(), start, rows })
@@ -256,7 +267,7 @@ impl Weight {
     pub fn parts(&self) -> Vec<&Self> {
         match self.expr() {
             WeightExpr::Source { .. } | WeightExpr::InvFreq { .. } | WeightExpr::Literal { .. } => Vec::new(),
-            WeightExpr::Concat { parts } => parts.iter().collect(),
+            WeightExpr::Concat { parts } | WeightExpr::ConcatColumns { parts } => parts.iter().collect(),
             WeightExpr::Slice { base, .. }
             | WeightExpr::Permute { base, .. }
             | WeightExpr::Transpose { base }
@@ -328,6 +339,21 @@ fn infer(expr: &WeightExpr) -> Result<(DType, SmallVec<[usize; 2]>), String> {
                 shape[0] = shape[0].checked_add(part.shape()[0]).ok_or("too many rows")?;
             }
             Ok((first.dtype(), shape))
+        }
+        WeightExpr::ConcatColumns { parts } => {
+            let first = parts.first().ok_or("nothing to concatenate")?;
+            let (rows, mut columns) = (matrix(first, "the first part")?.0, 0usize);
+            for part in parts {
+                if part.dtype() != first.dtype() || matrix(part, "a part")?.0 != rows {
+                    return Err(format!(
+                        "columns of {} and {} differ in type or size",
+                        first.ty(),
+                        part.ty()
+                    ));
+                }
+                columns = columns.checked_add(part.shape()[1]).ok_or("too many columns")?;
+            }
+            Ok((first.dtype(), [rows, columns].as_slice().into()))
         }
         WeightExpr::Slice { base, start, rows } => {
             let mut shape: SmallVec<[usize; 2]> = base.shape().into();

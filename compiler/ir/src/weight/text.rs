@@ -10,11 +10,12 @@ use crate::suggest::{nearest, question};
 use crate::text::{Cursor, SyntaxError, write_name};
 
 /// The recipes that are written as functions.
-const FUNCTIONS: [&str; 12] = [
+const FUNCTIONS: [&str; 13] = [
     "quantize",
     "quantized_part",
     "pack_nibbles",
     "concat",
+    "concat_columns",
     "slice",
     "interleaved_to_half",
     "half_to_interleaved",
@@ -33,6 +34,7 @@ impl WeightExpr {
         match self {
             Self::Source { .. } => "",
             Self::Concat { .. } => "concat",
+            Self::ConcatColumns { .. } => "concat_columns",
             Self::Slice { .. } => "slice",
             Self::Permute { order: Permutation::InterleavedToHalf { .. }, .. } => "interleaved_to_half",
             Self::Permute { order: Permutation::HalfToInterleaved { .. }, .. } => "half_to_interleaved",
@@ -49,9 +51,11 @@ impl WeightExpr {
 
     fn attrs(&self) -> Vec<(&'static str, String)> {
         match self {
-            Self::Source { .. } | Self::Concat { .. } | Self::Transpose { .. } | Self::PackNibbles { .. } => {
-                Vec::new()
-            }
+            Self::Source { .. }
+            | Self::Concat { .. }
+            | Self::ConcatColumns { .. }
+            | Self::Transpose { .. }
+            | Self::PackNibbles { .. } => Vec::new(),
             Self::Slice { start, rows, .. } => vec![("start", start.to_string()), ("rows", rows.to_string())],
             Self::Permute {
                 order:
@@ -77,7 +81,7 @@ impl WeightExpr {
 
     fn build(function: &str, mut parts: Vec<Weight>, a: &Attrs) -> Result<Self, String> {
         let expected = match function {
-            "concat" => parts.len(),
+            "concat" | "concat_columns" => parts.len(),
             "slice"
             | "interleaved_to_half"
             | "half_to_interleaved"
@@ -96,6 +100,7 @@ impl WeightExpr {
         let mut next = || parts.remove(0);
         let expr = match function {
             "concat" => Self::Concat { parts },
+            "concat_columns" => Self::ConcatColumns { parts },
             "slice" => Self::Slice { base: next(), start: a.get("start")?, rows: a.get("rows")? },
             "interleaved_to_half" => {
                 let order =
@@ -139,7 +144,7 @@ impl fmt::Display for WeightExpr {
                 f.write_str("@")?;
                 return write_name(f, tensor);
             }
-            Self::Concat { parts } => parts.iter().collect(),
+            Self::Concat { parts } | Self::ConcatColumns { parts } => parts.iter().collect(),
             Self::Slice { base, .. }
             | Self::Permute { base, .. }
             | Self::Transpose { base }
@@ -252,6 +257,7 @@ mod tests {
         let (q, k) = (&d["q"], &d["k"]);
         let recipes = [
             Weight::concat([q.clone(), k.clone(), k.slice(1, 2).unwrap()]).unwrap(),
+            Weight::concat_columns([q.clone(), d["b"].clone()]).unwrap(),
             q.permute(Permutation::InterleavedToHalf { heads: 2, head_dim: 4 }).unwrap().transpose().unwrap(),
             q.permute(Permutation::HalfToInterleaved { heads: 4, head_dim: 2 }).unwrap(),
             q.add_low_rank(&d["a"], &d["b"], Real::new(0.5)).unwrap(),
@@ -290,6 +296,11 @@ mod tests {
         insta::assert_snapshot!(error("concat(@q, @a, transpose(@a))"), @"
         line 1, column 1: weight `concat(@q, @a, transpose(@a))`: rows of bf16[8, 4] and bf16[4, 2] differ in type or size
           concat(@q, @a, transpose(@a))
+          ^
+        ");
+        insta::assert_snapshot!(error("concat_columns(@q, @k)"), @"
+        line 1, column 1: weight `concat_columns(@q, @k)`: columns of bf16[8, 4] and bf16[4, 4] differ in type or size
+          concat_columns(@q, @k)
           ^
         ");
         insta::assert_snapshot!(error("slice(@q, start=7, rows=2)"), @"
