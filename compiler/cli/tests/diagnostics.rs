@@ -112,6 +112,28 @@ const CASES: &[Case] = &[
         });
         at(f, "compile {f} -o {f}/model --weights f16")
     }),
+    (Code::DamagedTorchFile, |f| {
+        copy("meta/llama1-f16-mp2", f);
+        let weights = fs::OpenOptions::new().write(true).open(f.join("consolidated.01.pth")).expect("opens");
+        weights.set_len(20_000).expect("cuts");
+        at(f, "run {f} --ids 1")
+    }),
+    (Code::ForbiddenPickle, |f| {
+        copy("meta/llama2-bf16-bin-legacy", f);
+        let path = f.join("pytorch_model.bin");
+        let mut bytes = fs::read(&path).expect("a file");
+        let name = b"ctorch._utils\n_rebuild_tensor_v2\n";
+        let place = bytes.windows(name.len()).position(|part| part == name).expect("a name");
+        bytes[place..place + name.len()].copy_from_slice(b"cos\nsystem_of_this_computer_here\n");
+        fs::write(path, bytes).expect("writes");
+        at(f, "run {f} --ids 1")
+    }),
+    (Code::ShardsDisagree, |f| {
+        copy("meta/llama1-f16-mp2", f);
+        fs::copy(fixture("meta/llama1-f16-mp8").join("consolidated.01.pth"), f.join("consolidated.01.pth"))
+            .expect("copies");
+        at(f, "run {f} --ids 1")
+    }),
     (Code::NotAnArtifact, |f| {
         fs::write(f.join("photo.jpg"), b"\xff\xd8\xff\xe0\0\x10JFIF\0").expect("writes");
         at(f, "run {f}/photo.jpg -p Once")

@@ -83,8 +83,7 @@ impl Default for ModelOptions {
 /// When the checkpoint does not make a well-formed graph, which its own checks rule out.
 pub fn build(checkpoint: &Checkpoint, options: &ModelOptions) -> Result<Graph, Diagnostic> {
     let weight = |name: &str| {
-        let tensor = checkpoint.tensor(name).ok_or_else(|| Fault::Missing(name.to_owned()))?;
-        Ok(Weight::source(checkpoint.resolve(name), tensor.dtype, &tensor.shape)?)
+        Ok(checkpoint.weight(name).ok_or_else(|| Fault::Missing(name.to_owned()))?.clone())
     };
     let mut model =
         Model { builder: Builder::new(), config: &checkpoint.config, weight: &weight, options: *options };

@@ -14,6 +14,7 @@ pub(super) fn simplify(weight: &Weight) -> Weight {
     let simpler = match weight.expr() {
         WeightExpr::Source { .. } | WeightExpr::InvFreq { .. } | WeightExpr::Literal { .. } => None,
         WeightExpr::Concat { parts } => concat(parts.iter().map(inner).collect()),
+        WeightExpr::ConcatColumns { parts } => Weight::concat_columns(parts.iter().map(inner)).ok(),
         WeightExpr::Slice { base, start, rows } => slice(&inner(base), *start, *rows),
         WeightExpr::Permute { base, order } => permute(&inner(base), *order),
         WeightExpr::Transpose { base } => transpose(&inner(base)),

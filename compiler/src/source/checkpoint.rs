@@ -3,12 +3,12 @@
 //! Opening reads headers and small files only. Weights stay in their files, mapped, until somebody asks for bytes;
 //! the one exception is the comparison of two embeddings that a configuration says are one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use llamac_ir::DType;
+use llamac_ir::{DType, Weight};
 use llamac_plan::GenerationDefaults;
 use llamac_plan::diagnostic::{Code, Diagnostic, Diagnostics};
 
@@ -16,14 +16,15 @@ use super::Head;
 use super::config::Config;
 use super::file::{self, MappedFile};
 use super::head::{self, HeadTensors};
+use super::members::Members;
 use super::names::{self, EMBEDDING, LM_HEAD, Meaning, QA_OUTPUTS, SCORE, SCORE_BIAS};
 use super::safetensors::StoredTensor;
 use super::shards::{self, Weights};
-use super::table::{self, Table};
+use super::table::{self, Spelling, Table};
 use super::tokenizer::TokenizerFiles;
-use super::{generation, json, locate};
+use super::{generation, json, locate, meta};
 
-const GENERATION: &str = "generation_config.json";
+pub(crate) const GENERATION: &str = "generation_config.json";
 
 /// A tensor of the files, before the head is known.
 #[derive(Clone, Debug)]
@@ -47,14 +48,22 @@ pub struct TensorInfo {
     pub dtype: DType,
     /// Its sizes, outermost first: one or two.
     pub shape: Vec<usize>,
-    position: usize,
-    range: Range<usize>,
+    /// The position of its file.
+    pub(super) position: usize,
+    pub(super) range: Range<usize>,
+    pub(super) strides: Option<Vec<usize>>,
 }
 
 impl TensorInfo {
     /// Where its bytes are in its file.
     pub fn range(&self) -> Range<usize> {
         self.range.clone()
+    }
+
+    /// The distances of neighbours in each dimension, in elements, where its elements do not follow each other row after
+    /// row; the first one is where its bytes begin.
+    pub fn strides(&self) -> Option<&[usize]> {
+        self.strides.as_deref()
     }
 }
 
@@ -69,23 +78,26 @@ pub enum Tie {
     Different,
 }
 
-/// A LLaMA checkpoint in Hugging Face's layout.
+/// A LLaMA checkpoint, in Hugging Face's layout or in Meta's.
 #[derive(Debug)]
 pub struct Checkpoint {
     /// The directory, as it was given.
     pub path: PathBuf,
     /// The model's description.
     pub config: Config,
-    /// The file that it was read from.
+    /// The file that it was read from, or one that says the same.
     pub config_json: Vec<u8>,
     /// How it wants to be decoded.
     pub generation: GenerationDefaults,
-    /// The file that this was read from, if there is one.
+    /// The file that this was read from, or one that says the same, if there is one.
     pub generation_json: Option<Vec<u8>>,
     /// What is computed from the trunk.
     pub head: Head,
-    /// The tensors that configuration and head call for, by canonical name; no others.
+    /// What the recipes of the weights are made of, by the names that they use; in Hugging Face's layout, the tensors by
+    /// canonical name.
     pub tensors: BTreeMap<String, TensorInfo>,
+    /// The weights that configuration and head call for, by canonical name; no others.
+    pub weights: BTreeMap<String, Weight>,
     /// Whether the embeddings are one.
     pub tie: Tie,
     /// The tokenizer's files.
@@ -94,7 +106,9 @@ pub struct Checkpoint {
     pub ignored: Vec<String>,
     /// What is odd, but has one meaning: sentences.
     pub warnings: Vec<String>,
-    files: Vec<MappedFile>,
+    pub(super) files: Vec<MappedFile>,
+    /// The file that names the shards, if there is one.
+    pub(super) index: Option<&'static str>,
 }
 
 impl Checkpoint {
@@ -118,6 +132,9 @@ impl Checkpoint {
         head: Option<Head>,
         warnings: &mut Vec<String>,
     ) -> Result<Self, Diagnostics> {
+        if meta::is_meta(path) {
+            return meta::open(path, head, warnings);
+        }
         let config = path.join(locate::CONFIG);
         match config.try_exists() {
             Ok(true) => {}
@@ -149,8 +166,9 @@ impl Checkpoint {
             (Some(config), Some(generation), Some(tokenizer), Some(named), Some(model))
                 if faults.is_empty() =>
             {
-                let Model { head, tie, tensors, ignored } = model;
-                let files = named.files;
+                let Model { head, tie, tensors, weights, ignored } = model;
+                let Named { root, files, .. } = named;
+                let index = Some(root).filter(|root| root.ends_with(".json"));
                 Ok(Self {
                     path: path.to_owned(),
                     config,
@@ -159,11 +177,13 @@ impl Checkpoint {
                     generation_json,
                     head,
                     tensors,
+                    weights,
                     tie,
                     tokenizer,
                     ignored,
                     warnings: Vec::new(),
                     files,
+                    index,
                 })
             }
             _ => Err(faults),
@@ -187,22 +207,64 @@ impl Checkpoint {
         }
     }
 
+    /// The same model with some of its layers only, numbered from 0 on.
+    ///
+    /// # Errors
+    /// When it does not have them, or none are left.
+    pub fn with_layers(mut self, layers: Range<usize>) -> Result<Self, Diagnostic> {
+        let all = self.config.num_hidden_layers;
+        if layers.is_empty() || layers.end > all {
+            return Err(Diagnostic::new(Code::BadArgument)
+                .at(format!("--layers {}..{}", layers.start, layers.end))
+                .expected(format!("layers of 0..{all}, at least one (the second number is not included)")));
+        }
+        let kept = |(name, weight): (String, Weight)| match names::layer(&name) {
+            Some((n, _)) if !layers.contains(&n) => None,
+            Some((n, rest)) => Some((format!("model.layers.{}.{rest}", n - layers.start), weight)),
+            None => Some((name, weight)),
+        };
+        self.weights = std::mem::take(&mut self.weights).into_iter().filter_map(kept).collect();
+        let mut used = BTreeSet::new();
+        for weight in self.weights.values() {
+            weight.for_each_source(&mut |_, tensor| {
+                used.insert(tensor.to_owned());
+            });
+        }
+        self.tensors.retain(|name, _| used.contains(name));
+        self.config.num_hidden_layers = layers.len();
+        let mut members: Members = serde_json::from_slice(&self.config_json)
+            .map_err(|error| Diagnostic::new(Code::BadJson).at(locate::CONFIG).message(error.to_string()))?;
+        members.set("num_hidden_layers", &layers.len());
+        self.config_json = members.text().unwrap_or(self.config_json);
+        Ok(self)
+    }
+
     /// The canonical name under which a tensor is stored: that of the input embedding for an output embedding that is
     /// tied to it, else `name`.
     pub fn resolve<'a>(&self, name: &'a str) -> &'a str {
         if name == LM_HEAD && self.tie == Tie::Tied { EMBEDDING } else { name }
     }
 
-    /// A tensor by canonical name, ties resolved.
+    /// How a weight is made, by canonical name, ties resolved.
+    pub fn weight(&self, name: &str) -> Option<&Weight> {
+        self.weights.get(self.resolve(name))
+    }
+
+    /// A tensor of the files by the name that recipes use, ties resolved.
     pub fn tensor(&self, name: &str) -> Option<&TensorInfo> {
         self.tensors.get(self.resolve(name))
     }
 
-    /// The little-endian bytes of a tensor, row after row, in the mapped file; nothing for a name that the model does
-    /// not have. They may lie at any address.
+    /// The little-endian bytes of a tensor in the mapped file, row after row unless it has strides; nothing for a name that
+    /// the model does not have. They may lie at any address.
     pub fn bytes(&self, name: &str) -> Option<&[u8]> {
         let tensor = self.tensor(name)?;
         self.files.get(tensor.position)?.bytes().get(tensor.range.clone())
+    }
+
+    /// The file that names the files of the weights, if there is one.
+    pub(crate) fn index(&self) -> Option<&'static str> {
+        self.index
     }
 
     /// The files of the weights.
@@ -228,6 +290,7 @@ struct Model {
     head: Head,
     tie: Tie,
     tensors: BTreeMap<String, TensorInfo>,
+    weights: BTreeMap<String, Weight>,
     ignored: Vec<String>,
 }
 
@@ -305,7 +368,8 @@ impl Named {
         };
         let tie = match both {
             Some((a, b)) => {
-                let same_type = a.stored.dtype == b.stored.dtype && a.stored.shape == b.stored.shape;
+                let same_type = (a.stored.dtype, &a.stored.shape, &a.stored.strides)
+                    == (b.stored.dtype, &b.stored.shape, &b.stored.strides);
                 if same_type && self.bytes(a) == self.bytes(b) { Tie::Tied } else { Tie::Different }
             }
             None if is_lm => Tie::Tied,
@@ -333,25 +397,28 @@ impl Named {
         let head = wanted.unwrap_or_else(|| self.head(config, warnings));
         let mut stored = self.tensors.clone();
         let tie = self.tie(config, head, &mut stored, warnings);
-        let table = Table::of(config, head, tie == Tie::Tied);
+        let table = Table::of(config, head, tie == Tie::Tied, Spelling::HuggingFace);
         table.check(self.root, &stored, &self.strangers)?;
         let mut unused = Vec::new();
-        let mut tensors = BTreeMap::new();
+        let (mut tensors, mut weights) = (BTreeMap::new(), BTreeMap::new());
         for (name, Stored { file, file_name, stored }) in stored {
             let Some(dtype) = table::dtype(stored.dtype.name).filter(|_| table.calls_for(&name)) else {
                 unused.push((name, stored.name));
                 continue;
             };
-            let StoredTensor { name: stored_name, shape, range, .. } = stored;
+            let StoredTensor { name: stored_name, shape, range, strides, .. } = stored;
+            let weight = Weight::source(&name, dtype, &shape)
+                .map_err(|error| Diagnostic::new(Code::InvalidGraph).message(error.to_string()))?;
+            weights.insert(name.clone(), weight);
             tensors.insert(
                 name,
-                TensorInfo { file: file_name, stored_name, dtype, shape, position: file, range },
+                TensorInfo { file: file_name, stored_name, dtype, shape, position: file, range, strides },
             );
         }
         self.warn(config, head, &unused, warnings);
         let ignored =
             self.strangers.iter().cloned().chain(unused.into_iter().map(|(_, stored)| stored)).collect();
-        Ok(Model { head, tie, tensors, ignored })
+        Ok(Model { head, tie, tensors, weights, ignored })
     }
 
     /// Tells of tensors that are in the files and change nothing, though somebody may have meant them to. Those of

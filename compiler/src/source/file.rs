@@ -70,7 +70,7 @@ pub(crate) fn stand_in(bytes: &[u8]) -> Option<&'static str> {
         (b"<!DOCTYPE", PAGE),
         (b"<!doctype", PAGE),
         (b"<html", PAGE),
-        (b"PK\x03\x04", "this is a PyTorch or zip file; llamac reads safetensors"),
+        (b"PK\x03\x04", "this is a PyTorch or zip file: should its name be pytorch_model.bin?"),
         (b"GGUF", "this is a GGUF file; llamac reads safetensors"),
     ];
     KNOWN.into_iter().find(|(magic, _)| bytes.starts_with(magic)).map(|(_, help)| help)

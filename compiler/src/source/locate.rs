@@ -6,23 +6,21 @@ use std::path::{Path, PathBuf};
 use llamac_ir::suggest::nearest;
 use llamac_plan::diagnostic::{Code, Diagnostic};
 
+use super::meta::PARAMS;
 use super::shards::{INDEX, SINGLE};
 use super::suggest;
 
 /// The file that every checkpoint has.
-pub(super) const CONFIG: &str = "config.json";
+pub(crate) const CONFIG: &str = "config.json";
 
 /// Entries of a directory that are looked at.
 const MAX_ENTRIES: usize = 1000;
 
 const EXPECTED: &str =
-    "a directory with config.json and model.safetensors, or model.safetensors.index.json and shards";
+    "a directory with config.json and model.safetensors, or with params.json and consolidated.00.pth";
 
 /// A way out of most other formats.
 const CONVERT: &str = "get the checkpoint in safetensors, or save it with save_pretrained()";
-
-/// Ends of names of files that PyTorch writes.
-const PICKLED: [&str; 4] = [".bin", ".pt", ".pth", ".ckpt"];
 
 /// Names of the entries of a directory, sorted; none where it cannot be read.
 pub(super) fn names(directory: &Path) -> Vec<String> {
@@ -46,16 +44,16 @@ fn other_format(path: &Path, names: &[String]) -> Option<Diagnostic> {
     if any(&|n| n.ends_with(".gguf")) {
         return Some(unsupported(path, "GGUF files cannot be read yet", CONVERT));
     }
-    if any(&|n| n == "params.json") || any(&|n| n.starts_with("consolidated.") && n.ends_with(".pth")) {
-        return Some(unsupported(path, "checkpoints in Meta's original format cannot be read yet", CONVERT));
+    if any(&|n| n.starts_with("consolidated.") && n.ends_with(".pth")) {
+        let missing = Diagnostic::new(Code::MissingFile).at(path.join(PARAMS).display().to_string());
+        return Some(
+            missing.found("no such file").help("fetch params.json, too: it has the sizes of the model"),
+        );
     }
     if any(&|n| n == "adapter_config.json") {
         let help =
             "compile the model that the adapter was trained on, or merge the two with merge_and_unload()";
         return Some(unsupported(path, "this is an adapter without its model", help));
-    }
-    if any(&|n| n.starts_with("pytorch_model") && (n.ends_with(".bin") || n.ends_with(".bin.index.json"))) {
-        return Some(unsupported(path, "weights in PyTorch's .bin files cannot be read yet", CONVERT));
     }
     if any(&|n| n.ends_with(".onnx")) {
         let help =
@@ -121,9 +119,6 @@ fn no_directory(path: &Path) -> Diagnostic {
     if let Some(fault) = other_format(path, std::slice::from_ref(&name)) {
         return fault;
     }
-    if PICKLED.iter().any(|end| name.ends_with(end)) {
-        return unsupported(path, "weights in PyTorch's own format cannot be read yet", CONVERT);
-    }
     let fault = not_a_checkpoint(path).found("a file");
     match path.parent().filter(|parent| parent.join(CONFIG).is_file()) {
         Some(parent) => fault.help(format!("give the directory {}", shown(parent))),
@@ -163,6 +158,10 @@ pub(super) fn no_weights(directory: &Path) -> Diagnostic {
             .found("no such file")
     };
     let other: Vec<&String> = names.iter().filter(|name| name.ends_with(".safetensors")).collect();
+    if let Some(shard) = names.iter().find(|n| n.starts_with("pytorch_model-") && n.ends_with(".bin")) {
+        return missing("pytorch_model.bin.index.json")
+            .help(format!("the shard {shard} is here, but not the index: fetch it too"));
+    }
     if let Some(shard) = other.iter().find(|name| name.contains("-of-")) {
         return missing(INDEX).help(format!("the shard {shard} is here, but not the index: fetch it too"));
     }

@@ -2,10 +2,13 @@
 //! can rely on.
 //!
 //! [`Checkpoint::open`] reads `config.json` in all its spellings, `generation_config.json`, the tokenizer's files and
-//! the headers of the safetensors files; it normalises the names of tensors, finds the head, and checks every tensor
+//! what the files of weights say they hold, safetensors or PyTorch's own; it normalises the names of tensors, finds the head, and checks every tensor
 //! against the configuration. Files are input from strangers: whatever is wrong becomes a
 //! [`Diagnostic`](llamac_plan::diagnostic::Diagnostic), all that is wrong is reported together, and no number of a file
 //! is trusted with an allocation.
+//!
+//! What a tensor of the model is made of is a recipe over what the files hold: itself in Hugging Face's layout, parts of
+//! several files in Meta's.
 //!
 //! Not here: the arithmetic of weights (`weights`), the graph (`model`), and encoding of texts.
 
@@ -18,6 +21,8 @@ mod head;
 mod json;
 mod labels;
 mod locate;
+mod members;
+mod meta;
 mod names;
 mod rope;
 pub mod safetensors;
@@ -27,15 +32,21 @@ mod table;
 #[cfg(test)]
 pub(crate) mod testing;
 mod tokenizer;
+pub mod torch;
 
 pub(crate) use capped::Capped;
+pub(crate) use checkpoint::GENERATION;
 pub use checkpoint::{Checkpoint, TensorInfo, Tie};
 pub use config::Config;
 pub use file::MappedFile;
 pub(crate) use file::{read as read_file, stand_in};
 pub use llamac_plan::HeadKind as Head;
+pub(crate) use locate::CONFIG;
+pub(crate) use members::Members;
+pub(crate) use names::layer_of;
 pub use names::{EMBEDDING, LM_HEAD, NORM, QA_OUTPUTS, QA_OUTPUTS_BIAS, SCORE, SCORE_BIAS};
 pub use rope::Rope;
-pub(crate) use shards::{INDEX, has_weights};
+pub(crate) use shards::has_weights;
 pub use suggest::{did_you_mean, nearest_path};
 pub use tokenizer::{Llama3, TokenizerFiles};
+pub(crate) use tokenizer::{MAX_BYTES as MAX_TOKENIZER_FILE, NAMES as TOKENIZER_FILES};

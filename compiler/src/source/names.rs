@@ -1,6 +1,12 @@
 //! Names of tensors: what training code wrapped around them is taken off, and what is left is one name a tensor.
 //!
-//! The canonical names are those of `LlamaForCausalLM` and its siblings, with the prefix `model.` for the trunk.
+//! The canonical names are those of `LlamaForCausalLM` and its siblings, with the prefix `model.` for the trunk. Meta's
+//! names for the same tensors are here, too.
+
+use llamac_ir::Permutation;
+
+use super::config::Config;
+use super::meta::Split;
 
 /// The input embedding.
 pub const EMBEDDING: &str = "model.embed_tokens.weight";
@@ -87,8 +93,7 @@ fn is_trunk(name: &str) -> bool {
     let Some((layer, rest)) = name.strip_prefix("layers.").and_then(|rest| rest.split_once('.')) else {
         return false;
     };
-    // Only the spelling that a number prints as: `01` and `+1` would be second names of layer 1.
-    if !layer.parse::<u32>().is_ok_and(|n| n.to_string() == layer) {
+    if !is_number(layer) {
         return false;
     }
     match rest.rsplit_once('.') {
@@ -98,10 +103,101 @@ fn is_trunk(name: &str) -> bool {
     }
 }
 
+/// Whether `text` is a number in the spelling that it prints as: `01` and `+1` would be second names of layer 1.
+fn is_number(text: &str) -> bool {
+    text.parse::<u32>().is_ok_and(|n| n.to_string() == text)
+}
+
+/// What a tensor's name in Meta's files says it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum MetaMeaning {
+    /// A tensor of the model, by its canonical name, and how it is cut; of the embedding, its shape tells.
+    Model {
+        /// The canonical name.
+        name: String,
+        /// How it is cut among files.
+        split: Option<Split>,
+    },
+    /// Something that is computed and not learned.
+    Buffer,
+    /// Nothing that a LLaMA model has.
+    Unknown,
+}
+
+/// Tensors outside of layers: Meta's names, the canonical ones, and how they are cut.
+const META_MODEL: [(&str, &str, Option<Split>); 3] = [
+    ("tok_embeddings.weight", EMBEDDING, None),
+    ("output.weight", LM_HEAD, Some(Split::Rows)),
+    ("norm.weight", NORM, Some(Split::Copied)),
+];
+
+/// Tensors within a layer, likewise.
+const META_LAYER: [(&str, &str, Split); 9] = [
+    ("attention.wq.weight", "self_attn.q_proj.weight", Split::Rows),
+    ("attention.wk.weight", "self_attn.k_proj.weight", Split::Rows),
+    ("attention.wv.weight", "self_attn.v_proj.weight", Split::Rows),
+    ("attention.wo.weight", "self_attn.o_proj.weight", Split::Columns),
+    ("feed_forward.w1.weight", "mlp.gate_proj.weight", Split::Rows),
+    ("feed_forward.w2.weight", "mlp.down_proj.weight", Split::Columns),
+    ("feed_forward.w3.weight", "mlp.up_proj.weight", Split::Rows),
+    ("attention_norm.weight", "input_layernorm.weight", Split::Copied),
+    ("ffn_norm.weight", "post_attention_layernorm.weight", Split::Copied),
+];
+
+/// Reads the name of a tensor in Meta's files.
+pub(super) fn meta(stored: &str) -> MetaMeaning {
+    if stored == "rope.freqs" || stored.ends_with(".rope.freqs") {
+        return MetaMeaning::Buffer;
+    }
+    if let Some((_, name, split)) = META_MODEL.into_iter().find(|(meta, ..)| *meta == stored) {
+        return MetaMeaning::Model { name: name.to_owned(), split };
+    }
+    let in_layer = stored.strip_prefix("layers.").and_then(|rest| rest.split_once('.'));
+    let found = in_layer.and_then(|(layer, rest)| {
+        let (_, name, split) = META_LAYER.into_iter().find(|(meta, ..)| *meta == rest)?;
+        is_number(layer).then(|| (format!("model.layers.{layer}.{name}"), split))
+    });
+    match found {
+        Some((name, split)) => MetaMeaning::Model { name, split: Some(split) },
+        None => MetaMeaning::Unknown,
+    }
+}
+
+/// Meta's name of the tensor that `canonical` names.
+pub(super) fn to_meta(canonical: &str) -> Option<String> {
+    if let Some((meta, ..)) = META_MODEL.into_iter().find(|(_, name, _)| *name == canonical) {
+        return Some(meta.to_owned());
+    }
+    let (layer, rest) = layer(canonical)?;
+    let (meta, ..) = META_LAYER.into_iter().find(|(_, name, _)| *name == rest)?;
+    Some(format!("layers.{layer}.{meta}"))
+}
+
+/// The order of rows that turns a projection of Meta's into one of Hugging Face's, for those whose rows are rotated.
+pub(super) fn rotary_heads(canonical: &str, config: &Config) -> Option<Permutation> {
+    let heads = match layer(canonical)?.1 {
+        "self_attn.q_proj.weight" => config.num_attention_heads,
+        "self_attn.k_proj.weight" => config.num_key_value_heads,
+        _ => return None,
+    };
+    Some(Permutation::InterleavedToHalf { heads, head_dim: config.head_dim })
+}
+
+/// Whether a tensor is the projection to keys or to values.
+pub(super) fn is_key_or_value(canonical: &str) -> bool {
+    layer(canonical)
+        .is_some_and(|(_, rest)| ["self_attn.k_proj.weight", "self_attn.v_proj.weight"].contains(&rest))
+}
+
 /// The layer of a canonical name, if it is in one, and the rest of the name.
 pub(super) fn layer(canonical: &str) -> Option<(usize, &str)> {
     let (layer, rest) = canonical.strip_prefix("model.layers.")?.split_once('.')?;
     Some((layer.parse().ok()?, rest))
+}
+
+/// The layer that a canonical name is in, if it is in one.
+pub(crate) fn layer_of(canonical: &str) -> Option<usize> {
+    Some(layer(canonical)?.0)
 }
 
 #[cfg(test)]
@@ -172,6 +268,33 @@ mod tests {
             "model.lm_head.bias",
         ] {
             assert_eq!(meaning(name), Meaning::Unknown, "{name}");
+        }
+    }
+
+    #[test]
+    fn names_of_meta_come_back() {
+        for name in [
+            "model.layers.12.mlp.up_proj.weight",
+            "model.layers.0.self_attn.o_proj.weight",
+            "model.layers.3.post_attention_layernorm.weight",
+            EMBEDDING,
+            LM_HEAD,
+            NORM,
+        ] {
+            let stored = to_meta(name).unwrap();
+            let MetaMeaning::Model { name: found, .. } = meta(&stored) else { panic!("{stored}") };
+            assert_eq!(found, name);
+        }
+        assert_eq!(
+            to_meta("model.layers.12.mlp.up_proj.weight").unwrap(),
+            "layers.12.feed_forward.w3.weight"
+        );
+        for name in ["rope.freqs", "layers.0.attention.inner_attention.rope.freqs"] {
+            assert_eq!(meta(name), MetaMeaning::Buffer);
+        }
+        for name in ["layers.01.ffn_norm.weight", "layers.0.ffn_norm.bias", "layers.0.attention.wq", "embed"]
+        {
+            assert_eq!(meta(name), MetaMeaning::Unknown, "{name}");
         }
     }
 

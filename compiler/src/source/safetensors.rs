@@ -66,10 +66,10 @@ pub const DTYPES: [StoredDtype; 22] = {
     ]
 };
 
-/// One tensor of a file.
+/// One tensor of a file, in this format or another.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredTensor {
-    /// Its name in the header.
+    /// Its name in the file.
     pub name: String,
     /// The type of its elements.
     pub dtype: StoredDtype,
@@ -77,6 +77,8 @@ pub struct StoredTensor {
     pub shape: Vec<usize>,
     /// Where its bytes are, from the start of the file.
     pub range: Range<usize>,
+    /// The distance of neighbours in each dimension, in elements, where they do not follow each other row after row.
+    pub strides: Option<Vec<usize>>,
 }
 
 /// Parses the header of the file whose whole content is `bytes`; `file` names it in messages. The tensors come in the
@@ -282,7 +284,7 @@ fn tensor(name: &str, raw: &RawValue, data: usize) -> Result<StoredTensor, Diagn
             .message("the offsets lie outside of any file")
             .found(format!("{start} to {end}")));
     };
-    Ok(StoredTensor { name: name.to_owned(), dtype, shape, range: start..end })
+    Ok(StoredTensor { name: name.to_owned(), dtype, shape, range: start..end, strides: None })
 }
 
 /// Checks that the tensors, sorted by place, fill the file from `data` to `length` without holes.

@@ -1,6 +1,6 @@
-//! The weight files of a directory: one `model.safetensors`, or shards that an index names.
+//! The weight files of a directory: one file, or shards that an index names, of safetensors or of PyTorch.
 //!
-//! The index is authoritative: a tensor is read from the file that it names, whatever else lies in the directory.
+//! Safetensors come first where both are there. The index is authoritative: a tensor is read from the file that it names, whatever else lies in the directory.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Component, Path};
@@ -12,12 +12,35 @@ use serde::Deserialize;
 use super::capped::Capped;
 use super::file::{self, MappedFile};
 use super::safetensors::{self, StoredTensor};
-use super::{json, locate};
+use super::{json, locate, torch};
 
-/// The file that holds all tensors.
+/// The file that holds all tensors, of safetensors.
 pub(super) const SINGLE: &str = "model.safetensors";
-/// The file that names the shards.
-pub(crate) const INDEX: &str = "model.safetensors.index.json";
+/// The file that names the shards, of safetensors.
+pub(super) const INDEX: &str = "model.safetensors.index.json";
+
+/// A kind of files that hold weights.
+struct Format {
+    /// The file that holds all tensors.
+    single: &'static str,
+    /// The file that names the shards.
+    index: &'static str,
+    /// How the names of shards end.
+    end: &'static str,
+    /// Finds the tensors in a file.
+    parse: fn(&str, &[u8]) -> Result<Vec<StoredTensor>, Diagnostics>,
+}
+
+/// What is looked for, in this order.
+const FORMATS: [Format; 2] = [
+    Format { single: SINGLE, index: INDEX, end: ".safetensors", parse: safetensors::parse },
+    Format {
+        single: "pytorch_model.bin",
+        index: "pytorch_model.bin.index.json",
+        end: ".bin",
+        parse: torch::parse,
+    },
+];
 
 /// The mapped files of a checkpoint and what they hold.
 #[derive(Debug)]
@@ -37,7 +60,9 @@ struct Index {
 
 /// Whether a directory holds weights of a checkpoint, or says that it does.
 pub(crate) fn has_weights(directory: &Path) -> bool {
-    [SINGLE, INDEX].iter().any(|name| directory.join(name).exists())
+    FORMATS
+        .iter()
+        .any(|format| [format.single, format.index].iter().any(|name| directory.join(name).exists()))
 }
 
 /// Opens the weights of a directory.
@@ -45,29 +70,31 @@ pub(crate) fn has_weights(directory: &Path) -> bool {
 /// # Errors
 /// All faults of the index and of every shard together; or why the directory has no weights.
 pub(super) fn open(directory: &Path) -> Result<Weights, Diagnostics> {
-    let single = directory.join(SINGLE);
-    if single.exists() {
-        return open_single(single);
+    for format in &FORMATS {
+        let single = directory.join(format.single);
+        if single.exists() {
+            return open_single(format, single);
+        }
+        if let Some(index) = file::read(&directory.join(format.index), json::MAX_BYTES)? {
+            return open_sharded(format, directory, &index);
+        }
     }
-    match file::read(&directory.join(INDEX), json::MAX_BYTES)? {
-        Some(index) => open_sharded(directory, &index),
-        None => Err(locate::no_weights(directory).into()),
-    }
+    Err(locate::no_weights(directory).into())
 }
 
-fn open_single(path: std::path::PathBuf) -> Result<Weights, Diagnostics> {
-    let file = MappedFile::open(path, SINGLE.to_owned())?;
-    let tensors = safetensors::parse(SINGLE, file.bytes())?;
+fn open_single(format: &Format, path: std::path::PathBuf) -> Result<Weights, Diagnostics> {
+    let file = MappedFile::open(path, format.single.to_owned())?;
+    let tensors = (format.parse)(format.single, file.bytes())?;
     Ok(Weights {
-        root: SINGLE,
+        root: format.single,
         files: vec![file],
         tensors: tensors.into_iter().map(|tensor| (0, tensor)).collect(),
     })
 }
 
-fn open_sharded(directory: &Path, index: &[u8]) -> Result<Weights, Diagnostics> {
+fn open_sharded(format: &Format, directory: &Path, index: &[u8]) -> Result<Weights, Diagnostics> {
     let index: Index = serde_json::from_slice(index)
-        .map_err(|error| Diagnostic::new(Code::BadIndex).at(INDEX).message(error.to_string()))?;
+        .map_err(|error| Diagnostic::new(Code::BadIndex).at(format.index).message(error.to_string()))?;
     // File → tensors that the index places in it.
     let mut shards: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for (tensor, file) in &index.weight_map {
@@ -75,14 +102,14 @@ fn open_sharded(directory: &Path, index: &[u8]) -> Result<Weights, Diagnostics> 
     }
     if shards.is_empty() {
         return Err(Diagnostic::new(Code::BadIndex)
-            .at(format!("{INDEX}: weight_map"))
+            .at(format!("{}: weight_map", format.index))
             .message("no tensors")
             .into());
     }
-    let mut faults = Capped::new(INDEX);
-    let mut weights = Weights { root: INDEX, files: Vec::new(), tensors: Vec::new() };
+    let mut faults = Capped::new(format.index);
+    let mut weights = Weights { root: format.index, files: Vec::new(), tensors: Vec::new() };
     for (name, tensors) in shards {
-        match open_shard(directory, name, &tensors, !faults.is_full()) {
+        match open_shard(format, directory, name, &tensors, !faults.is_full()) {
             Ok((file, tensors)) => {
                 let position = weights.files.len();
                 weights.files.push(file);
@@ -97,18 +124,20 @@ fn open_sharded(directory: &Path, index: &[u8]) -> Result<Weights, Diagnostics> 
 /// Opens a shard, and takes from it the tensors that the index places there. Only `with_hints` is it looked for under
 /// other names.
 fn open_shard(
+    format: &Format,
     directory: &Path,
     name: &str,
     tensors: &[&str],
     with_hints: bool,
 ) -> Result<(MappedFile, Vec<StoredTensor>), Diagnostics> {
+    let Format { index, end, parse, .. } = format;
     let in_directory = |name: &str| {
         let mut parts = Path::new(name).components().peekable();
         parts.peek().is_some() && parts.all(|part| matches!(part, Component::Normal(_)))
     };
     if !in_directory(name) || name.contains(['\\', '\0']) {
         return Err(Diagnostic::new(Code::BadIndex)
-            .at(format!("{INDEX}: weight_map.{}", tensors[0]))
+            .at(format!("{index}: weight_map.{}", tensors[0]))
             .expected("the name of a file in the same directory")
             .found(name.chars().take(100).collect::<String>())
             .into());
@@ -116,11 +145,11 @@ fn open_shard(
     let path = directory.join(name);
     if !path.exists() {
         let present = if with_hints { locate::names(directory) } else { Vec::new() };
-        let near = nearest(name, present.iter().map(String::as_str).filter(|n| n.ends_with(".safetensors")));
+        let near = nearest(name, present.iter().map(String::as_str).filter(|n| n.ends_with(end)));
         // A neighbour in a series of shards is near in letters, but it is another shard.
         let near = near.filter(|near| digits(near) == digits(name));
         return Err(Diagnostic::new(Code::MissingFile)
-            .at(format!("{INDEX}: weight_map"))
+            .at(format!("{index}: weight_map"))
             .expected(format!("{name}, with {} tensors", tensors.len()))
             .found("no such file")
             .help(match near {
@@ -130,10 +159,8 @@ fn open_shard(
             .into());
     }
     let file = MappedFile::open(path, name.to_owned())?;
-    let mut stored: HashMap<String, StoredTensor> = safetensors::parse(name, file.bytes())?
-        .into_iter()
-        .map(|tensor| (tensor.name.clone(), tensor))
-        .collect();
+    let mut stored: HashMap<String, StoredTensor> =
+        parse(name, file.bytes())?.into_iter().map(|tensor| (tensor.name.clone(), tensor)).collect();
     let mut absent = Vec::new();
     let mut found = Vec::new();
     for tensor in tensors {
@@ -148,7 +175,7 @@ fn open_shard(
         let more = if more == 0 { String::new() } else { format!(" (and {more} more)") };
         let unused = nearest(first, stored.keys().map(String::as_str));
         return Err(fault
-            .message(format!("{INDEX} says that the tensor is in this file{more}"))
+            .message(format!("{index} says that the tensor is in this file{more}"))
             .help(match unused {
                 Some(unused) => format!("the file has {unused}, which the index does not place here"),
                 None => "are the index and the shards from the same checkpoint?".to_owned(),

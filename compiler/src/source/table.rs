@@ -12,7 +12,43 @@ use llamac_plan::diagnostic::{Code, Diagnostic, Diagnostics};
 use super::Head;
 use super::checkpoint::Stored;
 use super::config::Config;
+use super::locate::CONFIG;
+use super::meta::PARAMS;
 use super::names::{self, EMBEDDING, LM_HEAD, NORM, QA_OUTPUTS, QA_OUTPUTS_BIAS, SCORE, SCORE_BIAS};
+
+/// In whose words a checkpoint is described.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Spelling {
+    HuggingFace,
+    Meta,
+}
+
+impl Spelling {
+    /// The file of the configuration.
+    fn config(self) -> &'static str {
+        match self {
+            Self::HuggingFace => CONFIG,
+            Self::Meta => PARAMS,
+        }
+    }
+
+    /// A member of the configuration.
+    fn key(self, key: &'static str) -> &'static str {
+        match (self, key) {
+            (Self::Meta, "hidden_size") => "dim",
+            (Self::Meta, "num_attention_heads") => "n_heads",
+            (Self::Meta, "num_key_value_heads") => "n_kv_heads",
+            (Self::Meta, "num_hidden_layers") => "n_layers",
+            _ => key,
+        }
+    }
+
+    /// A tensor in the files.
+    fn tensor(self, canonical: &str) -> String {
+        let meta = if self == Self::Meta { names::to_meta(canonical) } else { None };
+        meta.unwrap_or_else(|| canonical.to_owned())
+    }
+}
 
 /// A size: the product of members of the configuration.
 #[derive(Clone)]
@@ -57,15 +93,15 @@ struct Sizes {
 }
 
 impl Sizes {
-    fn of(config: &Config) -> Self {
-        let one = |key, value| Size(vec![(key, value)]);
-        let head_dim = ("head_dim", config.head_dim);
+    fn of(config: &Config, spelling: Spelling) -> Self {
+        let one = |key, value| Size(vec![(spelling.key(key), value)]);
+        let two = |key, value| Size(vec![(spelling.key(key), value), ("head_dim", config.head_dim)]);
         Self {
             vocab: one("vocab_size", config.vocab_size),
             hidden: one("hidden_size", config.hidden_size),
             intermediate: one("intermediate_size", config.intermediate_size),
-            query: Size(vec![("num_attention_heads", config.num_attention_heads), head_dim]),
-            key_value: Size(vec![("num_key_value_heads", config.num_key_value_heads), head_dim]),
+            query: two("num_attention_heads", config.num_attention_heads),
+            key_value: two("num_key_value_heads", config.num_key_value_heads),
             labels: one("the number of labels in id2label", config.labels.len()),
             bounds: one("the start and the end of an answer", 2),
         }
@@ -124,6 +160,7 @@ impl Sizes {
 
 /// The tensors of a model.
 pub(super) struct Table {
+    spelling: Spelling,
     head: Head,
     layers: usize,
     in_layer: Vec<Wanted>,
@@ -137,12 +174,13 @@ pub(super) struct Table {
 
 impl Table {
     /// What `config` and `head` call for.
-    pub fn of(config: &Config, head: Head, tied: bool) -> Self {
-        let sizes = Sizes::of(config);
+    pub fn of(config: &Config, head: Head, tied: bool, spelling: Spelling) -> Self {
+        let sizes = Sizes::of(config, spelling);
         let (in_layer, in_model) = (sizes.layer(config), sizes.model(config, head, tied));
         let kv_heads = config.num_key_value_heads;
         let heads = [("q_proj", config.num_attention_heads), ("k_proj", kv_heads), ("v_proj", kv_heads)];
         Self {
+            spelling,
             head,
             layers: config.num_hidden_layers,
             in_layer,
@@ -155,9 +193,10 @@ impl Table {
 
     /// What the configuration says, and what the weights have instead.
     fn says(&self, key: &str, value: usize, found: usize) -> String {
+        let file = self.spelling.config();
         match self.absent.contains(&key) {
-            true => format!("config.json has no {key}, which is then {value}; these weights have {found}"),
-            false => format!("config.json says {key} = {value}; these weights have {found}"),
+            true => format!("{file} has no {key}, which is then {value}; these weights have {found}"),
+            false => format!("{file} says {key} = {value}; these weights have {found}"),
         }
     }
 
@@ -236,13 +275,14 @@ impl Check<'_> {
         }
         if !gaps.is_empty() {
             let found = present.len();
+            let (file, key) = (self.table.spelling.config(), self.table.spelling.key("num_hidden_layers"));
             self.faults.push(
                 Diagnostic::new(Code::MissingTensor)
-                    .at("config.json: num_hidden_layers")
+                    .at(format!("{file}: {key}"))
                     .message(format!("there is no tensor of {}", gaps.join(", ")))
                     .expected(format!("{wanted} layers"))
                     .found(format!("tensors of {found}"))
-                    .help(self.table.says("num_hidden_layers", wanted, found)),
+                    .help(self.table.says(key, wanted, found)),
             );
         }
         present.into_iter().collect()
@@ -256,7 +296,7 @@ impl Check<'_> {
         let mut dtypes: BTreeMap<&str, Group> = BTreeMap::new();
         for (layer, name) in names {
             let Some(tensor) = self.tensors.get(name) else {
-                missing.push(*layer, format!("{}: {name}", self.root));
+                missing.push(*layer, format!("{}: {}", self.root, self.table.spelling.tensor(name)));
                 continue;
             };
             let place = || format!("{}: {}", tensor.file_name, tensor.stored.name);

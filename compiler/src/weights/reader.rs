@@ -10,6 +10,9 @@ use ndarray::{ArrayD, IxDyn};
 use super::convert::{convert, narrow, widen};
 use crate::source::Checkpoint;
 
+/// Bytes of rows that are put together from columns of several weights at a time, at least one row.
+const TILE: usize = 1 << 18;
+
 /// Bytes of neighbours that a transposition writes at once: a line of the processor's cache.
 const LINE: usize = 64;
 
@@ -191,7 +194,10 @@ impl<'a> WeightReader<'a> {
         match weight.expr() {
             WeightExpr::Source { tensor, .. } => {
                 let (size, width) = (weight.dtype().size(), row_elements(weight));
-                let bytes = self.source(weight, tensor)?;
+                let (bytes, strides) = self.source(weight, tensor)?;
+                if let Some(strides) = strides {
+                    return gather(bytes, strides, size, block, at, sink);
+                }
                 if columns.len() == width {
                     return sink(at, &bytes[rows.start * width * size..rows.end * width * size]);
                 }
@@ -213,6 +219,7 @@ impl<'a> WeightReader<'a> {
                 }
                 Ok(())
             }
+            WeightExpr::ConcatColumns { parts } => self.concat_columns(weight, parts, block, at, sink),
             WeightExpr::Slice { base, start, .. } => {
                 self.visit(base, &within(start + rows.start..start + rows.end), at, sink)
             }
@@ -288,6 +295,45 @@ impl<'a> WeightReader<'a> {
                 blocks.flat_map(|(grid, codes)| codes.map(|code| grid.decode(code))).collect();
             sink(at + i, &narrowed(DType::F32, &values[skipped..skipped + columns.len()]))
         })
+    }
+
+    /// A block of matrices side by side, a tile of its rows at a time.
+    fn concat_columns(
+        &self,
+        weight: &Weight,
+        parts: &[Weight],
+        block: &Block,
+        at: usize,
+        sink: &mut Sink<'_>,
+    ) -> Result<(), ReadError> {
+        let Block { rows, columns } = block;
+        let size = weight.dtype().size();
+        let width = columns.len() * size;
+        let step = (TILE / width).max(1);
+        let mut tile = vec![0; step.min(rows.len()) * width];
+        for start in rows.clone().step_by(step) {
+            let some = start..rows.end.min(start + step);
+            let tile = &mut tile[..some.len() * width];
+            let mut first = 0;
+            for part in parts {
+                let end = first + row_elements(part);
+                let (from, to) = (columns.start.max(first), columns.end.min(end));
+                if from < to {
+                    let block = Block { rows: some.clone(), columns: from - first..to - first };
+                    let (place, length) = ((from - columns.start) * size, (to - from) * size);
+                    self.visit(part, &block, 0, &mut |row, bytes| {
+                        let lines = tile[row * width..].chunks_exact_mut(width);
+                        for (line, piece) in lines.zip(bytes.chunks_exact(length)) {
+                            line[place..place + length].copy_from_slice(piece);
+                        }
+                        Ok(())
+                    })?;
+                }
+                first = end;
+            }
+            sink(at + start - rows.start, tile)?;
+        }
+        Ok(())
     }
 
     /// A block of what the quantized matrix `of` is stored as.
@@ -396,8 +442,8 @@ impl<'a> WeightReader<'a> {
         ReadError::Overflow { place, format, value }
     }
 
-    /// The bytes of a tensor, checked against the recipe's type.
-    fn source(&self, weight: &Weight, tensor: &str) -> Result<&'a [u8], ReadError> {
+    /// The bytes of a tensor and its strides, if it has any, checked against the recipe's type.
+    fn source(&self, weight: &Weight, tensor: &str) -> Result<(&'a [u8], Option<&'a [usize]>), ReadError> {
         let found = self.checkpoint.tensor(tensor).zip(self.checkpoint.bytes(tensor));
         let Some((info, bytes)) = found else { return Err(ReadError::Missing { tensor: tensor.to_owned() }) };
         if info.dtype != weight.dtype() || info.shape != weight.shape() {
@@ -407,7 +453,7 @@ impl<'a> WeightReader<'a> {
                 found: format!("{}{:?}", info.dtype, info.shape),
             });
         }
-        Ok(bytes)
+        Ok((bytes, info.strides()))
     }
 
     /// The block of the matrix `base`, of elements of `N` bytes, with rows and columns exchanged.
@@ -495,6 +541,27 @@ fn source_of(weight: &Weight, row: usize) -> Option<&str> {
         WeightExpr::Permute { base, order } => source_of(base, order.source_row(row)),
         _ => weight.parts().first().and_then(|part| source_of(part, row)),
     }
+}
+
+/// Gives a block of a vector or matrix, of elements of `size` bytes at the given distances, to `sink`.
+fn gather(
+    bytes: &[u8],
+    strides: &[usize],
+    size: usize,
+    block: &Block,
+    at: usize,
+    sink: &mut Sink<'_>,
+) -> Result<(), ReadError> {
+    let stride = |dimension: usize| strides.get(dimension).copied().unwrap_or(0) * size;
+    let (down, right) = (stride(0), stride(1));
+    let mut gathered = Vec::with_capacity(block.columns.len() * size);
+    block.rows.clone().enumerate().try_for_each(|(i, row)| {
+        gathered.clear();
+        for column in block.columns.clone() {
+            gathered.extend_from_slice(&bytes[row * down + column * right..][..size]);
+        }
+        sink(at + i, &gathered)
+    })
 }
 
 fn narrowed(dtype: DType, values: &[f32]) -> Vec<u8> {

@@ -99,6 +99,9 @@ codes! {
     MissingHead = 206, BadInput, "the checkpoint has no such head";
     BadIndex = 207, BadInput, "invalid shard index";
     OutOfRange = 208, BadInput, "a number does not fit the dtype that was asked for";
+    DamagedTorchFile = 209, BadInput, "damaged PyTorch file";
+    ForbiddenPickle = 210, BadInput, "a PyTorch file holds something else than tensors";
+    ShardsDisagree = 211, BadInput, "the shards of a checkpoint disagree";
     // 03xx: artifacts
     NotAnArtifact = 300, BadInput, "this is not a compiled model";
     ArtifactVersion = 301, Unsupported, "the compiled model has another format version";
@@ -343,7 +346,7 @@ mod tests {
             }
         }
         let nearest = |text: &str| text.parse::<Code>().map_err(|unknown| unknown.nearest);
-        assert_eq!(nearest("E0209"), Err(Some(Code::OutOfRange)));
+        assert_eq!(nearest("E0212"), Err(Some(Code::ShardsDisagree)));
         assert_eq!(nearest("9999"), Err(None));
         for text in ["", "E", "shape", "-1", "+203", "E0203 ", "99999"] {
             assert_eq!(nearest(text), Err(None), "{text}");

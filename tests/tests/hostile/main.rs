@@ -11,3 +11,4 @@ mod onnx;
 mod plan;
 mod random;
 mod tokenizer;
+mod torch;

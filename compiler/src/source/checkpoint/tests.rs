@@ -324,8 +324,9 @@ fn other_folders_are_recognised() {
         (&["refs/main", "snapshots/0a1b/config.json"], 3, "snapshots/0a1b?"),
         (&["a/config.json", "b/config.json"], 3, "one of the directories in it: a, b"),
         (&["a/config.json", "b/config.json", "c/config.json", "d/config.json"], 3, "a, b, c and 1 more"),
-        (&["params.json", "tokenizer.model"], 4, "Meta's original format"),
-        (&["consolidated.00.pth"], 4, "Meta's original format"),
+        (&["params.json", "tokenizer.model"], 3, "consolidated.00.pth"),
+        (&["params.json", "consolidated.00.pth"], 3, "a file of torch.save()"),
+        (&["consolidated.00.pth"], 3, "fetch params.json"),
         (&["model.gguf"], 4, "GGUF"),
         (&["adapter_config.json", "adapter_model.safetensors"], 4, "adapter without its model"),
     ] {
@@ -336,8 +337,8 @@ fn other_folders_are_recognised() {
         );
     }
     for (files, status, expected) in [
-        (&["pytorch_model.bin"][..], 4, ".bin"),
-        (&["pytorch_model-00001-of-00002.bin"], 4, ".bin"),
+        (&["pytorch_model.bin"][..], 3, "a file of torch.save()"),
+        (&["pytorch_model-00001-of-00002.bin"], 3, "not the index"),
         (&["model-00001-of-00002.safetensors"], 3, "not the index"),
         (&["weights.safetensors"], 3, "should weights.safetensors be named"),
         (&["tokenizer.json"], 3, "fetch the weights too"),
@@ -364,11 +365,9 @@ fn paths_that_are_near_a_checkpoint_are_suggested() {
     assert!(fault(&path.join("original")).contains(&format!("did you mean {}?", path.display())));
     fs::create_dir(path.join("a-model")).unwrap();
     assert!(fault(&path.join("a-modle")).contains("a-model?"));
-    for (name, expected) in [
-        ("model.gguf", "GGUF files cannot be read"),
-        ("weights.pth", "PyTorch's own format"),
-        ("model.ckpt", "PyTorch's own format"),
-    ] {
+    for (name, expected) in
+        [("model.gguf", "GGUF files cannot be read"), ("weights.pth", "give the directory")]
+    {
         fs::write(path.join(name), "").unwrap();
         assert!(fault(&path.join(name)).contains(expected));
     }

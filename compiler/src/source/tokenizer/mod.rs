@@ -19,7 +19,20 @@ use super::file;
 pub use tiktoken::Llama3;
 
 /// The largest tokenizer file: ten times the largest that is known.
-const MAX_BYTES: u64 = 256 << 20;
+pub const MAX_BYTES: u64 = 256 << 20;
+
+/// The files of tokenizers, whatever library reads them.
+pub const NAMES: [&str; 9] = [
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+];
 
 const JSON: &str = "tokenizer.json";
 const MODEL: &str = "tokenizer.model";

@@ -1,13 +1,8 @@
 //! The `config.json` of an export: that of the checkpoint, byte for byte, unless it says something else than the graph.
 
-use std::fmt;
-
-use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
-use serde_json::value::{RawValue, to_raw_value};
-
 use super::layout::Layout;
 use super::model::Graph;
-use crate::source::{Checkpoint, Head};
+use crate::source::{Checkpoint, Head, Members};
 
 /// The configuration that goes with `graph`.
 ///
@@ -39,71 +34,6 @@ pub(super) fn config_json(checkpoint: &Checkpoint, layout: Layout, graph: &Graph
         members.set("transformers.js_config", &external);
     }
     members.text().unwrap_or_else(|| checkpoint.config_json.clone())
-}
-
-/// The members of an object in the order of the file, their values as they are there.
-#[derive(Debug)]
-struct Members {
-    members: Vec<(String, Box<RawValue>)>,
-    changed: bool,
-}
-
-impl Members {
-    fn get(&self, key: &str) -> Option<&str> {
-        self.members.iter().find(|(name, _)| name == key).map(|(_, value)| value.get())
-    }
-
-    fn set(&mut self, key: &str, value: &impl serde::Serialize) {
-        let value = to_raw_value(value).expect("numbers, texts and lists of them are JSON");
-        self.changed = true;
-        self.insert(key.to_owned(), value);
-    }
-
-    /// Sets what is not there, or null.
-    fn default(&mut self, key: &str, value: &impl serde::Serialize) {
-        if self.get(key).is_none_or(|value| value == "null") {
-            self.set(key, value);
-        }
-    }
-
-    /// As in every reader, the last of several members of one name counts.
-    fn insert(&mut self, key: String, value: Box<RawValue>) {
-        match self.members.iter_mut().find(|(name, _)| *name == key) {
-            Some((_, old)) => *old = value,
-            None => self.members.push((key, value)),
-        }
-    }
-
-    /// The object as text, if it was changed.
-    fn text(&self) -> Option<Vec<u8>> {
-        let member = |(key, value): &(String, Box<RawValue>)| {
-            format!("  {}: {value}", serde_json::Value::from(key.as_str()))
-        };
-        let lines: Vec<String> = self.members.iter().map(member).collect();
-        self.changed.then(|| format!("{{\n{}\n}}\n", lines.join(",\n")).into_bytes())
-    }
-}
-
-impl<'de> Deserialize<'de> for Members {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Object;
-        impl<'de> Visitor<'de> for Object {
-            type Value = Members;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members, A::Error> {
-                let mut members = Members { members: Vec::new(), changed: false };
-                while let Some((key, value)) = map.next_entry()? {
-                    members.insert(key, value);
-                }
-                Ok(members)
-            }
-        }
-        deserializer.deserialize_map(Object)
-    }
 }
 
 #[cfg(test)]
@@ -164,7 +94,7 @@ mod tests {
         let text = written(&config.to_string(), Head::CausalLm, Layout::Flat, true);
         let keys = |text: &str| {
             let members: Members = serde_json::from_str(text).unwrap();
-            members.members.into_iter().map(|(key, _)| key).collect::<Vec<_>>()
+            members.keys().map(str::to_owned).collect::<Vec<_>>()
         };
         assert_eq!(keys(&text), keys(&config.to_string()));
         config["use_cache"] = json!(true);

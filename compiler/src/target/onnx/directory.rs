@@ -16,34 +16,16 @@ use super::proto;
 use super::storage::ExternalData;
 use crate::driver::Progress;
 use crate::output::{Folder, Output, write_fault};
-use crate::source::{self, Checkpoint, MappedFile};
+use crate::source::{self, CONFIG, Checkpoint, GENERATION, MappedFile, TOKENIZER_FILES};
 use crate::weights::WeightReader;
 
-const CONFIG: &str = "config.json";
-const GENERATION: &str = "generation_config.json";
 const GENAI: &str = "genai_config.json";
-
-/// The files of tokenizers, whatever library reads them.
-const TOKENIZER: [&str; 9] = [
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
-    "chat_template.json",
-];
 
 /// What else is in the folder of an export.
 const FILES: [&str; 6] = [CONFIG, GENERATION, GENAI, "model.onnx", "model.onnx.data", "onnx"];
 
 /// What is in the folder of a model for transformers.js.
 const MODELS: [&str; 2] = ["model.onnx", "model.onnx_data"];
-
-/// The largest file that is carried along.
-const MAX_CARRIED: u64 = 256 << 20;
 
 /// Bytes that are copied between two reports of progress.
 const STRETCH: u64 = 64 << 20;
@@ -148,8 +130,8 @@ impl Destination {
             files.push((CONFIG, config_json(checkpoint, layout, &model.graph)));
             files.extend(checkpoint.generation_json.clone().map(|bytes| (GENERATION, bytes)));
         }
-        for name in TOKENIZER {
-            let bytes = source::read_file(&checkpoint.path.join(name), MAX_CARRIED)?;
+        for name in TOKENIZER_FILES {
+            let bytes = source::read_file(&checkpoint.path.join(name), source::MAX_TOKENIZER_FILE)?;
             files.extend(bytes.map(|bytes| (name, bytes)));
         }
         if layout != Layout::TransformersJs {
@@ -212,8 +194,10 @@ fn copy(checkpoint: &Checkpoint, folder: &mut Folder, progress: &dyn Progress) -
             }
         }
     }
-    if let Some(index) = source::read_file(&checkpoint.path.join(source::INDEX), MAX_CARRIED)? {
-        put(folder.file(Path::new(source::INDEX))?, &index)?;
+    if let Some(name) = checkpoint.index()
+        && let Some(index) = source::read_file(&checkpoint.path.join(name), source::MAX_TOKENIZER_FILE)?
+    {
+        put(folder.file(Path::new(name))?, &index)?;
     }
     Ok(total)
 }
@@ -238,7 +222,8 @@ fn same_place(a: &Path, b: &Path) -> bool {
 
 /// Says why a folder that is not empty must stay: it holds something that no export does, or no model of ours.
 fn guard(path: &Path) -> Result<(), Diagnostic> {
-    let stranger = stranger(path, &[&FILES, &TOKENIZER]).or_else(|| stranger(&path.join("onnx"), &[&MODELS]));
+    let stranger =
+        stranger(path, &[&FILES, &TOKENIZER_FILES]).or_else(|| stranger(&path.join("onnx"), &[&MODELS]));
     let why = match stranger {
         Some(stranger) => format!("{} is not of an export", stranger.display()),
         None if Layout::ALL.iter().any(|layout| is_ours(&path.join(layout.model()))) => return Ok(()),

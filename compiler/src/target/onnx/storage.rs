@@ -132,8 +132,8 @@ fn stored(checkpoint: &Checkpoint, weight: &Weight) -> Option<Region> {
     let WeightExpr::Source { tensor, .. } = weight.expr() else { return None };
     let info = checkpoint.tensor(tensor)?;
     let range = info.range();
-    // Runtimes take elements where they are mapped.
-    let aligned = range.start.is_multiple_of(weight.dtype().size());
+    // Runtimes take elements where they are mapped, one after the other.
+    let aligned = range.start.is_multiple_of(weight.dtype().size()) && info.strides().is_none();
     aligned.then(|| Region {
         file: info.file.to_string(),
         offset: range.start as u64,

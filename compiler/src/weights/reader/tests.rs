@@ -193,6 +193,7 @@ fn every_recipe_is_what_the_naive_evaluation_says() {
         q.clone(),
         q.slice(3, 4).unwrap(),
         Weight::concat([q.clone(), half.clone(), q.slice(1, 1).unwrap()]).unwrap(),
+        Weight::concat_columns([q.clone(), half.clone(), q.slice(0, 8).unwrap()]).unwrap(),
         half.permute(Permutation::HalfToInterleaved { heads: 2, head_dim: 4 }).unwrap(),
         half,
         down.transpose().unwrap(),
@@ -217,7 +218,7 @@ proptest! {
     #[test]
     fn random_recipes_agree(
         first in 0usize..4,
-        program in prop::collection::vec((0u8..6, 0usize..100, 0usize..100), 0..6),
+        program in prop::collection::vec((0u8..7, 0usize..100, 0usize..100), 0..6),
         tile in 1usize..20,
     ) {
         let (_directory, checkpoint) = checkpoint();
@@ -245,6 +246,7 @@ proptest! {
                 5 if weight.dtype().is_float() => {
                     weight.convert(DType::F32).unwrap().quantize(Scheme::ALL[x % 3]).unwrap()
                 }
+                6 if row_elements(&weight) < 50 => Weight::concat_columns([weight.clone(), weight]).unwrap(),
                 _ => weight,
             };
         }

@@ -217,6 +217,33 @@ bf16 reach 3·10³⁸. It would become infinite, and the model's outputs with it
 **Cure**: `--weights bf16` takes as little space and keeps the range; `--weights as-is` changes
 nothing."
             }
+            Self::DamagedTorchFile => {
+                "\
+A `.pth` or `.bin` file is a zip file, or in older ones a sequence of pickles: a dictionary that says
+where each tensor lies, and the numbers beside it. Here the container is cut, its entries overlap or
+are there twice, compressed or encrypted, or a tensor reaches beyond its numbers.
+
+**Cure**: download the file again and compare its size, or save it again with `torch.save()`, which
+neither compresses nor encrypts."
+            }
+            Self::ForbiddenPickle => {
+                "\
+The dictionary of a `.pth` or `.bin` file is a pickle, a program that may construct anything that
+Python can name. llamac carries out only what dictionaries of tensors need, and this file asks for
+something else: the message names it. Nothing was run.
+
+**Cure**: be careful with this file. If it is your own, it holds more than a model's tensors: save
+them alone, with `torch.save(model.state_dict(), PATH)` or, better, as safetensors."
+            }
+            Self::ShardsDisagree => {
+                "\
+Every file `consolidated.NN.pth` of a checkpoint in Meta's layout holds a part of each matrix, so all
+of them have the same tensors, of the same shapes and dtypes. These do not belong together, or one of
+them is missing.
+
+**Cure**: fetch all of them from one place; `checklist.chk`, if it is there, has their checksums for
+`md5sum -c`."
+            }
             Self::NotAnArtifact => {
                 "\
 The file was expected to be a compiled model, and is not one: not a safetensors file at all, cut
