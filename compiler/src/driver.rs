@@ -1,7 +1,8 @@
 //! The way from a checkpoint to a target's output, in one place: build, pass, legalize, emit.
 //!
-//! [`compile`] goes to the native target, [`export`] to ONNX.
+//! [`compile`] goes to the native target, [`export`] to ONNX, [`convert`] to Hugging Face's layout without a graph.
 
+mod convert;
 mod export;
 
 use llamac_ir::rewrite::AnyOp;
@@ -17,6 +18,7 @@ use crate::target::Legalized;
 use crate::target::native::{self, Artifact, Native, NativeOptions};
 use crate::verify;
 
+pub use convert::{ConvertOptions, Converted, convert};
 pub use export::{ExportOptions, Exported, export, lower_for_export};
 
 /// Hears how far a long piece of work has come.
@@ -144,6 +146,20 @@ fn verify(
     assign_schemes(&mut before, weights, &AnyOp)?;
     verify::graphs(checkpoint, &before, legalized.graph())?;
     Ok(())
+}
+
+/// What [`compile`] would make of `checkpoint`, without reading a weight or writing anything.
+///
+/// # Errors
+/// As [`lower`].
+pub fn dry_run(checkpoint: &Checkpoint, options: &CompileOptions) -> Result<Compiled, Diagnostics> {
+    let outcome = lower(checkpoint, &options.passes)?;
+    let Stage::Legalized(legalized) = &outcome.stage else {
+        return Ok(Compiled { outcome, artifact: None });
+    };
+    let planned = native::plan(checkpoint, legalized, records(&outcome), &options.native())?;
+    let artifact = native::dry_run(checkpoint, planned)?;
+    Ok(Compiled { outcome, artifact: Some(artifact) })
 }
 
 /// What the passes did, for the output to tell.

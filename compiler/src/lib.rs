@@ -1,6 +1,7 @@
 //! Checkpoints to graphs, passes, and targets.
 
 pub mod driver;
+pub mod hugging_face;
 pub mod model;
 pub mod onnx;
 pub mod output;

@@ -7,7 +7,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use llamac_plan::Compute;
+use llamac_plan::{Compute, Plan};
 use llamac_plan::diagnostic::{Code, Diagnostic, Diagnostics};
 
 use crate::arena::Arena;
@@ -45,6 +45,14 @@ impl Default for EngineOptions {
             chunk: 512,
             compute: None,
         }
+    }
+}
+
+impl EngineOptions {
+    /// Tokens that go through a model of this plan at a time.
+    pub fn chunk_tokens(&self, plan: &Plan) -> usize {
+        let most = (ARENA / plan.arena_bytes_per_token.max(1)).max(WORTHWHILE);
+        self.chunk.clamp(1, most)
     }
 }
 
@@ -217,8 +225,7 @@ impl Engine {
     pub fn new(model: &Arc<Model>, options: EngineOptions) -> Result<Self, Diagnostic> {
         let compute = options.compute.unwrap_or(model.plan().compute);
         model.plan().accepts(compute)?;
-        let most = (ARENA / model.plan().arena_bytes_per_token.max(1)).max(WORTHWHILE);
-        let chunk_tokens = options.chunk.clamp(1, most);
+        let chunk_tokens = options.chunk_tokens(model.plan());
         let arena = Arena::new(model.plan(), chunk_tokens).ok_or_else(|| {
             Diagnostic::new(Code::OutOfMemory)
                 .message(format!("the activations of {chunk_tokens} tokens do not fit into memory"))

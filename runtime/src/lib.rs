@@ -32,7 +32,7 @@ pub use embed::{Pooling, embed};
 pub use engine::{Engine, EngineOptions, Feed, Input, Keep, Outputs};
 pub use eval::eval;
 pub use model::{Model, OpenOptions};
-pub use session::{Session, SessionOptions, dynamic_frequencies};
+pub use session::{Session, SessionOptions, cache_bytes, dynamic_frequencies};
 
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]

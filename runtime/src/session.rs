@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use llamac_plan::diagnostic::{Code, Diagnostic};
-use llamac_plan::{Frequencies, KvDtype};
+use llamac_plan::{Frequencies, KvDtype, Plan};
 
 use crate::kernels::KvLayout;
 use crate::memory::Memory;
@@ -43,6 +43,17 @@ struct RopeState {
     inv_freq: Vec<f32>,
 }
 
+/// Bytes of the cache of a session of `plan` with room for `capacity` tokens, if there is such a number; keys and values
+/// are stored as the plan says unless `kv` does.
+pub fn cache_bytes(plan: &Plan, kv: Option<KvDtype>, capacity: usize) -> Option<usize> {
+    layout(plan, kv).layer_bytes(capacity)?.checked_mul(plan.shape.layers)
+}
+
+fn layout(plan: &Plan, kv: Option<KvDtype>) -> KvLayout {
+    let shape = &plan.shape;
+    KvLayout { dtype: kv.unwrap_or(plan.kv), kv_heads: shape.kv_heads, head_dim: shape.head_dim }
+}
+
 impl Session {
     /// An empty session.
     ///
@@ -50,15 +61,9 @@ impl Session {
     /// When there is not enough memory for the cache.
     pub fn new(model: &Arc<Model>, options: SessionOptions) -> Result<Self, Diagnostic> {
         let plan = model.plan();
-        let layout = KvLayout {
-            dtype: options.kv.unwrap_or(plan.kv),
-            kv_heads: plan.shape.kv_heads,
-            head_dim: plan.shape.head_dim,
-        };
+        let layout = layout(plan, options.kv);
         let slots = u32::try_from(options.capacity).ok().map(|_| options.capacity);
-        let bytes = slots
-            .and_then(|slots| layout.layer_bytes(slots))
-            .and_then(|bytes| bytes.checked_mul(plan.shape.layers));
+        let bytes = slots.and_then(|slots| cache_bytes(plan, options.kv, slots));
         let cache = bytes.and_then(Memory::zeroed).ok_or_else(|| {
             let size = bytes.map(|bytes| format!(", {} MiB,", bytes.div_ceil(1 << 20))).unwrap_or_default();
             Diagnostic::new(Code::OutOfMemory)

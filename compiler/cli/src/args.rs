@@ -4,7 +4,7 @@
 //! [`crate::unavailable`] explains them.
 
 use std::ffi::OsStr;
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 use std::path::PathBuf;
 
 use clap::builder::{PossibleValue, StringValueParser, TypedValueParser};
@@ -50,12 +50,25 @@ pub fn whole<T: TryFrom<u64>>(range: RangeInclusive<u64>) -> impl Fn(&str) -> Re
 /// The model to use.
 #[derive(Clone, Debug, clap::Args)]
 pub struct ModelArg {
-    /// A Hugging Face directory, or a compiled model
+    /// A checkpoint's directory, Hugging Face's or Meta's, or a compiled model
     #[arg(value_name = "MODEL")]
     pub path: PathBuf,
     /// Do not compare the checksums of a compiled model, which reads all of it
     #[arg(long, display_order = 800)]
     pub no_check: bool,
+}
+
+/// The layers to use; all by default.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct LayersArg {
+    /// Use some layers of a checkpoint only: those from A on and before B, counted from 0
+    #[arg(id = "layers", long = "layers", value_name = "A..B", value_parser = layers)]
+    pub range: Option<Range<usize>>,
+}
+
+fn layers(text: &str) -> Result<Range<usize>, String> {
+    let bounds = text.split_once("..").and_then(|(a, b)| Some(a.parse().ok()?..b.parse().ok()?));
+    bounds.ok_or_else(|| "write two numbers, as in 0..4, which is layers 0 to 3".to_owned())
 }
 
 /// How computing is done.

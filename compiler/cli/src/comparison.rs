@@ -12,6 +12,7 @@ use llamac_compiler::{reference, verify};
 use llamac_runtime::plan::{Compute, KvDtype, WeightLayout};
 use llamac_runtime::{Engine, EngineOptions, Model, OpenOptions, Output, Request, eval, is_artifact};
 
+use crate::args::LayersArg;
 use crate::console::Console;
 use crate::{exported, model};
 
@@ -47,7 +48,7 @@ impl Side {
         if path.is_file() && is_artifact(path) {
             return Ok(Self::Compiled(Model::open(path, OpenOptions { verify: true, threads })?));
         }
-        let checkpoint = model::checkpoint(path, head, console)?;
+        let checkpoint = model::checkpoint(path, head, &LayersArg::default(), console)?;
         Ok(Self::Checkpoint(Box::new(checkpoint), WeightPolicy::default()))
     }
 

@@ -14,7 +14,7 @@ use llamac_runtime::text::Tokenizer;
 use llamac_runtime::{Model, OpenOptions, is_artifact};
 use tracing::{debug, info};
 
-use crate::args::ModelArg;
+use crate::args::{LayersArg, ModelArg};
 use crate::console::Console;
 use crate::human;
 use crate::progress::{Bar, Unit};
@@ -66,11 +66,17 @@ impl Source {
     }
 }
 
-/// Opens the checkpoint at `path` for `head`, or for its own, and says what is odd about it.
+/// Opens the checkpoint at `path` for `head`, or for its own, with all of its layers or some, and says what is odd about
+/// it.
 ///
 /// # Errors
 /// All that is wrong with it.
-pub fn checkpoint(path: &Path, head: Option<Head>, console: &Console) -> Result<Checkpoint, Diagnostics> {
+pub fn checkpoint(
+    path: &Path,
+    head: Option<Head>,
+    layers: &LayersArg,
+    console: &Console,
+) -> Result<Checkpoint, Diagnostics> {
     if is_artifact(path) {
         let fault = Diagnostic::new(Code::BadArgument).at(path.display().to_string());
         let fault = fault.expected("a checkpoint's directory").found("a compiled model");
@@ -81,7 +87,10 @@ pub fn checkpoint(path: &Path, head: Option<Head>, console: &Console) -> Result<
     for warning in &warnings {
         console.warn(warning);
     }
-    let checkpoint = opened?;
+    let checkpoint = match &layers.range {
+        Some(range) => opened?.with_layers(range.clone())?,
+        None => opened?,
+    };
     let (tensors, head) = (checkpoint.tensors.len(), checkpoint.head.name());
     info!("{}: a checkpoint of {tensors} tensors, head {head}", path.display());
     if !checkpoint.ignored.is_empty() {
@@ -90,14 +99,25 @@ pub fn checkpoint(path: &Path, head: Option<Head>, console: &Console) -> Result<
     Ok(checkpoint)
 }
 
-/// Opens the checkpoint or compiled model of `arg`.
+/// Opens the checkpoint, with all of its layers or some, or compiled model of `arg`.
 ///
 /// # Errors
 /// All that is wrong with it.
-pub fn source(arg: &ModelArg, threads: usize, console: &Console) -> Result<Source, Diagnostics> {
-    match arg.path.is_file() {
-        true => Ok(Source::Artifact(open(arg, threads)?)),
-        false => match checkpoint(&arg.path, None, console) {
+pub fn source(
+    arg: &ModelArg,
+    layers: &LayersArg,
+    threads: usize,
+    console: &Console,
+) -> Result<Source, Diagnostics> {
+    match (arg.path.is_file(), &layers.range) {
+        (true, Some(_)) if is_artifact(&arg.path) => {
+            let fault = Diagnostic::new(Code::BadArgument).at("--layers");
+            let fault =
+                fault.expected("a checkpoint's directory").found("a compiled model, which has its layers");
+            Err(fault.help("compile the checkpoint with --layers").into())
+        }
+        (true, _) => Ok(Source::Artifact(open(arg, threads)?)),
+        (false, _) => match checkpoint(&arg.path, None, layers, console) {
             Ok(checkpoint) => Ok(Source::Checkpoint(Box::new(checkpoint))),
             Err(faults) if arg.path.exists() => Err(faults),
             Err(faults) => Err(faults.iter().map(|fault| fault.clone().expected(EXPECTED)).collect()),
@@ -106,7 +126,7 @@ pub fn source(arg: &ModelArg, threads: usize, console: &Console) -> Result<Sourc
 }
 
 /// What may be at the path of a model.
-const EXPECTED: &str = "a directory with config.json and weights in safetensors, or a compiled model";
+const EXPECTED: &str = "a directory with a checkpoint, Hugging Face's or Meta's, or a compiled model";
 
 /// Opens the compiled model of `arg`, which is a file.
 fn open(arg: &ModelArg, threads: usize) -> Result<Arc<Model>, Diagnostics> {

@@ -11,19 +11,11 @@ use llamac_compiler::diagnostic::{Code, Diagnostic};
 use crate::tips;
 
 /// Commands, with what they are for.
-const COMMANDS: &[(&str, &str)] = &[
-    ("convert", "Meta's original weights to the Hugging Face layout"),
-    ("estimate", "memory and arithmetic before anything is compiled"),
-    ("serve", "a server"),
-];
-
-/// Commands that compile a checkpoint, to a file or to run it.
-const MODEL: &[&str] = &["classify", "compile", "embed", "eval", "inspect", "run"];
+const COMMANDS: &[(&str, &str)] = &[("serve", "a server")];
 
 /// Options: the commands that will have them, with what they are for and a way out.
 const OPTIONS: &[(&str, &[&str], &str, &str)] = &[
     ("--chat", &["run"], "chat templates", "write the template out in the prompt (`-p`)"),
-    ("--layers", MODEL, "compiling some of the layers", ""),
     (
         "--lora",
         &["compile"],
@@ -102,8 +94,6 @@ mod tests {
             "llamac compile dir -o out --lora x",
             "llamac compile dir -o out --lora=x=0.5",
             "llamac --message-format json compile dir -o out --lora x",
-            "llamac run model -p x --layers 0..2",
-            "llamac inspect model --layers 0..2",
             "llamac run model -p x --kv=int8",
             "llamac compile dir -o out --emit ir,report",
         ] {

@@ -93,11 +93,6 @@ fn what_is_planned_ends_with_4_and_a_sentence() {
        not in this version: reports
        help: use --remarks, or `llamac inspect`
     ");
-    assert_snapshot!(message("run model -p a --layers 0..2"), @"
-    error[E0002]: this option is not available yet
-      --> --layers
-       not in this version: compiling some of the layers
-    ");
 }
 
 #[test]
@@ -127,11 +122,11 @@ fn every_code_is_explained() {
 
     Cure: correct the key that the message names, if the weights are right.
     ");
-    assert_snapshot!(llamac("explain E0209 shape 203", &[]).failure(2), @"
+    assert_snapshot!(llamac("explain E0212 shape 203", &[]).failure(2), @"
     error[E0001]: invalid argument
-      --> explain E0209
+      --> explain E0212
        there is no such code
-       help: did you mean E0208 (a number does not fit the dtype that was asked for)?
+       help: did you mean E0211 (the shards of a checkpoint disagree)?
     error[E0001]: invalid argument
       --> explain shape
        there is no such code

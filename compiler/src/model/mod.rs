@@ -82,9 +82,8 @@ impl Default for ModelOptions {
 /// # Errors
 /// When the checkpoint does not make a well-formed graph, which its own checks rule out.
 pub fn build(checkpoint: &Checkpoint, options: &ModelOptions) -> Result<Graph, Diagnostic> {
-    let weight = |name: &str| {
-        Ok(checkpoint.weight(name).ok_or_else(|| Fault::Missing(name.to_owned()))?.clone())
-    };
+    let weight =
+        |name: &str| Ok(checkpoint.weight(name).ok_or_else(|| Fault::Missing(name.to_owned()))?.clone());
     let mut model =
         Model { builder: Builder::new(), config: &checkpoint.config, weight: &weight, options: *options };
     let graph = model.trunk().and_then(|trunk| model.head(checkpoint.head, trunk));

@@ -1,7 +1,8 @@
-//! Graphs for people: what changed between two, and pictures.
+//! Graphs for people: what changed between two, pictures, and how much there is to compute.
 //!
 //! Deliberately not here: the text form that reads back, which is the graph's own (`llamac_ir::Graph`).
 
+mod cost;
 mod diff;
 mod dot;
 mod layout;
@@ -11,6 +12,7 @@ mod picture;
 mod recipe;
 mod svg;
 
+pub use cost::flops;
 pub use diff::diff;
 pub use dot::dot;
 pub use svg::svg;

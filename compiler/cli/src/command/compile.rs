@@ -15,7 +15,7 @@ use llamac_compiler::verify;
 use llamac_runtime::{Model, OpenOptions};
 use tracing::debug;
 
-use crate::args::{Compute, HeadArg, Kv, ThreadsArg, WeightsParser, whole};
+use crate::args::{Compute, HeadArg, Kv, LayersArg, ThreadsArg, WeightsParser, whole};
 use crate::comparison::{self, Side};
 use crate::console::{Console, Stdout};
 use crate::emit::{self, Emit, Form};
@@ -29,7 +29,7 @@ use crate::progress::{Bar, Unit};
 /// Compile a checkpoint into one file that `run` and `eval` take, or into ONNX
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// A Hugging Face directory
+    /// A checkpoint's directory, Hugging Face's or Meta's
     #[arg(value_name = "CKPT")]
     checkpoint: PathBuf,
     /// The compiled model, for ONNX a folder; without it only what --emit, --print-after, --dump-ir or --remarks ask for is made
@@ -42,6 +42,8 @@ pub struct Args {
     /// The head to compile
     #[arg(long, value_enum, default_value_t = HeadArg::Auto)]
     head: HeadArg,
+    #[command(flatten)]
+    layers: LayersArg,
     /// How weights are stored, and some by name: q4,lm_head=q8 [default: as-is; f32 where ONNX gets a file of weights of
     /// its own]
     #[arg(long, value_name = "FORMAT[,NAME=FORMAT]", value_parser = WeightsParser)]
@@ -192,7 +194,7 @@ impl Args {
 
     /// Opens the checkpoint, and says what will not be as expected of the model that is made from it.
     fn open(&self, console: &Console) -> Result<Checkpoint, Diagnostics> {
-        let checkpoint = model::checkpoint(&self.checkpoint, self.head.head(), console)?;
+        let checkpoint = model::checkpoint(&self.checkpoint, self.head.head(), &self.layers, console)?;
         let own = checkpoint.config.max_position_embeddings;
         if let Some(wanted) = self.max_context.filter(|&wanted| wanted > own) {
             console.warn(format!(

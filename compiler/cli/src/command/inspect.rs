@@ -11,7 +11,7 @@ use llamac_runtime::plan::{
 };
 use serde::Serialize;
 
-use crate::args::{ModelArg, ThreadsArg};
+use crate::args::{LayersArg, ModelArg, ThreadsArg};
 use crate::console::{Console, Stdout};
 use crate::emit;
 use crate::failure::Failure;
@@ -25,6 +25,8 @@ use crate::model::{self, Source};
 pub struct Args {
     #[command(flatten)]
     model: ModelArg,
+    #[command(flatten)]
+    layers: LayersArg,
     /// Print the graph: of a checkpoint after all passes, or of an ONNX model
     #[arg(long, conflicts_with = "json")]
     graph: bool,
@@ -57,11 +59,11 @@ struct Facts<'a> {
 
 /// The weights of one dtype.
 #[derive(Debug, Serialize)]
-struct Weights {
-    dtype: &'static str,
-    tensors: usize,
-    elements: u64,
-    bytes: u64,
+pub(super) struct Weights {
+    pub(super) dtype: &'static str,
+    pub(super) tensors: usize,
+    pub(super) elements: u64,
+    pub(super) bytes: u64,
 }
 
 /// What a run needs beside the weights, in bytes.
@@ -80,7 +82,7 @@ impl Args {
             return onnx::run(&path, self, console);
         }
         let threads = self.threads.count();
-        let source = model::source(&self.model, threads, console)?;
+        let source = model::source(&self.model, &self.layers, threads, console)?;
         let mut out = Stdout::lock();
         if self.graph {
             let Source::Checkpoint(checkpoint) = &source else {
@@ -188,7 +190,7 @@ fn firings(pass: &PassRecord) -> String {
 }
 
 /// The weights by dtype.
-fn weights(entries: &[WeightEntry]) -> Vec<Weights> {
+pub(super) fn weights(entries: &[WeightEntry]) -> Vec<Weights> {
     let mut groups: Vec<Weights> = Vec::new();
     for entry in entries {
         let dtype = match entry.layout {
@@ -210,7 +212,7 @@ fn weights(entries: &[WeightEntry]) -> Vec<Weights> {
 }
 
 /// Elements of the checkpoint's tensors; rotary frequencies are computed and do not count.
-fn parameters(entries: &[WeightEntry]) -> u64 {
+pub(super) fn parameters(entries: &[WeightEntry]) -> u64 {
     let learned = entries.iter().filter(|entry| !entry.recipe.starts_with("inv_freq("));
     learned.map(|entry| elements(entry.layout)).sum()
 }

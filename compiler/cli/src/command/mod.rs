@@ -4,7 +4,9 @@ mod bench;
 mod classify;
 mod compile;
 mod completions;
+mod convert;
 mod embed;
+mod estimate;
 mod eval;
 mod explain;
 mod inspect;
@@ -23,6 +25,8 @@ use crate::failure::Failure;
 #[derive(Debug, Subcommand)]
 pub enum Command {
     Compile(compile::Args),
+    Convert(convert::Args),
+    Estimate(estimate::Args),
     Eval(eval::Args),
     Run(run::Args),
     Classify(classify::Args),
@@ -42,6 +46,8 @@ impl Command {
     pub fn run(&self, console: &Console) -> Result<(), Failure> {
         match self {
             Self::Compile(args) => args.run(console),
+            Self::Convert(args) => args.run(console),
+            Self::Estimate(args) => args.run(console),
             Self::Eval(args) => args.run(console),
             Self::Run(args) => args.run(console),
             Self::Classify(args) => args.run(console),

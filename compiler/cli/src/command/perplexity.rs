@@ -10,7 +10,7 @@ use llamac_runtime::text::Tokenizer;
 use llamac_runtime::{Engine, Model};
 use serde::Serialize;
 
-use crate::args::{ComputeArgs, ModelArg};
+use crate::args::{ComputeArgs, LayersArg, ModelArg};
 use crate::console::{Console, Stdout};
 use crate::failure::Failure;
 use crate::progress::{Bar, Unit};
@@ -93,7 +93,7 @@ impl Args {
     }
 
     fn engine(&self, arg: &ModelArg, threads: usize, console: &Console) -> Result<Engine, Diagnostics> {
-        let source = model::source(arg, threads, console)?;
+        let source = model::source(arg, &LayersArg::default(), threads, console)?;
         let model = model::compiled(source, &arg.path, WeightPolicy::default(), threads, console)?;
         Ok(Engine::new(&model, self.compute.engine())?)
     }

@@ -11,7 +11,7 @@ use llamac_runtime::plan::HeadKind;
 use llamac_runtime::text::Tokenizer;
 use serde::Serialize;
 
-use crate::args::{ComputeArgs, Kv, ModelArg, whole};
+use crate::args::{ComputeArgs, Kv, LayersArg, ModelArg, whole};
 use crate::console::{Console, Stdout};
 use crate::failure::Failure;
 use crate::ids::{self, Ids};
@@ -26,6 +26,8 @@ use crate::model::{self, Source};
 pub struct Args {
     #[command(flatten)]
     model: ModelArg,
+    #[command(flatten)]
+    layers: LayersArg,
     #[command(flatten)]
     prompt: Prompt,
     /// Tokens to write at most
@@ -124,7 +126,7 @@ impl Args {
     /// Writes the continuation.
     pub fn run(&self, console: &Console) -> Result<(), Failure> {
         let threads = self.compute.threads.count();
-        let source = model::source(&self.model, threads, console)?;
+        let source = model::source(&self.model, &self.layers, threads, console)?;
         let options = self.options();
         source.head().expect(HeadKind::CausalLm, &self.model.path)?;
         options.check(source.generation())?;

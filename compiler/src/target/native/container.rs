@@ -42,33 +42,14 @@ impl<'a> Container<'a> {
     ///
     /// Returns `None` if the sizes do not fit into an address space.
     pub(crate) fn new(file: &'a File, tensors: &[(String, usize)]) -> Option<Self> {
-        let mut entries = vec![Entry { name: CHECKSUMS.to_owned(), start: 0, len: 0 }];
-        let mut end = 0usize;
-        for (name, len) in tensors {
-            let aligned = end.checked_next_multiple_of(ALIGNMENT)?;
-            if aligned > end {
-                entries.push(Entry {
-                    name: format!("{PAD}{}", entries.len()),
-                    start: end,
-                    len: aligned - end,
-                });
-            }
-            entries.push(Entry { name: name.clone(), start: aligned, len: *len });
-            end = aligned.checked_add(*len)?;
-        }
-        // A slot for each entry and one for the table itself, rounded up, so that what follows stays aligned.
-        let table = (8 * (entries.len() + 1)).next_multiple_of(ALIGNMENT);
-        end.checked_add(table)?;
-        entries[0].len = table;
-        entries[1..].iter_mut().for_each(|entry| entry.start += table);
+        let entries = lay_out(tensors)?;
         let sums = entries.iter().map(|_| OnceLock::new()).collect();
         Some(Self { file, header: header(&entries), entries, sums })
     }
 
     /// Size of the finished file in bytes.
     pub(crate) fn len(&self) -> u64 {
-        let data = self.entries.last().map_or(0, |entry| entry.start + entry.len);
-        (self.header.len() + data) as u64
+        len(&self.header, &self.entries)
     }
 
     /// Size of its header in bytes, length prefix included.
@@ -140,6 +121,37 @@ impl TensorWriter<'_> {
         assert_eq!(self.left, 0, "a tensor's writer fills its tensor");
         let _ = self.sum.set(self.hash.digest());
     }
+}
+
+/// The places of tensors of these names and sizes, if they fit into an address space.
+fn lay_out(tensors: &[(String, usize)]) -> Option<Vec<Entry>> {
+    let mut entries = vec![Entry { name: CHECKSUMS.to_owned(), start: 0, len: 0 }];
+    let mut end = 0usize;
+    for (name, len) in tensors {
+        let aligned = end.checked_next_multiple_of(ALIGNMENT)?;
+        if aligned > end {
+            entries.push(Entry { name: format!("{PAD}{}", entries.len()), start: end, len: aligned - end });
+        }
+        entries.push(Entry { name: name.clone(), start: aligned, len: *len });
+        end = aligned.checked_add(*len)?;
+    }
+    // A slot for each entry and one for the table itself, rounded up, so that what follows stays aligned.
+    let table = (8 * (entries.len() + 1)).next_multiple_of(ALIGNMENT);
+    end.checked_add(table)?;
+    entries[0].len = table;
+    entries[1..].iter_mut().for_each(|entry| entry.start += table);
+    Some(entries)
+}
+
+/// Size in bytes of a container for tensors of these names and sizes, if they fit into an address space.
+pub(crate) fn size(tensors: &[(String, usize)]) -> Option<u64> {
+    let entries = lay_out(tensors)?;
+    Some(len(&header(&entries), &entries))
+}
+
+fn len(header: &[u8], entries: &[Entry]) -> u64 {
+    let data = entries.last().map_or(0, |entry| entry.start + entry.len);
+    (header.len() + data) as u64
 }
 
 /// The length prefix and the header, padded with spaces so that the data section starts on the alignment.

@@ -146,8 +146,26 @@ pub fn emit(
     progress: &dyn Progress,
 ) -> Result<Artifact, Diagnostics> {
     let Planned { plan, recipes } = planned;
+    let files = files(checkpoint);
+    let reader = WeightReader::new(checkpoint);
+    let content = Content { plan: &plan, recipes: &recipes, reader, files: &files };
+    let bytes = write::write(&content, output, progress)?;
+    Ok(Artifact { plan, bytes })
+}
+
+/// What [`emit`] would make, without making it: no weight is read.
+///
+/// # Errors
+/// When the plan is too large for any file.
+pub fn dry_run(checkpoint: &Checkpoint, planned: Planned) -> Result<Artifact, Diagnostic> {
+    let bytes = write::size(&planned.plan, &files(checkpoint))?;
+    Ok(Artifact { plan: planned.plan, bytes })
+}
+
+/// The files of the checkpoint that go along, by name.
+fn files(checkpoint: &Checkpoint) -> Vec<(&str, &[u8])> {
     let tokenizer = &checkpoint.tokenizer;
-    let files: Vec<(&str, &[u8])> = [
+    [
         ("config.json", Some(&checkpoint.config_json)),
         ("tokenizer.json", tokenizer.tokenizer.as_ref()),
         ("tokenizer.model", tokenizer.sentencepiece.as_ref()),
@@ -156,11 +174,7 @@ pub fn emit(
     ]
     .into_iter()
     .filter_map(|(name, bytes)| Some((name, bytes?.as_slice())))
-    .collect();
-    let reader = WeightReader::new(checkpoint);
-    let content = Content { plan: &plan, recipes: &recipes, reader, files: &files };
-    let bytes = write::write(&content, output, progress)?;
-    Ok(Artifact { plan, bytes })
+    .collect()
 }
 
 fn shape(checkpoint: &Checkpoint, options: &NativeOptions) -> ModelShape {

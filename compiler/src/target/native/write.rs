@@ -15,7 +15,7 @@ use llamac_plan::layout::{MatrixLayout, PANEL, WeightDtype};
 use llamac_plan::{Plan, WeightLayout};
 use rayon::prelude::*;
 
-use super::container::{Container, TensorWriter};
+use super::container::{self, Container, TensorWriter};
 use super::pack::{pack, pack_codes};
 use crate::driver::Progress;
 use crate::output::{Output, write_fault};
@@ -40,14 +40,7 @@ pub(super) fn write(
     output: &Output,
     progress: &dyn Progress,
 ) -> Result<u64, Diagnostics> {
-    let bug = |why: String| Diagnostics::from(Diagnostic::new(Code::InvalidGraph).message(why));
-    let plan = serde_json::to_vec(content.plan).map_err(|e| bug(e.to_string()))?;
-    let mut tensors = vec![(PLAN.to_owned(), plan.len())];
-    tensors.extend(content.files.iter().map(|(name, bytes)| (format!("{FILES}{name}"), bytes.len())));
-    for entry in &content.plan.weights {
-        let bytes = entry.layout.bytes().ok_or_else(|| bug(format!("{} is too large", entry.tensor)))?;
-        tensors.push((entry.tensor.clone(), bytes));
-    }
+    let (plan, tensors) = tensors(content.plan, content.files)?;
     let container =
         Container::new(output.file(), &tensors).ok_or_else(|| bug("the model is too large".into()))?;
     for (what, found, most) in
@@ -92,6 +85,29 @@ pub(super) fn write(
     let len = container.len();
     container.finish().map_err(io)?;
     Ok(len)
+}
+
+/// Size of the file that [`write`] makes, in bytes.
+pub(super) fn size(plan: &Plan, files: &[(&str, &[u8])]) -> Result<u64, Diagnostic> {
+    container::size(&tensors(plan, files)?.1).ok_or_else(|| bug("the model is too large".into()))
+}
+
+/// The plan as text, and name and size of each tensor of an artifact.
+type Tensors = (Vec<u8>, Vec<(String, usize)>);
+
+fn tensors(plan: &Plan, files: &[(&str, &[u8])]) -> Result<Tensors, Diagnostic> {
+    let text = serde_json::to_vec(plan).map_err(|e| bug(e.to_string()))?;
+    let mut tensors = vec![(PLAN.to_owned(), text.len())];
+    tensors.extend(files.iter().map(|(name, bytes)| (format!("{FILES}{name}"), bytes.len())));
+    for entry in &plan.weights {
+        let bytes = entry.layout.bytes().ok_or_else(|| bug(format!("{} is too large", entry.tensor)))?;
+        tensors.push((entry.tensor.clone(), bytes));
+    }
+    Ok((text, tensors))
+}
+
+fn bug(why: String) -> Diagnostic {
+    Diagnostic::new(Code::InvalidGraph).message(why)
 }
 
 /// One weight on its way from the checkpoint to the output.
