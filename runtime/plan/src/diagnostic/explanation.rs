@@ -219,12 +219,12 @@ nothing."
             }
             Self::DamagedTorchFile => {
                 "\
-A `.pth` or `.bin` file is a zip file, or in older ones a sequence of pickles: a dictionary that says
-where each tensor lies, and the numbers beside it. Here the container is cut, its entries overlap or
-are there twice, compressed or encrypted, or a tensor reaches beyond its numbers.
+A `.pth` or `.bin` file is a zip file, or in older ones a sequence of pickles: a dictionary that
+says where each tensor lies, and the numbers beside it. Here the container is cut, its entries
+overlap or are there twice, compressed or encrypted, or a tensor reaches beyond its numbers.
 
-**Cure**: download the file again and compare its size, or save it again with `torch.save()`, which
-neither compresses nor encrypts."
+**Cure**: download the file again and compare its size, or save it again with `torch.save()`,
+which neither compresses nor encrypts."
             }
             Self::ForbiddenPickle => {
                 "\
