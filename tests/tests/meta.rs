@@ -4,6 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use llamac_compiler::driver::CompileOptions;
+use llamac_compiler::passes::WeightPolicy;
 use llamac_compiler::reference;
 use llamac_compiler::source::Checkpoint;
 use llamac_plan::KvDtype;
@@ -37,7 +38,8 @@ fn every_layout_computes_what_meta_does() {
             let options = EngineOptions { threads: 2, chunk: 48 };
             let mut engine = engine(&checkpoint, &CompileOptions::default(), options);
             let native = llamac_runtime::eval(&mut engine, &case.request, KvDtype::F32).expect("it computes");
-            let reference = reference::eval(&checkpoint, &case.request).expect("it computes");
+            let reference =
+                reference::eval(&checkpoint, &WeightPolicy::default(), &case.request).expect("it computes");
             let mut comparison = Comparison::default();
             case.compare(&native, &mut comparison);
             case.compare(&reference, &mut comparison);

@@ -37,7 +37,7 @@ pub(super) enum Value {
     Object(u32),
 }
 
-/// Something that has parts, or was constructed.
+/// Something that has parts, or was constructed. Small, since there may be as many as instructions.
 #[derive(Debug)]
 pub(super) enum Object {
     Tuple(Box<[Value]>),
@@ -45,8 +45,8 @@ pub(super) enum Object {
     Dict(Vec<(Value, Value)>),
     /// Its members are never looked at.
     Set,
-    Storage(Storage),
-    Tensor(Tensor),
+    Storage(Box<Storage>),
+    Tensor(Box<Tensor>),
     /// What nobody asks for: a device, a dtype.
     Inert,
 }
@@ -124,7 +124,7 @@ impl<'a> Pickle<'a> {
     pub(super) fn storages(&self) -> impl Iterator<Item = &Storage> {
         self.objects
             .iter()
-            .filter_map(|object| if let Object::Storage(storage) = object { Some(storage) } else { None })
+            .filter_map(|object| if let Object::Storage(storage) = object { Some(&**storage) } else { None })
     }
 
     /// The numbers of a tuple or a list of whole numbers, at most `most`.
@@ -289,7 +289,7 @@ impl<'a> Machine<'a> {
             b'Q' => {
                 let id = self.pop()?;
                 let storage = self.storage(id)?;
-                self.create(Object::Storage(storage));
+                self.create(Object::Storage(Box::new(storage)));
             }
             b'R' | 0x81 => {
                 let called = self.pop_many(2)?;
@@ -514,7 +514,7 @@ impl<'a> Machine<'a> {
             (Global::OrderedDict, []) => self.create(Object::Dict(Vec::new())),
             (Global::RebuildTensor, &[storage, Value::Int(offset), sizes, strides, ..]) => {
                 let tensor = self.tensor(storage, offset, sizes, strides)?;
-                self.create(Object::Tensor(tensor));
+                self.create(Object::Tensor(Box::new(tensor)));
             }
             (Global::RebuildParameter, &[tensor, ..]) => self.push(tensor),
             (Global::RebuildFromType, &[Value::Global(inner), _, arguments, ..])
@@ -538,6 +538,6 @@ impl<'a> Machine<'a> {
         let Ok(offset) = u64::try_from(offset) else {
             return damaged(format!("a tensor begins at element {offset} of its storage"));
         };
-        Ok(Tensor { storage: *storage, offset, sizes, strides })
+        Ok(Tensor { storage: **storage, offset, sizes, strides })
     }
 }

@@ -237,9 +237,9 @@ them alone, with `torch.save(model.state_dict(), PATH)` or, better, as safetenso
             }
             Self::ShardsDisagree => {
                 "\
-Every file `consolidated.NN.pth` of a checkpoint in Meta's layout holds a part of each matrix, so all
-of them have the same tensors, of the same shapes and dtypes. These do not belong together, or one of
-them is missing.
+Every file `consolidated.NN.pth` of a checkpoint in Meta's layout holds a part of each matrix, so
+all of them have the same tensors, of the same shapes and dtypes. These do not belong together, or
+one of them is missing.
 
 **Cure**: fetch all of them from one place; `checklist.chk`, if it is there, has their checksums for
 `md5sum -c`."
