@@ -21,7 +21,7 @@ fn folders_that_hold_no_model() {
     assert_snapshot!(message(3, |_| {}), @r#"
         error[E0100]: this is not a model that llamac can read
           --> folder
-           expected a directory with config.json and model.safetensors, or model.safetensors.index.json and shards
+           expected a directory with config.json and model.safetensors, or with params.json and consolidated.00.pth
            found    an empty directory
         "#);
     let gpt2 = r#"{"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "n_embd": 768}"#;
@@ -44,7 +44,7 @@ fn folders_that_hold_no_model() {
     }), @r#"
         error[E0100]: this is not a model that llamac can read
           --> folder
-           expected a directory with config.json and model.safetensors, or model.safetensors.index.json and shards
+           expected a directory with config.json and model.safetensors, or with params.json and consolidated.00.pth
            found    no config.json
            help: did you mean folder/model?
         "#);
@@ -94,7 +94,7 @@ fn names_that_are_not_there() {
     assert_snapshot!(redact(&text, &[]), @"
     error[E0100]: this is not a model that llamac can read
       --> fixtures/storys
-       expected a directory with config.json and weights in safetensors, or a compiled model
+       expected a directory with a checkpoint, Hugging Face's or Meta's, or a compiled model
        found    no such file or directory
        help: did you mean fixtures/stories?
     ");
@@ -118,7 +118,7 @@ fn files_that_are_no_compiled_models() {
     assert_snapshot!(redact(&text, &[]), @r#"
         error[E0100]: this is not a model that llamac can read
           --> fixtures/tiny/gqa-f32/model.safetensors
-           expected a directory with config.json and model.safetensors, or model.safetensors.index.json and shards
+           expected a directory with config.json and model.safetensors, or with params.json and consolidated.00.pth
            found    a file
            help: give the directory fixtures/tiny/gqa-f32
         "#);
@@ -145,7 +145,7 @@ fn files_that_are_no_compiled_models() {
     assert_snapshot!(redact(&text, &[]), @r#"
         error[E0100]: this is not a model that llamac can read
           --> fixtures/tiny/gqa-f32/golden.json
-           expected a directory with config.json and model.safetensors, or model.safetensors.index.json and shards
+           expected a directory with config.json and model.safetensors, or with params.json and consolidated.00.pth
            found    a file
            help: give the directory fixtures/tiny/gqa-f32
         "#);
@@ -211,20 +211,20 @@ fn names_that_lead_nowhere() {
     assert_snapshot!(message("run meta-llama/Llama-3.2-1B -p x"), @"
     error[E0100]: this is not a model that llamac can read
       --> meta-llama/Llama-3.2-1B
-       expected a directory with config.json and weights in safetensors, or a compiled model
+       expected a directory with a checkpoint, Hugging Face's or Meta's, or a compiled model
        found    no such file or directory
        help: llamac does not download: get it with `hf download meta-llama/Llama-3.2-1B --local-dir DIR`
     ");
     assert_snapshot!(message("run {f}/loop -p x"), @"
     error[E0100]: this is not a model that llamac can read
       --> folder/loop
-       expected a directory with config.json and weights in safetensors, or a compiled model
+       expected a directory with a checkpoint, Hugging Face's or Meta's, or a compiled model
        found    a link that leads nowhere
     ");
     assert_snapshot!(message("run {f}/none.llamac -p x"), @"
     error[E0100]: this is not a model that llamac can read
       --> folder/none.llamac
-       expected a directory with config.json and weights in safetensors, or a compiled model
+       expected a directory with a checkpoint, Hugging Face's or Meta's, or a compiled model
        found    no such file or directory
     ");
     let named = run(support::command().args(["inspect", "a\u{1b}[2J\nb"]), "").failure(3);
