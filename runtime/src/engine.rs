@@ -7,8 +7,8 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use llamac_plan::{Compute, Plan};
 use llamac_plan::diagnostic::{Code, Diagnostic, Diagnostics};
+use llamac_plan::{Compute, Plan};
 
 use crate::arena::Arena;
 use crate::bench::{Profile, Recorder};
