@@ -122,7 +122,9 @@ fn tokenizers_come_along_and_nothing_else_does() {
     let path = place.path();
     fs::create_dir(path.join("in")).expect("a folder");
     copy("meta/llama2-bf16-bin", &path.join("in"));
-    for name in ["tokenizer.model", "tokenizer_config.json", "chat_template.jinja", "notes.txt"] {
+    let json = r#"{"version": "1.0", "model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}}"#;
+    fs::write(path.join("in/tokenizer.json"), json).expect("writes");
+    for name in ["tokenizer_config.json", "chat_template.jinja", "notes.txt"] {
         fs::write(path.join("in").join(name), "{}").expect("writes");
     }
     llamac("-q convert {f}/in -o {f}/out", &[("f", path)]).quiet();
@@ -132,12 +134,31 @@ fn tokenizers_come_along_and_nothing_else_does() {
             "chat_template.jinja",
             "config.json",
             "model.safetensors",
-            "tokenizer.model",
+            "special_tokens_map.json",
+            "tokenizer.json",
             "tokenizer_config.json"
         ]
     );
-    let config = |name: &str| fs::read(path.join(name).join("config.json")).expect("a file");
-    assert_eq!(config("in"), config("out"));
+    let read = |folder: &str, name: &str| fs::read(path.join(folder).join(name)).expect("a file");
+    for name in ["config.json", "tokenizer.json", "tokenizer_config.json"] {
+        assert_eq!(read("in", name), read("out", name), "{name}");
+    }
+}
+
+#[test]
+fn a_sentencepiece_model_gets_a_tokenizer_json() {
+    let place = folder();
+    let path = place.path();
+    fs::create_dir(path.join("in")).expect("a folder");
+    copy("stories", &path.join("in"));
+    for name in ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"] {
+        let _ = fs::remove_file(path.join("in").join(name));
+    }
+    let places: [(&str, &Path); 1] = [("f", path)];
+    llamac("convert {f}/in -o {f}/out", &places).success();
+    let ids = |folder: &str| llamac(&format!("tokenize {{f}}/{folder} Mia_had --json"), &places).quiet();
+    assert_eq!(ids("in"), ids("out"));
+    assert!(path.join("out/tokenizer.json").exists() && path.join("out/tokenizer.model").exists());
 }
 
 #[test]

@@ -17,7 +17,7 @@ pub struct ConvertOptions {
 }
 
 /// What a conversion wrote.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Converted {
     /// Weights.
     pub tensors: usize,
@@ -25,6 +25,8 @@ pub struct Converted {
     pub files: usize,
     /// Bytes of them.
     pub bytes: u64,
+    /// What the tokenizer does otherwise as it is written: sentences.
+    pub warnings: Vec<String>,
 }
 
 /// Writes `checkpoint` to `folder`, which is left to the caller to publish.

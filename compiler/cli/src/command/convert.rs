@@ -68,6 +68,7 @@ impl Args {
             &mut folder,
             &Bar::new(console, "converting", Unit::Bytes),
         )?;
+        converted.warnings.iter().for_each(|warning| console.warn(warning));
         folder.publish()?;
         let size = human::bytes(converted.bytes);
         let seconds = human::seconds(start.elapsed().as_secs_f64());
