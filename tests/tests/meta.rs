@@ -7,7 +7,7 @@ use llamac_compiler::driver::CompileOptions;
 use llamac_compiler::passes::WeightPolicy;
 use llamac_compiler::reference;
 use llamac_compiler::source::Checkpoint;
-use llamac_plan::KvDtype;
+use llamac_plan::{Compute, KvDtype};
 use llamac_runtime::EngineOptions;
 use llamac_tests::compare::Comparison;
 use llamac_tests::engine;
@@ -35,7 +35,7 @@ fn every_layout_computes_what_meta_does() {
         let mut logits = Vec::new();
         for folder in layouts(model) {
             let checkpoint = Checkpoint::open(&folder, None).unwrap_or_else(|e| panic!("{e}"));
-            let options = EngineOptions { threads: 2, chunk: 48 };
+            let options = EngineOptions { threads: 2, chunk: 48, compute: Some(Compute::F32) };
             let mut engine = engine(&checkpoint, &CompileOptions::default(), options);
             let native = llamac_runtime::eval(&mut engine, &case.request, KvDtype::F32).expect("it computes");
             let reference =
