@@ -1,13 +1,13 @@
 //! PyTorch's files (`.pth`, `.bin`): where their tensors are, read without running anything that they say.
 //!
 //! Such a file is a pickle, a program for a small machine that may construct whatever Python can name, with storages
-//! of plain numbers beside it. The machine here ([`pickle`]) knows the instructions and the few names ([`globals`])
+//! of plain numbers beside it. The machine here (`pickle`) knows the instructions and the few names (`globals`)
 //! that `state_dict`s of tensors are made of; the first other one ends the reading. Nothing is called, every offset is
 //! checked, and the numbers stay in the mapped file: a tensor is a range of it with strides. Memory is bounded by the
 //! machine's limit of steps, whatever the file says.
 //!
-//! Two containers are read: the zip file of torch 1.6 and later ([`zip`]), whose entries have to be stored as they
-//! are, and the sequence of pickles before it ([`legacy`]). Checksums are not compared, as in torch. Not here: what the
+//! Two containers are read: the zip file of torch 1.6 and later (`zip`), whose entries have to be stored as they
+//! are, and the sequence of pickles before it (`legacy`). Checksums are not compared, as in torch. Not here: what the
 //! tensors mean.
 
 mod globals;
