@@ -283,7 +283,7 @@ def loads(args):
         model = ORTModelForCausalLM.from_pretrained(out / "decoder")
         for prompt in prompts:
             ids = llamac("tokenize", stories, "--json", "--", prompt)[0]["ids"]
-            lines = llamac("run", stories, "--ids", ",".join(map(str, ids)), "-n", 60, "--temperature", 0, "--json")
+            lines = llamac("run", stories, "--ids", ",".join(map(str, ids)), "-n", 60, "--temperature", 0, "--compute", "f32", "--json")
             expected = [line["id"] for line in lines if line["type"] == "token"]
             inputs = tokenizer(prompt, return_tensors="pt")
             assert inputs["input_ids"][0].tolist() == ids
@@ -295,14 +295,14 @@ def loads(args):
         texts = ["Mia was sad. She lost her kite.", "Tom was happy. He found his ball. They played all day."]
         scores = torch.softmax(model(**tokenizer(texts, padding=True, return_tensors="pt")).logits, -1)
         labels = {label: int(index) for index, label in model.config.id2label.items()}
-        for row, answer in zip(scores, llamac("classify", classifier, "--json", "--", *texts)):
+        for row, answer in zip(scores, llamac("classify", classifier, "--compute", "f32", "--json", "--", *texts)):
             for entry in answer["scores"]:
                 assert abs(float(row[labels[entry["label"]]]) - entry["score"]) <= 1e-4, (profile, row, answer)
         print(f"{profile}: ORTModelForSequenceClassification gives llamac's scores")
         model = ORTModelForFeatureExtraction.from_pretrained(out / "base")
         tokenizer = AutoTokenizer.from_pretrained(out / "base")
         rows = model(**tokenizer(prompts[0], return_tensors="pt")).last_hidden_state[0].mean(0).numpy()
-        (vector,) = llamac("embed", stories, "--json", "--", prompts[0])
+        (vector,) = llamac("embed", stories, "--compute", "f32", "--json", "--", prompts[0])
         difference = np.abs(rows - np.array(vector["embedding"])).max()
         assert difference <= 1e-4, (profile, difference)
         print(f"{profile}: ORTModelForFeatureExtraction gives llamac's hidden states")
