@@ -122,19 +122,6 @@ pub fn compile(
     Ok(Compiled { outcome, artifact: Some(artifact) })
 }
 
-/// The plan that [`compile`] would write, without reading or packing weights.
-///
-/// # Errors
-/// As [`lower`], and when the passes are stopped before the graph is legal.
-pub fn plan(checkpoint: &Checkpoint, options: &CompileOptions) -> Result<Plan, Diagnostics> {
-    let outcome = lower(checkpoint, &options.passes)?;
-    let Stage::Legalized(legalized) = &outcome.stage else {
-        let fault = Diagnostic::new(Code::BadArgument).at("--stop-after");
-        return Err(fault.message("a plan is made from a legal graph").into());
-    };
-    Ok(native::plan(checkpoint, legalized, records(&outcome), &options.native())?.plan)
-}
-
 /// Compares `legalized` with the graph of `model` that it was made from, with weights that are stored as `weights` says.
 fn verify(
     checkpoint: &Checkpoint,

@@ -6,7 +6,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use llamac_plan::Head;
+use llamac_plan::HeadKind;
 use llamac_plan::diagnostic::{Code, Diagnostic, Diagnostics};
 
 use crate::engine::{Engine, Feed, Keep};
@@ -69,10 +69,11 @@ pub fn perplexity(
     mut each: impl FnMut(usize),
 ) -> Result<Measured, Diagnostics> {
     let model = engine.model().clone();
-    causal(&model)?;
+    model.plan().head.expect(HeadKind::CausalLm, model.path())?;
     sequences::validate(&model, sequences)?;
     if let Some(reference) = &reference {
-        causal(reference.model())?;
+        let reference = reference.model();
+        reference.plan().head.expect(HeadKind::CausalLm, reference.path())?;
         same_vocabulary(&model, reference.model())?;
         sequences::validate(reference.model(), sequences)?;
     }
@@ -111,15 +112,6 @@ pub fn perplexity(
 /// The logits of every one of `ids`.
 fn logits(engine: &mut Engine, session: &mut Session, ids: &[u32]) -> Result<Vec<f32>, Diagnostics> {
     Ok(engine.forward(&mut [Feed::ids(session, ids, Keep::All)])?.feed(0).to_vec())
-}
-
-fn causal(model: &Model) -> Result<(), Diagnostic> {
-    if model.plan().head == Head::CausalLm {
-        return Ok(());
-    }
-    let fault = Diagnostic::new(Code::WrongHead).at(model.path().display().to_string());
-    let fault = fault.expected("a causal language model (head `causal-lm`)");
-    Err(fault.found(format!("head `{}`", model.plan().head.name())))
 }
 
 fn same_vocabulary(model: &Model, reference: &Model) -> Result<(), Diagnostic> {

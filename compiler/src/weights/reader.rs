@@ -71,7 +71,11 @@ impl From<ReadError> for Diagnostic {
                 .at(place)
                 .expected(format!("numbers that {format} can hold"))
                 .found(value.to_string())
-                .help("keep the checkpoint's own dtype, or use `--weights bf16`"),
+                .help(match format {
+                    // Its numbers are those of f32: what it cannot hold is infinite already.
+                    "bf16" => "keep the checkpoint's own dtype",
+                    _ => "keep the checkpoint's own dtype, or use `--weights bf16`",
+                }),
             other => Self::new(Code::InvalidGraph).message(other.to_string()),
         }
     }
@@ -119,9 +123,6 @@ pub struct WeightReader<'a> {
 /// Takes the rows of a block as they come: the position of the first one in the block, and their bytes in the recipe's
 /// dtype.
 type Sink<'s> = dyn FnMut(usize, &[u8]) -> Result<(), ReadError> + 's;
-
-/// Takes rows of a quantized matrix: the number of the row from the first asked for on, a grid for each block, and codes.
-type CodeSink<'s> = dyn FnMut(usize, &[Grid], &[u8]) -> Result<(), ReadError> + 's;
 
 /// Takes quantized rows as they come: the position of a row, its grids, and the codes of its blocks.
 type QuantizedSink<'s> = dyn FnMut(usize, &[Grid], &[u8]) -> Result<(), ReadError> + 's;
@@ -355,7 +356,8 @@ impl<'a> WeightReader<'a> {
                 columns.start * Scheme::BLOCK..columns.end * Scheme::BLOCK
             }
         };
-        self.quantized_rows(of, &block.rows, &numbers, &mut |i, grids, codes| match part {
+        let numbers = Block { rows: block.rows.clone(), columns: numbers };
+        self.quantized(of, &numbers, &mut |i, grids, codes| match part {
             QuantizedPart::Codes => {
                 let skipped = columns.start % Scheme::BLOCK;
                 sink(at + i, &codes[skipped..skipped + columns.len()])
@@ -368,33 +370,22 @@ impl<'a> WeightReader<'a> {
         })
     }
 
-    /// The codes of `rows` of the quantized `weight` and what they stand for, row by row: its number from the first of
-    /// `rows` on, a grid for each block, and as many codes as blocks have room for.
+    /// The codes of `block` of the quantized matrix `of` and what they stand for, row by row: its number from the first
+    /// of the block on, a grid for each block of codes, and as many codes as these have room for. The columns may go
+    /// beyond the last one, and are widened to whole blocks.
     ///
     /// # Errors
     /// As [`WeightReader::rows`], and for a number that is not finite.
     pub(crate) fn quantized(
         &self,
-        weight: &Weight,
-        rows: Range<usize>,
-        each: &mut CodeSink<'_>,
-    ) -> Result<(), ReadError> {
-        let Block { rows, columns } = Block::rows(weight, rows);
-        self.quantized_rows(weight, &rows, &columns, each)
-    }
-
-    /// Quantizes the blocks of `rows` that hold the numbers of `columns`, which may go beyond the last one, and gives
-    /// each row's grids and codes to `each`, the rows counted from 0.
-    fn quantized_rows(
-        &self,
         of: &Weight,
-        rows: &Range<usize>,
-        columns: &Range<usize>,
+        block: &Block,
         each: &mut QuantizedSink<'_>,
     ) -> Result<(), ReadError> {
         let WeightExpr::Quantize { base, scheme } = of.expr() else {
             unreachable!("parts are of quantized weights")
         };
+        let Block { rows, columns } = block;
         let first = columns.start / Scheme::BLOCK * Scheme::BLOCK;
         let end = row_elements(base).min(columns.end.next_multiple_of(Scheme::BLOCK));
         let mut values = vec![0.0; end - first];

@@ -97,8 +97,9 @@ impl Args {
         }
         let (kind, plan, tokenizer) = match &source {
             Source::Checkpoint(checkpoint) => {
-                let plan = driver::plan(checkpoint, &CompileOptions::default())?;
-                ("checkpoint", plan, checkpoint.tokenizer.is_some())
+                let compiled = driver::dry_run(checkpoint, &CompileOptions::default())?;
+                let artifact = compiled.artifact.expect("no pass was asked to be the last");
+                ("checkpoint", artifact.plan, checkpoint.tokenizer.is_some())
             }
             Source::Artifact(model) => ("artifact", model.plan().clone(), model.has_tokenizer()),
         };

@@ -6,6 +6,7 @@ use llamac_compiler::diagnostic::{Code, Diagnostic, Diagnostics};
 use llamac_compiler::driver::Progress;
 use llamac_compiler::passes::WeightPolicy;
 use llamac_runtime::perplexity::{Measured, perplexity};
+use llamac_runtime::plan::HeadKind;
 use llamac_runtime::text::Tokenizer;
 use llamac_runtime::{Engine, Model};
 use serde::Serialize;
@@ -94,6 +95,7 @@ impl Args {
 
     fn engine(&self, arg: &ModelArg, threads: usize, console: &Console) -> Result<Engine, Diagnostics> {
         let source = model::source(arg, &LayersArg::default(), threads, console)?;
+        source.head().expect(HeadKind::CausalLm, &arg.path)?;
         let model = model::compiled(source, &arg.path, WeightPolicy::default(), threads, console)?;
         Ok(Engine::new(&model, self.compute.engine())?)
     }

@@ -24,6 +24,13 @@ pub(super) struct Span {
     end: u32,
 }
 
+impl Span {
+    /// The string, whose encoding was checked when it was read.
+    fn text(self, bytes: &[u8]) -> &str {
+        std::str::from_utf8(&bytes[self.start as usize..self.end as usize]).unwrap_or_default()
+    }
+}
+
 /// A value on the stack or in an object.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Value {
@@ -109,8 +116,7 @@ impl<'a> Pickle<'a> {
     }
 
     pub(super) fn text(&self, span: Span) -> &'a str {
-        // Its encoding was checked when it was read.
-        std::str::from_utf8(&self.bytes[span.start as usize..span.end as usize]).unwrap_or_default()
+        span.text(self.bytes)
     }
 
     pub(super) fn object(&self, value: Value) -> Option<&Object> {
@@ -284,7 +290,7 @@ impl<'a> Machine<'a> {
                 let &[Value::Text(module), Value::Text(name)] = &names[..] else {
                     return damaged("a name is no text");
                 };
-                self.global(self.text_of(module), self.text_of(name))?;
+                self.global(module.text(self.bytes), name.text(self.bytes))?;
             }
             b'Q' => {
                 let id = self.pop()?;
@@ -363,10 +369,6 @@ impl<'a> Machine<'a> {
         }
         self.push(Value::Text(Span { start, end: self.at as u32 }));
         Ok(())
-    }
-
-    fn text_of(&self, span: Span) -> &'a str {
-        std::str::from_utf8(&self.bytes[span.start as usize..span.end as usize]).unwrap_or_default()
     }
 
     // The stack
@@ -476,7 +478,7 @@ impl<'a> Machine<'a> {
 
     /// What a persistent id stands for: `("storage", class, key, device, elements[, view])`.
     fn storage(&self, id: Value) -> Result<Storage, Wrong> {
-        let is_text = |span: Span, text: &str| self.text_of(span) == text;
+        let is_text = |span: Span, text: &str| span.text(self.bytes) == text;
         let (storage, view) = match self.tuple(id) {
             Some(&[Value::Text(what), class, Value::Text(key), Value::Text(_), Value::Int(elements)])
                 if is_text(what, "storage") =>

@@ -154,11 +154,15 @@ impl Job<'_> {
             let rows = first..layout.rows.min(first + panels * PANEL);
             packed.clear();
             packed.resize(rows.len().div_ceil(PANEL) * layout.panel_bytes(), 0);
-            let read = self.reader.quantized(self.recipe, rows, &mut |row, grids, codes| {
-                let panel = &mut packed[row / PANEL * layout.panel_bytes()..][..layout.panel_bytes()];
-                pack_codes(&layout, row % PANEL, grids, codes, panel);
-                Ok(())
-            });
+            let read = self.reader.quantized(
+                self.recipe,
+                &Block::rows(self.recipe, rows),
+                &mut |row, grids, codes| {
+                    let panel = &mut packed[row / PANEL * layout.panel_bytes()..][..layout.panel_bytes()];
+                    pack_codes(&layout, row % PANEL, grids, codes, panel);
+                    Ok(())
+                },
+            );
             read.map_err(Diagnostic::from)?;
             self.append(&packed, writer)?;
         }
