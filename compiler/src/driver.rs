@@ -7,7 +7,7 @@ mod export;
 
 use llamac_ir::rewrite::AnyOp;
 use llamac_plan::diagnostic::{Code, Diagnostic, Diagnostics, reason};
-use llamac_plan::{Compute, KvDtype, PassRecord, Plan};
+use llamac_plan::{Compute, KvDtype, PassRecord};
 use rayon::ThreadPool;
 
 use crate::model::{self, ModelOptions};

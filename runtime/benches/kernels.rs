@@ -9,8 +9,8 @@ use std::sync::LazyLock;
 use divan::Bencher;
 use divan::counter::{BytesCount, ItemsCount};
 use llamac_plan::layout::{MatrixLayout, WeightDtype};
-use llamac_plan::{Activation, Compute, KvDtype};
-use llamac_runtime::kernels::{self, Context, KvLayout, Matrix, Rows, RowsMut, Segment};
+use llamac_plan::{Activation, Arithmetic, Compute, KvDtype};
+use llamac_runtime::kernels::{self, Context, KvLayout, Matrix, Rows, RowsMut, Segment, peak};
 
 fn main() {
     // Backed by pages before anything is measured.
@@ -58,60 +58,12 @@ impl Pieces {
     }
 }
 
-/// What one could read: all threads combine the bits of whole lines.
+/// What one could read.
 #[divan::bench(args = THREADS, max_time = 4)]
 fn limit_memory_read(bencher: Bencher<'_, '_>, threads: usize) {
     let context = Context::new(threads);
     let mut pieces = Pieces::new(COLS * ROWS * 4);
-    bencher.counter(BytesCount::new(pieces.len)).bench_local(|| {
-        let piece = pieces.next();
-        let tasks = 8 * threads;
-        let part = piece.len() / tasks;
-        context.pool().run(tasks, &|task, _| {
-            black_box(combine(&piece[task * part..(task + 1) * part]));
-        });
-    });
-}
-
-#[cfg(target_arch = "x86_64")]
-fn combine(bytes: &[u8]) -> u64 {
-    use std::arch::x86_64::*;
-
-    #[target_feature(enable = "avx2")]
-    fn wide(bytes: &[u8]) -> u64 {
-        let mut sums = [_mm256_setzero_si256(); 8];
-        for chunk in bytes.as_chunks::<256>().0 {
-            for (i, sum) in sums.iter_mut().enumerate() {
-                // SAFETY: the chunk has eight vectors.
-                *sum =
-                    _mm256_xor_si256(*sum, unsafe { _mm256_loadu_si256(chunk.as_ptr().add(32 * i).cast()) });
-            }
-        }
-        let sum = sums.iter().fold(_mm256_setzero_si256(), |a, &b| _mm256_xor_si256(a, b));
-        _mm256_extract_epi64::<0>(sum) as u64
-    }
-
-    if is_x86_feature_detected!("avx2") {
-        // SAFETY: the feature was detected.
-        unsafe { wide(bytes) }
-    } else {
-        combine_plainly(bytes)
-    }
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-fn combine(bytes: &[u8]) -> u64 {
-    combine_plainly(bytes)
-}
-
-fn combine_plainly(bytes: &[u8]) -> u64 {
-    let mut sums = [0_u64; 16];
-    for line in bytes.as_chunks::<128>().0 {
-        for (sum, bytes) in sums.iter_mut().zip(line.as_chunks::<8>().0) {
-            *sum ^= u64::from_le_bytes(*bytes);
-        }
-    }
-    sums.iter().fold(0, |a, b| a ^ b)
+    bencher.counter(BytesCount::new(pieces.len)).bench_local(|| peak::read(&context, pieces.next()));
 }
 
 /// One token: every weight is read once.
@@ -144,57 +96,13 @@ fn linear_bytes(bencher: Bencher<'_, '_>, dtype: WeightDtype, threads: usize, to
     });
 }
 
-/// Floating-point operations that one could do: all threads multiply and add in registers.
-#[cfg(target_arch = "x86_64")]
+/// Floating-point operations that one could do.
 #[divan::bench(args = THREADS, max_time = 2)]
 fn limit_multiply_add(bencher: Bencher<'_, '_>, threads: usize) {
-    use std::arch::x86_64::*;
-
-    const STEPS: usize = 20_000;
-    const CHAINS: usize = 12;
-
-    #[target_feature(enable = "avx512f")]
-    fn wide() -> __m512 {
-        let mut acc = [_mm512_set1_ps(black_box(0.1)); 2 * CHAINS];
-        let (a, b) = (_mm512_set1_ps(black_box(0.9)), _mm512_set1_ps(black_box(0.1)));
-        for _ in 0..STEPS {
-            for x in &mut acc {
-                *x = _mm512_fmadd_ps(*x, a, b);
-            }
-        }
-        acc.iter().fold(a, |sum, &x| _mm512_add_ps(sum, x))
-    }
-
-    #[target_feature(enable = "avx2,fma")]
-    fn narrow() -> __m256 {
-        let mut acc = [_mm256_set1_ps(black_box(0.1)); CHAINS];
-        let (a, b) = (_mm256_set1_ps(black_box(0.9)), _mm256_set1_ps(black_box(0.1)));
-        for _ in 0..STEPS {
-            for x in &mut acc {
-                *x = _mm256_fmadd_ps(*x, a, b);
-            }
-        }
-        acc.iter().fold(a, |sum, &x| _mm256_add_ps(sum, x))
-    }
-
-    let wider = is_x86_feature_detected!("avx512f");
-    if !wider && !is_x86_feature_detected!("fma") {
-        return;
-    }
     let context = Context::new(threads);
-    let operations = threads * STEPS * CHAINS * 2 * if wider { 32 } else { 8 };
-    bencher.counter(ItemsCount::new(operations)).bench_local(|| {
-        context.pool().run(threads, &|_, _| {
-            // SAFETY: the features were detected.
-            unsafe {
-                if wider {
-                    black_box(wide());
-                } else {
-                    black_box(narrow());
-                }
-            }
-        });
-    });
+    let run = || peak::multiply_add(&context, Arithmetic::F32);
+    let operations = run().expect("every instruction set has f32");
+    bencher.counter(ItemsCount::new(operations)).bench_local(run);
 }
 
 /// A prompt of 512 tokens, in floating-point operations.

@@ -11,9 +11,9 @@ use llamac_plan::diagnostic::{Code, Diagnostic, Diagnostics};
 use llamac_plan::{Compute, Plan};
 
 use crate::arena::Arena;
-use crate::bench::{Profile, Recorder};
 use crate::kernels::Context;
 use crate::model::Model;
+use crate::profile::{Profile, Recorder};
 use crate::session::Session;
 
 /// Ids outside the vocabulary that are told one by one; a prompt of another tokenizer has any number.

@@ -5,10 +5,10 @@ use std::time::Instant;
 
 use llamac_plan::{Slice, Step};
 
-use crate::bench::ChunkShape;
 use crate::engine::{Engine, Feed, Input};
 use crate::kernels::{self, Rows, RowsMut, Segment};
 use crate::model::Model;
+use crate::profile::ChunkShape;
 
 impl Engine {
     /// Runs every step over the current chunk.

@@ -18,6 +18,7 @@ mod memory;
 mod model;
 pub mod perplexity;
 pub mod pool;
+pub mod profile;
 pub mod sampling;
 mod sequences;
 mod session;

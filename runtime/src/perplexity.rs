@@ -74,8 +74,8 @@ pub fn perplexity(
     if let Some(reference) = &reference {
         let reference = reference.model();
         reference.plan().head.expect(HeadKind::CausalLm, reference.path())?;
-        same_vocabulary(&model, reference.model())?;
-        sequences::validate(reference.model(), sequences)?;
+        same_vocabulary(&model, reference)?;
+        sequences::validate(reference, sequences)?;
     }
     if let Some(short) = sequences.iter().position(|ids| ids.len() < 2) {
         let fault = Diagnostic::new(Code::BadArgument).at(format!("text {}", short + 1));

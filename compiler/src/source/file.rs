@@ -7,7 +7,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use llamac_plan::diagnostic::{Code, Diagnostic, reason};
-use memmap2::Mmap;
+use memmap2::{Advice, Mmap};
 
 /// Opens a regular file. Pipes and devices, which could block or never end, are refused.
 fn open(path: &Path) -> io::Result<(File, u64)> {
@@ -111,6 +111,20 @@ impl MappedFile {
     /// Its content.
     pub fn bytes(&self) -> &[u8] {
         &self.map
+    }
+
+    /// What `read` makes of the content, of which it touches small pieces far from each other: what lies around them is
+    /// not read along with them.
+    pub fn in_pieces<T>(&self, read: impl FnOnce(&[u8]) -> T) -> T {
+        self.advise(Advice::Random);
+        let made = read(&self.map);
+        self.advise(Advice::Normal);
+        made
+    }
+
+    /// Tells the system how the content is read; what it cannot be told only takes longer.
+    fn advise(&self, advice: Advice) {
+        self.map.advise(advice).unwrap_or_default();
     }
 }
 

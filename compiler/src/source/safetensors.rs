@@ -15,7 +15,7 @@ use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visi
 use serde_json::value::RawValue;
 
 use super::capped::Capped;
-use super::file;
+use super::file::{self, MappedFile};
 
 /// The format's limit on a header, in bytes.
 const MAX_HEADER: u64 = 100_000_000;
@@ -79,6 +79,14 @@ pub struct StoredTensor {
     pub range: Range<usize>,
     /// The distance of neighbours in each dimension, in elements, where they do not follow each other row after row.
     pub strides: Option<Vec<usize>>,
+}
+
+/// The tensors of `file`.
+///
+/// # Errors
+/// As [`parse`].
+pub fn read(file: &MappedFile) -> Result<Vec<StoredTensor>, Diagnostics> {
+    parse(file.name(), file.bytes())
 }
 
 /// Parses the header of the file whose whole content is `bytes`; `file` names it in messages. The tensors come in the

@@ -28,17 +28,17 @@ struct Format {
     /// How the names of shards end.
     end: &'static str,
     /// Finds the tensors in a file.
-    parse: fn(&str, &[u8]) -> Result<Vec<StoredTensor>, Diagnostics>,
+    read: fn(&MappedFile) -> Result<Vec<StoredTensor>, Diagnostics>,
 }
 
 /// What is looked for, in this order.
 const FORMATS: [Format; 2] = [
-    Format { single: SINGLE, index: INDEX, end: ".safetensors", parse: safetensors::parse },
+    Format { single: SINGLE, index: INDEX, end: ".safetensors", read: safetensors::read },
     Format {
         single: "pytorch_model.bin",
         index: "pytorch_model.bin.index.json",
         end: ".bin",
-        parse: torch::parse,
+        read: torch::read,
     },
 ];
 
@@ -84,7 +84,7 @@ pub(super) fn open(directory: &Path) -> Result<Weights, Diagnostics> {
 
 fn open_single(format: &Format, path: std::path::PathBuf) -> Result<Weights, Diagnostics> {
     let file = MappedFile::open(path, format.single.to_owned())?;
-    let tensors = (format.parse)(format.single, file.bytes())?;
+    let tensors = (format.read)(&file)?;
     Ok(Weights {
         root: format.single,
         files: vec![file],
@@ -130,7 +130,7 @@ fn open_shard(
     tensors: &[&str],
     with_hints: bool,
 ) -> Result<(MappedFile, Vec<StoredTensor>), Diagnostics> {
-    let Format { index, end, parse, .. } = format;
+    let Format { index, end, read, .. } = format;
     let in_directory = |name: &str| {
         let mut parts = Path::new(name).components().peekable();
         parts.peek().is_some() && parts.all(|part| matches!(part, Component::Normal(_)))
@@ -160,7 +160,7 @@ fn open_shard(
     }
     let file = MappedFile::open(path, name.to_owned())?;
     let mut stored: HashMap<String, StoredTensor> =
-        parse(name, file.bytes())?.into_iter().map(|tensor| (tensor.name.clone(), tensor)).collect();
+        read(&file)?.into_iter().map(|tensor| (tensor.name.clone(), tensor)).collect();
     let mut absent = Vec::new();
     let mut found = Vec::new();
     for tensor in tensors {

@@ -25,13 +25,15 @@ pub fn tolerance(bits: [u32; 2]) -> f32 {
     if a == b { TOLERANCE } else { 8.0 * 0.5f32.powi(a.min(b).min(24) as i32) }
 }
 
-/// The significant bits of a dtype by its name; nothing for one that weights are not stored in.
+/// The significant bits of a dtype by its name; nothing for one that weights are not stored in. Those of blocks are of
+/// their largest number, for all numbers of a block are rounded to the same step.
 pub fn significant_bits(dtype: &str) -> Option<u32> {
     match dtype {
         "f64" => Some(53),
         "f32" => Some(24),
         "f16" => Some(11),
-        "bf16" => Some(8),
+        "bf16" | "q8" => Some(8),
+        "q4" | "q4a" => Some(4),
         _ => None,
     }
 }
@@ -46,6 +48,6 @@ mod tests {
         assert_eq!(tolerance([8, 8]), TOLERANCE);
         assert_eq!(tolerance([24, 11]), 8.0 / 2048.0);
         assert_eq!(tolerance([8, 24]), 8.0 / 256.0);
-        assert_eq!(["f32", "bf16", "i64"].map(significant_bits), [Some(24), Some(8), None]);
+        assert_eq!(["f32", "bf16", "q4", "i64"].map(significant_bits), [Some(24), Some(8), Some(4), None]);
     }
 }

@@ -290,7 +290,7 @@ impl<'a> WeightReader<'a> {
     ) -> Result<(), ReadError> {
         let columns = &block.columns;
         let skipped = columns.start % Scheme::BLOCK;
-        self.quantized_rows(of, &block.rows, columns, &mut |i, grids, codes| {
+        self.quantized(of, block, &mut |i, grids, codes| {
             let blocks = grids.iter().zip(codes.as_chunks::<{ Scheme::BLOCK }>().0);
             let values: Vec<f32> =
                 blocks.flat_map(|(grid, codes)| codes.map(|code| grid.decode(code))).collect();

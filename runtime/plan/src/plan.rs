@@ -536,24 +536,6 @@ pub struct PassRecord {
     pub firings: Vec<(String, usize)>,
 }
 
-impl Plan {
-    /// Whether its matrices can be multiplied as `compute` says: in integers only if some are quantized.
-    ///
-    /// # Errors
-    /// When they cannot.
-    pub fn accepts(&self, compute: Compute) -> Result<(), Diagnostic> {
-        let quantized = |entry: &WeightEntry| match entry.layout {
-            WeightLayout::Matrix(layout) => layout.dtype.is_quantized(),
-            WeightLayout::Vector { .. } => false,
-        };
-        if compute == Compute::Int8 && !self.weights.iter().any(quantized) {
-            let fault = Diagnostic::new(Code::BadArgument).at("--compute int8").expected("quantized weights");
-            return Err(fault.found("none").help("compile with --weights q8, or use --compute auto"));
-        }
-        Ok(())
-    }
-}
-
 /// A compiled model without its weights' bytes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
@@ -583,4 +565,22 @@ pub struct Plan {
     pub modules: Vec<String>,
     /// The passes that shaped it.
     pub passes: Vec<PassRecord>,
+}
+
+impl Plan {
+    /// Whether its matrices can be multiplied as `compute` says: in integers only if some are quantized.
+    ///
+    /// # Errors
+    /// When they cannot.
+    pub fn accepts(&self, compute: Compute) -> Result<(), Diagnostic> {
+        let quantized = |entry: &WeightEntry| match entry.layout {
+            WeightLayout::Matrix(layout) => layout.dtype.is_quantized(),
+            WeightLayout::Vector { .. } => false,
+        };
+        if compute == Compute::Int8 && !self.weights.iter().any(quantized) {
+            let fault = Diagnostic::new(Code::BadArgument).at("--compute int8").expected("quantized weights");
+            return Err(fault.found("none").help("compile with --weights q8, or use --compute auto"));
+        }
+        Ok(())
+    }
 }

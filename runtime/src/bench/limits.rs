@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use llamac_plan::Arithmetic;
 
 use crate::kernels::{Context, peak};
+use crate::profile::Limits;
 
 /// How long a sample reads memory.
 const READ: Duration = Duration::from_millis(12);
@@ -19,30 +20,6 @@ const COMPUTE: Duration = Duration::from_millis(2);
 /// Bytes that are read between two looks at the clock: more than the caches hold would be better, but a small model has
 /// no more.
 const PIECE: usize = 16 << 20;
-
-/// What all threads together reach at best.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Limits {
-    /// Bytes a second from memory.
-    pub read: f64,
-    /// f32 operations a second.
-    pub f32: f64,
-    /// Operations a second with bf16 factors, where there are instructions for them.
-    pub bf16: Option<f64>,
-    /// Operations a second with 8-bit factors, where there are instructions for them.
-    pub int8: Option<f64>,
-}
-
-impl Limits {
-    /// Operations a second; without instructions for an arithmetic those of f32, which does its work.
-    pub fn ops(&self, arithmetic: Arithmetic) -> f64 {
-        match arithmetic {
-            Arithmetic::F32 => self.f32,
-            Arithmetic::Bf16 => self.bf16.unwrap_or(self.f32),
-            Arithmetic::Int8 => self.int8.unwrap_or(self.f32),
-        }
-    }
-}
 
 /// Samples of the limits.
 #[derive(Debug, Default)]

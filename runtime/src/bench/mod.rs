@@ -4,22 +4,17 @@
 //! sequences together. The machine's limits are sampled between the forwards. Not here: other programs, and quality.
 
 mod limits;
-mod profile;
-mod work;
 
 use std::time::{Duration, Instant};
 
-use llamac_plan::diagnostic::{Diagnostic, Diagnostics};
+use llamac_plan::diagnostic::{Code, Diagnostic, Diagnostics};
 use llamac_plan::{Head, KvDtype};
 
-pub use limits::Limits;
 use limits::{Meter, best_decile};
-pub(crate) use profile::Recorder;
-pub use profile::{Event, Profile, StepTime};
-pub(crate) use work::ChunkShape;
-pub use work::Work;
 
 use crate::engine::{Engine, Feed, Keep};
+use crate::model::Model;
+use crate::profile::{ChunkShape, Limits, Profile, Work, of_step};
 use crate::session::{Session, SessionOptions};
 
 /// Time between two samples of the limits while tokens are decoded.
@@ -82,23 +77,15 @@ pub struct Report {
 /// Measures what `options` say. `each` is called before each of the `repetitions`.
 ///
 /// # Errors
-/// When memory does not suffice.
+/// When there is nothing to measure, and when memory does not suffice.
 pub fn bench(
     engine: &mut Engine,
     options: &BenchOptions,
     mut each: impl FnMut(usize),
 ) -> Result<Report, Diagnostics> {
-    let mut runs = Vec::new();
-    if options.prompt > 0 {
-        runs.push(Run::new(engine, options, Kind::Prefill, 0, 1)?);
-    }
-    if options.new > 0 && engine.model().plan().head == Head::CausalLm {
-        for &depth in &options.depths {
-            for &batch in &options.batches {
-                runs.push(Run::new(engine, options, Kind::Decode, depth, batch)?);
-            }
-        }
-    }
+    let shapes = shapes(engine.model(), options)?;
+    let mut runs =
+        shapes.iter().map(|shape| Run::new(engine, shape, options.kv)).collect::<Result<Vec<_>, _>>()?;
     let mut meter = Some(Meter::default());
     // The first forward of each run touches its memory for the first time and is not measured.
     for run in &mut runs {
@@ -114,30 +101,64 @@ pub fn bench(
     Ok(Report { measurements: runs.iter().map(|run| run.measurement(&limits)).collect(), limits })
 }
 
-/// Records where the time goes in one run of `kind` as `options` say: at the first depth and number of sequences. Empty
-/// if there is no such run.
+/// Records where the time goes in a run of each kind that `options` ask for: decoding at the first depth and number of
+/// sequences.
 ///
 /// # Errors
-/// When memory does not suffice.
-pub fn profile(engine: &mut Engine, options: &BenchOptions, kind: Kind) -> Result<Profile, Diagnostics> {
-    let (depth, batch) = match (kind, options.depths.first(), options.batches.first()) {
-        (Kind::Prefill, ..) if options.prompt > 0 => (0, 1),
-        (Kind::Decode, Some(&depth), Some(&batch)) if options.new > 0 => (depth, batch),
-        _ => return Ok(Profile::default()),
-    };
-    let mut run = Run::new(engine, options, kind, depth, batch)?;
-    run.prepare(engine)?;
-    engine.start_profile();
-    let done = run.repeat(engine, &mut None);
-    let profile = engine.finish_profile();
-    done.map(|()| profile)
+/// As [`bench`].
+pub fn profile(engine: &mut Engine, options: &BenchOptions) -> Result<Vec<(Kind, Profile)>, Diagnostics> {
+    let mut shapes = shapes(engine.model(), options)?;
+    shapes.dedup_by_key(|shape| shape.kind);
+    let mut profiles = Vec::new();
+    for shape in &shapes {
+        let mut run = Run::new(engine, shape, options.kv)?;
+        run.prepare(engine)?;
+        engine.start_profile();
+        let done = run.repeat(engine, &mut None);
+        let profile = engine.finish_profile();
+        done?;
+        profiles.push((shape.kind, profile));
+    }
+    Ok(profiles)
+}
+
+/// What a run consists of.
+#[derive(Clone, Copy)]
+struct Shape {
+    kind: Kind,
+    /// Tokens of each sequence.
+    tokens: usize,
+    /// Tokens that each sequence had before.
+    depth: usize,
+    /// Sequences together.
+    batch: usize,
+}
+
+/// The runs that `options` ask for: those that read a prompt, then those that decode, if the head does.
+fn shapes(model: &Model, options: &BenchOptions) -> Result<Vec<Shape>, Diagnostic> {
+    let prefill = Shape { kind: Kind::Prefill, tokens: options.prompt, depth: 0, batch: 1 };
+    let decode = |depth, batch| Shape { kind: Kind::Decode, tokens: options.new, depth, batch };
+    let decodes =
+        options.depths.iter().flat_map(|&depth| options.batches.iter().map(move |&n| decode(depth, n)));
+    let is_decoder = model.plan().head == Head::CausalLm;
+    let all = [prefill].into_iter().chain(decodes.filter(|_| is_decoder));
+    let shapes: Vec<Shape> = all.filter(|shape| shape.tokens > 0).collect();
+    if shapes.is_empty() {
+        let fault = Diagnostic::new(Code::BadArgument).at(model.path().display().to_string());
+        let fault = fault.expected("tokens to read or to decode").found("none of either");
+        return Err(match is_decoder {
+            true => fault,
+            false => {
+                fault.help(format!("head `{}` decodes nothing; it reads prompts", model.plan().head.name()))
+            }
+        });
+    }
+    Ok(shapes)
 }
 
 /// One kind of run, with its sequences.
 struct Run {
-    kind: Kind,
-    tokens: usize,
-    depth: usize,
+    shape: Shape,
     sessions: Vec<Session>,
     ids: Ids,
     /// Seconds of each forward.
@@ -149,28 +170,30 @@ struct Run {
 }
 
 impl Run {
-    fn new(
-        engine: &Engine,
-        options: &BenchOptions,
-        kind: Kind,
-        depth: usize,
-        batch: usize,
-    ) -> Result<Self, Diagnostic> {
-        let tokens = if kind == Kind::Prefill { options.prompt } else { options.new };
-        let options = SessionOptions { capacity: depth + tokens, kv: options.kv };
-        let sessions = (0..batch).map(|_| Session::new(engine.model(), options)).collect::<Result<_, _>>()?;
+    fn new(engine: &Engine, &shape: &Shape, kv: Option<KvDtype>) -> Result<Self, Diagnostic> {
+        let options = SessionOptions { capacity: shape.depth + shape.tokens, kv };
+        let sessions =
+            (0..shape.batch).map(|_| Session::new(engine.model(), options)).collect::<Result<_, _>>()?;
         let ids = Ids::new(engine.model().plan().shape.vocab_size);
         let (forwards, speeds, work) = (Vec::new(), Vec::new(), Work::default());
-        Ok(Self { kind, tokens, depth, sessions, ids, forwards, speeds, work })
+        Ok(Self { shape, sessions, ids, forwards, speeds, work })
+    }
+
+    /// Tokens of each sequence in a forward.
+    fn step(&self) -> usize {
+        match self.shape.kind {
+            Kind::Prefill => self.shape.tokens,
+            Kind::Decode => 1,
+        }
     }
 
     /// Fills the contexts, and runs a forward of the kind that is measured.
     fn prepare(&mut self, engine: &mut Engine) -> Result<(), Diagnostics> {
         for session in &mut self.sessions {
-            let context = self.ids.take(self.depth);
+            let context = self.ids.take(self.shape.depth);
             engine.forward(&mut [Feed::ids(session, &context, Keep::None)])?;
         }
-        let tokens = if self.kind == Kind::Prefill { self.tokens } else { 1 };
+        let tokens = self.step();
         self.forward(engine, tokens)?;
         self.sessions.iter_mut().for_each(|session| session.rewind(tokens));
         Ok(())
@@ -196,10 +219,11 @@ impl Run {
             }
         };
         sample(engine);
-        let each = if self.kind == Kind::Prefill { self.tokens } else { 1 };
+        let Shape { tokens, batch, .. } = self.shape;
+        let each = self.step();
         let (mut sampled, mut seconds) = (Instant::now(), 0.0);
         self.work = Work::default();
-        for _ in 0..self.tokens / each {
+        for _ in 0..tokens / each {
             self.work += self.forward_work(engine, each);
             let forward = self.forward(engine, each)?;
             self.forwards.push(forward);
@@ -209,8 +233,8 @@ impl Run {
                 sampled = Instant::now();
             }
         }
-        self.sessions.iter_mut().for_each(|session| session.rewind(self.tokens));
-        self.speeds.push((self.tokens * self.sessions.len()) as f64 / seconds);
+        self.sessions.iter_mut().for_each(|session| session.rewind(tokens));
+        self.speeds.push((tokens * batch) as f64 / seconds);
         Ok(())
     }
 
@@ -236,7 +260,7 @@ impl Run {
             let cache = self.sessions[0].layout;
             let chunk = ChunkShape { tokens: rows, kept, seen, cached, compute: engine.compute, cache };
             for step in &plan.steps {
-                work += work::of_step(plan, step, &chunk);
+                work += of_step(plan, step, &chunk);
             }
             first += rows;
         }
@@ -244,15 +268,16 @@ impl Run {
     }
 
     fn measurement(&self, limits: &Limits) -> Measurement {
-        let forwards = if self.kind == Kind::Prefill { 1 } else { self.tokens as u64 };
+        let Shape { kind, tokens, depth, batch } = self.shape;
+        let forwards = (tokens / self.step()) as u64;
         let rates: Vec<f64> = self.forwards.iter().map(|seconds| seconds.recip()).collect();
         let bound = self.work.seconds(limits) / forwards as f64;
         let average = |n: u64| n / forwards;
         Measurement {
-            kind: self.kind,
-            tokens: self.tokens,
-            depth: self.depth,
-            batch: self.sessions.len(),
+            kind,
+            tokens,
+            depth,
+            batch,
             tokens_per_second: median(&self.speeds),
             limit_fraction: bound * best_decile(&rates),
             work: Work {

@@ -7,7 +7,7 @@
 
 use std::path::{Path, PathBuf};
 
-use llamac_plan::diagnostic::{Code, Diagnostic};
+use llamac_plan::diagnostic::{Code, Diagnostic, reason};
 use serde_json::{Value, json};
 use tokenizers::{Encoding, PostProcessorWrapper, Token};
 
@@ -121,9 +121,16 @@ impl Tokenizer {
     pub fn save_vocabulary(&self, directory: &Path, prefix: Option<&str>) -> Result<PathBuf, Diagnostic> {
         let name = if self.is_sentencepiece() { "tokenizer.model" } else { "tokenizer.json" };
         let name = prefix.map_or(name.to_owned(), |prefix| format!("{prefix}-{name}"));
-        let path = directory.join(name);
-        std::fs::write(&path, &self.source)
-            .map_err(|e| Diagnostic::new(Code::Io).at(path.display().to_string()).message(e.to_string()))?;
+        let path = directory.join(&name);
+        // A reader finds either the old file or all of the new one.
+        let unfinished = directory.join(format!(".{name}.{}", std::process::id()));
+        let written =
+            std::fs::write(&unfinished, &self.source).and_then(|()| std::fs::rename(&unfinished, &path));
+        if let Err(error) = written {
+            // It may not even be there; what went wrong before is told.
+            std::fs::remove_file(&unfinished).unwrap_or_default();
+            return Err(Diagnostic::new(Code::Io).at(path.display().to_string()).message(reason(&error)));
+        }
         Ok(path)
     }
 

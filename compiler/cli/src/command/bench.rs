@@ -7,11 +7,12 @@ use std::time::Instant;
 use llamac_compiler::output;
 use llamac_compiler::passes::WeightPolicy;
 use llamac_runtime::Engine;
-use llamac_runtime::bench::{self, BenchOptions, Limits, Measurement, Profile};
+use llamac_runtime::bench::{self, BenchOptions, Measurement};
 use llamac_runtime::plan::{Plan, WeightLayout};
+use llamac_runtime::profile::{Limits, Profile, StepTime};
 use serde::Serialize;
 
-use crate::args::{ComputeArgs, Kv, LayersArg, ModelArg};
+use crate::args::{ComputeArgs, Kv, LayersArg, ModelArg, whole};
 use crate::console::{Console, Stdout};
 use crate::failure::Failure;
 use crate::guard::{Kind, Outputs};
@@ -26,21 +27,24 @@ pub struct Args {
     #[command(flatten)]
     model: ModelArg,
     /// Tokens of the prompt; 0 for none
-    #[arg(short = 'p', long = "prompt", value_name = "N", default_value_t = 512)]
+    #[arg(short = 'p', long = "prompt", value_name = "N", default_value_t = 512, allow_negative_numbers = true,
+        value_parser = whole::<u32>(0..=u32::MAX as u64))]
     prompt: u32,
     /// Tokens to decode; 0 for none
-    #[arg(short = 'n', long = "new-tokens", value_name = "N", default_value_t = 64)]
+    #[arg(short = 'n', long = "new-tokens", value_name = "N", default_value_t = 64, allow_negative_numbers = true,
+        value_parser = whole::<u32>(0..=u32::MAX as u64))]
     new: u32,
     /// Tokens before them
-    #[arg(short = 'd', long = "depth", value_name = "N,…", value_delimiter = ',', default_value = "0,2048")]
+    #[arg(short = 'd', long = "depth", value_name = "N,…", value_delimiter = ',', default_value = "0,2048",
+        allow_negative_numbers = true, value_parser = whole::<u32>(0..=u32::MAX as u64))]
     depths: Vec<u32>,
     /// Sequences that decode together
     #[arg(short = 'b', long = "batch", value_name = "N,…", value_delimiter = ',', default_value = "1,8",
-        value_parser = clap::value_parser!(u16).range(1..))]
+        allow_negative_numbers = true, value_parser = whole::<u16>(1..=u16::MAX as u64))]
     batches: Vec<u16>,
     /// How often each is run
     #[arg(short = 'r', long = "repetitions", value_name = "N", default_value_t = 3,
-        value_parser = clap::value_parser!(u16).range(1..))]
+        allow_negative_numbers = true, value_parser = whole::<u16>(1..=u16::MAX as u64))]
     repetitions: u16,
     /// How the cache stores keys and values
     #[arg(long, value_enum)]
@@ -122,12 +126,10 @@ impl Args {
         let measured = bench::bench(&mut engine, &options, |repetition| {
             console.note(format!("run {} of {}", repetition + 1, options.repetitions));
         })?;
-        let mut profiles = Vec::new();
-        if self.profile {
-            for kind in [bench::Kind::Prefill, bench::Kind::Decode] {
-                profiles.push((kind, bench::profile(&mut engine, &options, kind)?));
-            }
-        }
+        let profiles = match self.profile {
+            true => bench::profile(&mut engine, &options)?,
+            false => Vec::new(),
+        };
         let plan = model.plan();
         if let Some((path, file)) = self.trace.as_ref().zip(trace) {
             let json = serde_json::to_string(&trace_events(plan, &profiles)).expect("numbers and strings");
@@ -230,14 +232,14 @@ impl LimitsRow {
 /// The steps of a profile, those of the same module in different layers together, the longest first.
 fn parts(plan: &Plan, kind: bench::Kind, profile: &Profile, limits: &Limits) -> Vec<Part> {
     let total: f64 = profile.steps.iter().map(|step| step.time.as_secs_f64()).sum();
-    let mut sums: BTreeMap<(String, &str), bench::StepTime> = BTreeMap::new();
+    let mut sums: BTreeMap<(String, &str), StepTime> = BTreeMap::new();
     for ((step, module), time) in plan.steps.iter().zip(&plan.modules).zip(&profile.steps) {
         let sum = sums.entry((in_any_layer(module), step.name())).or_default();
         sum.calls += time.calls;
         sum.time += time.time;
         sum.work += time.work;
     }
-    let part = |((module, step), sum): ((String, &'static str), bench::StepTime)| {
+    let part = |((module, step), sum): ((String, &'static str), StepTime)| {
         let seconds = sum.time.as_secs_f64();
         Part {
             test: test(kind),

@@ -11,7 +11,7 @@ use llamac_runtime::text::Tokenizer;
 use llamac_runtime::{Engine, Model};
 use serde::Serialize;
 
-use crate::args::{ComputeArgs, LayersArg, ModelArg};
+use crate::args::{ComputeArgs, LayersArg, ModelArg, whole};
 use crate::console::{Console, Stdout};
 use crate::failure::Failure;
 use crate::progress::{Bar, Unit};
@@ -33,7 +33,8 @@ pub struct Args {
     #[arg(long, value_name = "MODEL")]
     against: Option<PathBuf>,
     /// Tokens of a window [default: 512, or the model's context]
-    #[arg(long, value_name = "N", conflicts_with = "lines", value_parser = clap::value_parser!(u32).range(2..))]
+    #[arg(long, value_name = "N", conflicts_with = "lines", allow_negative_numbers = true,
+        value_parser = whole::<u32>(2..=u32::MAX as u64))]
     context: Option<u32>,
     /// Score each line as a text of its own, between the tokens that open and end a text
     #[arg(long)]

@@ -44,7 +44,8 @@ pub struct Args {
     #[arg(long, value_enum)]
     kv: Option<Kv>,
     /// Guess up to N tokens at a time from what followed the same words before; the text is the same
-    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true, allow_negative_numbers = true,
+        value_parser = whole::<u16>(0..=u16::MAX as u64))]
     lookup: u16,
     #[command(flatten)]
     compute: ComputeArgs,

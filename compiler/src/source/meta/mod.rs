@@ -52,7 +52,7 @@ pub(super) fn open(
     let tokenizer = faults.absorb(TokenizerFiles::read_as(path, special_tokens));
     let files = faults.absorb(files(path));
     let parts = files.as_deref().zip(params.as_ref()).and_then(|(files, params)| {
-        let stored = files.iter().map(|file| torch::parse(file.name(), file.bytes()));
+        let stored = files.iter().map(torch::read);
         let stored = stored.map(|read| faults.absorb(read)).collect::<Vec<_>>();
         faults.absorb(Parts::new(files, stored.into_iter().collect::<Option<_>>()?, params))
     });

@@ -18,8 +18,17 @@ mod zip;
 
 use llamac_plan::diagnostic::{Code, Diagnostic, Diagnostics};
 
-use super::file;
+use super::file::{self, MappedFile};
 use super::safetensors::StoredTensor;
+
+/// The tensors of `file`.
+///
+/// # Errors
+/// As [`parse`].
+pub fn read(file: &MappedFile) -> Result<Vec<StoredTensor>, Diagnostics> {
+    // A zip file has a header before each storage.
+    file.in_pieces(|bytes| parse(file.name(), bytes))
+}
 
 /// The tensors of the file whose whole content is `bytes`, in the order of the file's dictionary; `file` names it in
 /// messages.

@@ -10,8 +10,6 @@ use llamac_plan::{Arithmetic, Compute, Plan, Rows, Slice, Step, WeightId, Weight
 
 use crate::kernels::KvLayout;
 
-use super::limits::Limits;
-
 /// Bytes and operations.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Work {
@@ -53,6 +51,30 @@ impl Work {
             Arithmetic::F32 => Self { f32_ops: ops, ..Self::default() },
             Arithmetic::Bf16 => Self { bf16_ops: ops, ..Self::default() },
             Arithmetic::Int8 => Self { int8_ops: ops, ..Self::default() },
+        }
+    }
+}
+
+/// What all threads together reach at best.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Limits {
+    /// Bytes a second from memory.
+    pub read: f64,
+    /// f32 operations a second.
+    pub f32: f64,
+    /// Operations a second with bf16 factors, where there are instructions for them.
+    pub bf16: Option<f64>,
+    /// Operations a second with 8-bit factors, where there are instructions for them.
+    pub int8: Option<f64>,
+}
+
+impl Limits {
+    /// Operations a second; without instructions for an arithmetic those of f32, which does its work.
+    pub fn ops(&self, arithmetic: Arithmetic) -> f64 {
+        match arithmetic {
+            Arithmetic::F32 => self.f32,
+            Arithmetic::Bf16 => self.bf16.unwrap_or(self.f32),
+            Arithmetic::Int8 => self.int8.unwrap_or(self.f32),
         }
     }
 }

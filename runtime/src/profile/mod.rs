@@ -1,10 +1,13 @@
 //! Where a forward's time goes: the time of each step, beside what the step had to do.
 
+mod work;
+
 use std::time::{Duration, Instant};
 
 use llamac_plan::Plan;
 
-use super::work::{self, ChunkShape, Work};
+pub(crate) use work::{ChunkShape, of_step};
+pub use work::{Limits, Work};
 
 /// The times of one step.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -57,7 +60,7 @@ impl Recorder {
         let total = &mut self.profile.steps[step];
         total.calls += 1;
         total.time += time;
-        total.work += work::of_step(plan, &plan.steps[step], chunk);
+        total.work += of_step(plan, &plan.steps[step], chunk);
         self.profile.events.push(Event { step, start: start.duration_since(self.began), time });
     }
 
