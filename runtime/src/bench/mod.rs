@@ -105,7 +105,7 @@ pub fn bench(
 /// sequences.
 ///
 /// # Errors
-/// As [`bench`].
+/// As [`bench()`].
 pub fn profile(engine: &mut Engine, options: &BenchOptions) -> Result<Vec<(Kind, Profile)>, Diagnostics> {
     let mut shapes = shapes(engine.model(), options)?;
     shapes.dedup_by_key(|shape| shape.kind);
