@@ -12,7 +12,9 @@ use rayon::ThreadPool;
 
 use crate::model::{self, ModelOptions};
 use crate::output::Output;
-use crate::passes::{self, Outcome, PassManager, PassReport, Stage, WeightPolicy, assign_schemes};
+use crate::passes::{
+    self, Outcome, PassManager, PassReport, Stage, WeightPolicy, assign_schemes, merge_lora,
+};
 use crate::source::Checkpoint;
 use crate::target::Legalized;
 use crate::target::native::{self, Artifact, Native, NativeOptions};
@@ -91,8 +93,12 @@ pub struct Compiled {
 /// # Errors
 /// When a pass of that name does not exist, a dump cannot be written, or the graph cannot be made legal.
 pub fn lower(checkpoint: &Checkpoint, passes: &passes::Options) -> Result<Outcome, Diagnostics> {
-    let manager = PassManager::new(passes.clone())?;
-    manager.run(model::build(checkpoint, &model())?, &Native)
+    manager(checkpoint, passes)?.run(model::build(checkpoint, &model())?, &Native)
+}
+
+/// A manager for what `passes` ask for, and for the adapters of `checkpoint`.
+fn manager(checkpoint: &Checkpoint, passes: &passes::Options) -> Result<PassManager, Diagnostics> {
+    PassManager::new(passes::Options { adapted: checkpoint.adapted.clone(), ..passes.clone() })
 }
 
 /// What the native target wants of a model.
@@ -130,6 +136,7 @@ fn verify(
     legalized: &Legalized,
 ) -> Result<(), Diagnostics> {
     let mut before = model::build(checkpoint, model)?;
+    merge_lora(&mut before, &checkpoint.adapted, &AnyOp)?;
     assign_schemes(&mut before, weights, &AnyOp)?;
     verify::graphs(checkpoint, &before, legalized.graph())?;
     Ok(())

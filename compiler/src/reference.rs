@@ -12,7 +12,7 @@ use llamac_plan::diagnostic::{Code, Diagnostic, Diagnostics};
 use llamac_plan::eval::{self, Output, Request, Tokens};
 
 use crate::model::{self, Inputs, ModelOptions};
-use crate::passes::{WeightPolicy, assign_schemes};
+use crate::passes::{WeightPolicy, assign_schemes, merge_lora};
 use crate::source::{Checkpoint, Head};
 use crate::weights::WeightReader;
 
@@ -44,6 +44,7 @@ fn graph(checkpoint: &Checkpoint, weights: &WeightPolicy, request: &Request) -> 
         ..ModelOptions::default()
     };
     let mut graph = model::build(checkpoint, &options)?;
+    merge_lora(&mut graph, &checkpoint.adapted, &AnyOp)?;
     assign_schemes(&mut graph, weights, &AnyOp)?;
     Ok(graph)
 }

@@ -5,12 +5,12 @@
 
 use std::ffi::OsStr;
 use std::ops::{Range, RangeInclusive};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::builder::{PossibleValue, StringValueParser, TypedValueParser};
 use clap::{ArgAction, Parser, ValueEnum};
 use llamac_compiler::passes::{WeightFormat, WeightPolicy};
-use llamac_compiler::source::Head;
+use llamac_compiler::source::{Head, LoraSource};
 use llamac_runtime::EngineOptions;
 use llamac_runtime::plan::{self, KvDtype};
 
@@ -58,12 +58,38 @@ pub struct ModelArg {
     pub no_check: bool,
 }
 
-/// The layers to use; all by default.
+/// What a model is made of beside its checkpoint's directory, and how much of that is used.
 #[derive(Clone, Debug, Default, clap::Args)]
-pub struct LayersArg {
+pub struct ChangeArgs {
     /// Use some layers of a checkpoint only: those from A on and before B, counted from 0
-    #[arg(id = "layers", long = "layers", value_name = "A..B", value_parser = layers)]
-    pub range: Option<Range<usize>>,
+    #[arg(long, value_name = "A..B", value_parser = layers)]
+    pub layers: Option<Range<usize>>,
+    /// Merge a LoRA adapter of PEFT into a checkpoint, scaled if a number is given; several add up
+    #[arg(long, value_name = "DIR[=SCALE]", value_parser = lora)]
+    pub lora: Vec<LoraSource>,
+}
+
+impl ChangeArgs {
+    /// The first option that asks for a change, if one does.
+    pub fn option(&self) -> Option<&'static str> {
+        match self {
+            Self { layers: Some(_), .. } => Some("--layers"),
+            Self { lora, .. } if !lora.is_empty() => Some("--lora"),
+            _ => None,
+        }
+    }
+}
+
+/// A folder, and a number behind the last `=` unless the folder's own name has that.
+fn lora(text: &str) -> Result<LoraSource, String> {
+    let whole = || LoraSource { path: text.into(), scale: 1.0 };
+    let Some((path, scale)) = text.rsplit_once('=').filter(|_| !Path::new(text).exists()) else {
+        return Ok(whole());
+    };
+    match scale.parse::<f64>().ok().filter(|scale| scale.is_finite()) {
+        Some(scale) if !path.is_empty() => Ok(LoraSource { path: path.into(), scale }),
+        _ => Err("write an adapter's folder, and a number if it is to be scaled, as in DIR=0.5".to_owned()),
+    }
 }
 
 fn layers(text: &str) -> Result<Range<usize>, String> {

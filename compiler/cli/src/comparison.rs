@@ -12,7 +12,7 @@ use llamac_compiler::{reference, verify};
 use llamac_runtime::plan::{Compute, KvDtype, WeightLayout};
 use llamac_runtime::{Engine, EngineOptions, Model, OpenOptions, Output, Request, eval, is_artifact};
 
-use crate::args::LayersArg;
+use crate::args::ChangeArgs;
 use crate::console::Console;
 use crate::{exported, model};
 
@@ -48,7 +48,7 @@ impl Side {
         if path.is_file() && is_artifact(path) {
             return Ok(Self::Compiled(Model::open(path, OpenOptions { verify: true, threads })?));
         }
-        let checkpoint = model::checkpoint(path, head, &LayersArg::default(), console)?;
+        let checkpoint = model::checkpoint(path, head, &ChangeArgs::default(), console)?;
         Ok(Self::Checkpoint(Box::new(checkpoint), WeightPolicy::default()))
     }
 

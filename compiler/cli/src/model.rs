@@ -14,7 +14,7 @@ use llamac_runtime::text::Tokenizer;
 use llamac_runtime::{Model, OpenOptions, is_artifact};
 use tracing::{debug, info};
 
-use crate::args::{LayersArg, ModelArg};
+use crate::args::{ChangeArgs, ModelArg};
 use crate::console::Console;
 use crate::human;
 use crate::progress::{Bar, Unit};
@@ -60,21 +60,20 @@ impl Source {
     /// When there is none, or it cannot be read.
     pub fn tokenizer(&self) -> Result<Tokenizer, Diagnostics> {
         match self {
-            Self::Checkpoint(checkpoint) => read_tokenizer(&checkpoint.tokenizer, &checkpoint.path),
+            Self::Checkpoint(checkpoint) => read_tokenizer(&checkpoint.tokenizer, &checkpoint.tokenizer_path),
             Self::Artifact(model) => model.tokenizer(),
         }
     }
 }
 
-/// Opens the checkpoint at `path` for `head`, or for its own, with all of its layers or some, and says what is odd about
-/// it.
+/// Opens the checkpoint at `path` for `head`, or for its own, with what `changes` it, and says what is odd about it.
 ///
 /// # Errors
 /// All that is wrong with it.
 pub fn checkpoint(
     path: &Path,
     head: Option<Head>,
-    layers: &LayersArg,
+    changes: &ChangeArgs,
     console: &Console,
 ) -> Result<Checkpoint, Diagnostics> {
     if is_artifact(path) {
@@ -83,11 +82,11 @@ pub fn checkpoint(
         return Err(fault.help(format!("run it: llamac run {} -p TEXT", shell_word(path))).into());
     }
     let mut warnings = Vec::new();
-    let opened = Checkpoint::open_telling(path, head, &mut warnings);
+    let opened = Checkpoint::open_adapted(path, head, &changes.lora, &mut warnings);
     for warning in &warnings {
         console.warn(warning);
     }
-    let checkpoint = match &layers.range {
+    let checkpoint = match &changes.layers {
         Some(range) => opened?.with_layers(range.clone())?,
         None => opened?,
     };
@@ -99,25 +98,25 @@ pub fn checkpoint(
     Ok(checkpoint)
 }
 
-/// Opens the checkpoint, with all of its layers or some, or compiled model of `arg`.
+/// Opens the checkpoint, with what `changes` it, or compiled model of `arg`.
 ///
 /// # Errors
 /// All that is wrong with it.
 pub fn source(
     arg: &ModelArg,
-    layers: &LayersArg,
+    changes: &ChangeArgs,
     threads: usize,
     console: &Console,
 ) -> Result<Source, Diagnostics> {
-    match (arg.path.is_file(), &layers.range) {
-        (true, Some(_)) if is_artifact(&arg.path) => {
-            let fault = Diagnostic::new(Code::BadArgument).at("--layers");
+    match (arg.path.is_file(), changes.option()) {
+        (true, Some(option)) if is_artifact(&arg.path) => {
+            let fault = Diagnostic::new(Code::BadArgument).at(option);
             let fault =
-                fault.expected("a checkpoint's directory").found("a compiled model, which has its layers");
-            Err(fault.help("compile the checkpoint with --layers").into())
+                fault.expected("a checkpoint's directory").found("a compiled model, which is what it is");
+            Err(fault.help(format!("compile the checkpoint with {option}")).into())
         }
         (true, _) => Ok(Source::Artifact(open(arg, threads)?)),
-        (false, _) => match checkpoint(&arg.path, None, layers, console) {
+        (false, _) => match checkpoint(&arg.path, None, changes, console) {
             Ok(checkpoint) => Ok(Source::Checkpoint(Box::new(checkpoint))),
             Err(faults) if arg.path.exists() => Err(faults),
             Err(faults) => Err(faults.iter().map(|fault| fault.clone().expected(EXPECTED)).collect()),

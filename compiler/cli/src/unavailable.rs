@@ -16,12 +16,6 @@ const COMMANDS: &[(&str, &str)] = &[("serve", "a server")];
 /// Options: the commands that will have them, with what they are for and a way out.
 const OPTIONS: &[(&str, &[&str], &str, &str)] = &[
     ("--chat", &["run"], "chat templates", "write the template out in the prompt (`-p`)"),
-    (
-        "--lora",
-        &["compile"],
-        "merging adapters",
-        "merge it with merge_and_unload() of peft and save the result",
-    ),
     ("--soft-prompt", &["compile"], "soft prompts", ""),
 ];
 

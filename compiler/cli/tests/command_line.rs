@@ -81,11 +81,10 @@ fn what_is_planned_ends_with_4_and_a_sentence() {
           --> llamac serve
            not in this version: a server
         "#);
-    assert_snapshot!(message("compile model -o out --lora adapter"), @r#"
+    assert_snapshot!(message("compile model -o out --soft-prompt adapter"), @r#"
         error[E0002]: this option is not available yet
-          --> --lora
-           not in this version: merging adapters
-           help: merge it with merge_and_unload() of peft and save the result
+          --> --soft-prompt
+           not in this version: soft prompts
         "#);
     assert_snapshot!(message("compile model -o out --emit svg,report"), @"
     error[E0002]: this option is not available yet
@@ -185,6 +184,7 @@ fn lists_name_what_there_is() {
         "#);
     assert_snapshot!(list("passes"), @"
     canonicalize       canonicalize  remove dead nodes, compute equal things once, simplify weight recipes
+    merge-lora         assign        what --lora adapters add, in the weights of their modules
     assign-schemes     assign        how each weight is stored, as --weights says
     fold-rope          fuse          one set of rotary angles for all layers, from constant frequencies
     fuse-qkv           fuse          queries, keys and values from one projection

@@ -19,7 +19,7 @@ type Case = (Code, fn(&Path) -> Done);
 const CASES: &[Case] = &[
     (Code::IllegalOp, |f| at(f, "compile {tiny} -o {f}/model --target onnx --weights q4")),
     (Code::BadArgument, |f| at(f, "compile {tiny} --print-after fuse-qvk --passes -legalize")),
-    (Code::NotBuiltYet, |f| at(f, "compile {tiny} -o {f}/model --lora adapter")),
+    (Code::NotBuiltYet, |f| at(f, "compile {tiny} -o {f}/model --soft-prompt adapter")),
     #[cfg(not(feature = "onnx-backend"))]
     (Code::NotBuiltIn, |f| {
         at(f, "compile {tiny} -o {f}/exported --target onnx").success();
@@ -190,6 +190,16 @@ const CASES: &[Case] = &[
     (Code::NothingToCompare, |_| {
         let [tiny, stories] = ["tiny/gqa-f32", "stories"].map(fixture);
         llamac("verify {tiny} {stories}", &[("tiny", &tiny), ("stories", &stories)])
+    }),
+    (Code::NotAnAdapter, |f| at(f, "compile {tiny} -o {f}/model --lora {f}")),
+    (Code::UnsupportedAdapter, |f| {
+        copy("adapters/lora", f);
+        fs::write(f.join("adapter_config.json"), r#"{"peft_type": "IA3"}"#).expect("writes");
+        at(f, "compile {tiny} -o {f}/model --lora {f}")
+    }),
+    (Code::AdapterMismatch, |f| {
+        copy("adapters/lora", f);
+        llamac("run {stories} -p Once --lora {f}", &[("stories", &fixture("stories")), ("f", f)])
     }),
 ];
 

@@ -23,6 +23,7 @@ fn a_model_is_told_in_a_table() {
     activations             4.6 KiB a token of a chunk (29.6 KiB without reuse)
     KV cache                2.0 KiB a token, f32
     pass canonicalize       nothing to do
+    pass merge-lora         nothing to do
     pass assign-schemes     nothing to do
     pass fold-rope          FoldRope 8
     pass fuse-qkv           FuseQkv 4

@@ -29,16 +29,17 @@ pub struct Converted {
     pub warnings: Vec<String>,
 }
 
-/// Writes `checkpoint` to `folder`, which is left to the caller to publish.
+/// Writes `checkpoint`, its adapters merged, to `folder`, which is left to the caller to publish.
 ///
 /// # Errors
-/// When the output cannot be written, or a weight not read.
+/// When the output cannot be written, or a weight not read; as [`Checkpoint::merged`].
 pub fn convert(
-    checkpoint: &Checkpoint,
+    checkpoint: Checkpoint,
     options: ConvertOptions,
     folder: &mut Folder,
     progress: &dyn Progress,
 ) -> Result<Converted, Diagnostics> {
+    let checkpoint = checkpoint.merged()?;
     pool(options.threads)?
-        .install(|| hugging_face::write(checkpoint, options.max_shard_size, folder, progress))
+        .install(|| hugging_face::write(&checkpoint, options.max_shard_size, folder, progress))
 }

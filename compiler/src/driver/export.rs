@@ -2,9 +2,9 @@
 
 use llamac_plan::diagnostic::Diagnostics;
 
-use super::{Progress, pool, records, verify};
+use super::{Progress, manager, pool, records, verify};
 use crate::model::{self, Inputs, Logits, ModelOptions};
-use crate::passes::{self, Outcome, PassManager, Stage};
+use crate::passes::{self, Outcome, Stage};
 use crate::source::{Checkpoint, Head};
 use crate::target::onnx::{self, Destination, Export, Onnx, OnnxOptions};
 
@@ -46,8 +46,8 @@ pub struct Exported {
 /// # Errors
 /// As [`super::lower`].
 pub fn lower_for_export(checkpoint: &Checkpoint, options: &ExportOptions) -> Result<Outcome, Diagnostics> {
-    let manager = PassManager::new(options.passes.clone())?;
-    manager.run(model::build(checkpoint, &model(checkpoint, options))?, &options.target)
+    manager(checkpoint, &options.passes)?
+        .run(model::build(checkpoint, &model(checkpoint, options))?, &options.target)
 }
 
 /// What the export of `checkpoint` wants of a model.

@@ -67,7 +67,7 @@ fn tokenizer(
     let is_llama3 = tokenizer.pieces.is_some() && tokenizer.sentencepiece.is_none();
     let mut files = Vec::new();
     for name in TOKENIZER_FILES.into_iter().filter(|name| !(is_llama3 && *name == "tokenizer.model")) {
-        let bytes = source::read_file(&checkpoint.path.join(name), MAX_TOKENIZER_FILE)?;
+        let bytes = source::read_file(&checkpoint.tokenizer_path.join(name), MAX_TOKENIZER_FILE)?;
         files.extend(bytes.map(|bytes| (name, bytes)));
     }
     for (name, bytes) in

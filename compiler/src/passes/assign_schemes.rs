@@ -44,17 +44,21 @@ impl DynRule for AssignSchemes {
 
 impl AssignSchemes {
     fn assigned(&self, weight: &Weight, loc: &Loc) -> Result<Weight, WeightError> {
-        let done = matches!(weight.expr(), WeightExpr::Quantize { .. } | WeightExpr::Convert { .. });
-        if done || !weight.dtype().is_float() {
+        if weight.scheme().is_some() || !weight.dtype().is_float() {
             return Ok(weight.clone());
         }
+        // What is computed in f32 is rounded once: to its format, or to the type that it would have without one.
+        let numbers = match weight.expr() {
+            WeightExpr::Convert { base, .. } => base,
+            _ => weight,
+        };
         match weight.shape().len() {
             2 => match self.policy.format(&names(weight, loc)) {
                 None | Some(WeightFormat::AsIs) => Ok(weight.clone()),
-                Some(WeightFormat::Float(dtype)) => weight.convert(dtype),
-                Some(WeightFormat::Quantized(scheme)) => weight.quantize(scheme),
+                Some(WeightFormat::Float(dtype)) => numbers.convert(dtype),
+                Some(WeightFormat::Quantized(scheme)) => numbers.quantize(scheme),
             },
-            _ if self.policy.widens_vectors() => weight.convert(DType::F32),
+            _ if self.policy.widens_vectors() => numbers.convert(DType::F32),
             _ => Ok(weight.clone()),
         }
     }

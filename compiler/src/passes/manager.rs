@@ -6,7 +6,7 @@ use llamac_ir::{Graph, rewrite};
 use llamac_plan::diagnostic::{Code, Diagnostic, Diagnostics};
 
 use super::dump::Dump;
-use super::{INPUT, Options, Pass, PassReport, Phase, Report, Work, assign_schemes};
+use super::{INPUT, Options, Pass, PassReport, Phase, Report, Work, assign_schemes, merge_lora};
 use crate::target::{Legalized, Target, legalize};
 
 /// The passes that the options leave, ready to run on any number of graphs.
@@ -108,6 +108,10 @@ impl PassManager {
             (Work::Rewrite(run), Stage::Stopped(mut graph)) => {
                 let report = run(&mut graph, target).map_err(|error| broken(pass, error.to_string()))?;
                 graph.verify().map_err(|errors| broken(pass, errors.to_string()))?;
+                (Stage::Stopped(graph), report)
+            }
+            (Work::Merge, Stage::Stopped(mut graph)) => {
+                let report = merge_lora(&mut graph, &self.options.adapted, target)?;
                 (Stage::Stopped(graph), report)
             }
             (Work::Assign, Stage::Stopped(mut graph)) => {

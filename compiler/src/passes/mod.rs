@@ -18,6 +18,7 @@ mod fuse_gate_up;
 mod fuse_qkv;
 mod join;
 mod manager;
+mod merge_lora;
 mod options;
 mod phase;
 mod report;
@@ -40,6 +41,7 @@ pub use fuse_add_rms_norm::FuseAddRmsNorm;
 pub use fuse_gate_up::FuseGateUp;
 pub use fuse_qkv::FuseQkv;
 pub use manager::{Outcome, PassManager, Stage};
+pub use merge_lora::{MergeLora, merge_lora};
 pub use options::{INPUT, Options};
 pub use phase::Phase;
 pub use report::{PassReport, Report};
@@ -60,6 +62,8 @@ pub struct Pass {
 enum Work {
     /// Rewrites the graph with what a set of operations allows.
     Rewrite(fn(&mut Graph, &dyn OpSet) -> Result<rewrite::Report, RewriteError>),
+    /// Puts adapters into weights: [`merge_lora`].
+    Merge,
     /// Stores weights as the options say: [`assign_schemes`].
     Assign,
     /// Converts the graph to a target: [`crate::target::legalize`].
@@ -79,6 +83,12 @@ pub const ALL: &[Pass] = &[
         phase: Phase::Canonicalize,
         summary: "remove dead nodes, compute equal things once, simplify weight recipes",
         work: Work::Rewrite(canonicalize::run),
+    },
+    Pass {
+        name: "merge-lora",
+        phase: Phase::Assign,
+        summary: "what --lora adapters add, in the weights of their modules",
+        work: Work::Merge,
     },
     Pass {
         name: "assign-schemes",

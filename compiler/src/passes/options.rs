@@ -1,11 +1,13 @@
 //! What a caller may ask of the passes, checked before any of them runs.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use llamac_ir::suggest::nearest;
 use llamac_plan::diagnostic::{Code, Diagnostic, Diagnostics};
 
 use super::{ALL, Pass, WeightPolicy, Work};
+use crate::source::Adapted;
 
 /// The name of the graph before the first pass, where the name of a pass is asked for.
 pub const INPUT: &str = "input";
@@ -14,6 +16,8 @@ pub const INPUT: &str = "input";
 /// leaves weights as they are, and keeps nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Options {
+    /// The modules that adapters add something to.
+    pub adapted: BTreeMap<String, Adapted>,
     /// How weights are stored.
     pub weights: WeightPolicy,
     /// Passes that are switched on (`true`) or off, by name; the last word on a pass counts. All are on by default.

@@ -22,6 +22,9 @@ pub(super) fn simplify(weight: &Weight) -> Weight {
         WeightExpr::Quantize { base, scheme } => inner(base).quantize(*scheme).ok(),
         WeightExpr::QuantizedPart { of, part } => inner(of).quantized_part(*part).ok(),
         WeightExpr::PackNibbles { base } => inner(base).pack_nibbles().ok(),
+        WeightExpr::Sum { parts } => Weight::sum(parts.iter().map(inner)).ok(),
+        WeightExpr::Scale { base, factor } => inner(base).scale(*factor).ok(),
+        WeightExpr::SetRowNorms { base, norms } => inner(base).set_row_norms(&inner(norms)).ok(),
         WeightExpr::AddLowRank { base, a, b, scale } => {
             inner(base).add_low_rank(&inner(a), &inner(b), *scale).ok()
         }

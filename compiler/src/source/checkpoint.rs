@@ -18,6 +18,7 @@ use super::file::{self, MappedFile};
 use super::head::{self, HeadTensors};
 use super::members::Members;
 use super::names::{self, EMBEDDING, LM_HEAD, Meaning, QA_OUTPUTS, SCORE, SCORE_BIAS};
+use super::peft::{self, Adapted};
 use super::safetensors::StoredTensor;
 use super::shards::{self, Weights};
 use super::table::{self, Spelling, Table};
@@ -98,10 +99,15 @@ pub struct Checkpoint {
     pub tensors: BTreeMap<String, TensorInfo>,
     /// The weights that configuration and head call for, by canonical name; no others.
     pub weights: BTreeMap<String, Weight>,
+    /// The modules that adapters add something to, by name: `model.layers.0.self_attn.q_proj`. Their weights are here as
+    /// well as in `weights`, where they are those of the base.
+    pub adapted: BTreeMap<String, Adapted>,
     /// Whether the embeddings are one.
     pub tie: Tie,
     /// The tokenizer's files.
     pub tokenizer: TokenizerFiles,
+    /// The directory that they are from.
+    pub tokenizer_path: PathBuf,
     /// Tensors of the files that the model does not use, by their stored names.
     pub ignored: Vec<String>,
     /// What is odd, but has one meaning: sentences.
@@ -178,8 +184,10 @@ impl Checkpoint {
                     head,
                     tensors,
                     weights,
+                    adapted: BTreeMap::new(),
                     tie,
                     tokenizer,
+                    tokenizer_path: path.to_owned(),
                     ignored,
                     warnings: Vec::new(),
                     files,
@@ -218,25 +226,27 @@ impl Checkpoint {
                 .at(format!("--layers {}..{}", layers.start, layers.end))
                 .expected(format!("layers of 0..{all}, at least one (the second number is not included)")));
         }
-        let kept = |(name, weight): (String, Weight)| match names::layer(&name) {
-            Some((n, _)) if !layers.contains(&n) => None,
-            Some((n, rest)) => Some((format!("model.layers.{}.{rest}", n - layers.start), weight)),
-            None => Some((name, weight)),
-        };
-        self.weights = std::mem::take(&mut self.weights).into_iter().filter_map(kept).collect();
-        let mut used = BTreeSet::new();
-        for weight in self.weights.values() {
-            weight.for_each_source(&mut |_, tensor| {
-                used.insert(tensor.to_owned());
-            });
-        }
-        self.tensors.retain(|name, _| used.contains(name));
+        self.weights = kept(std::mem::take(&mut self.weights), &layers);
+        self.adapted = kept(std::mem::take(&mut self.adapted), &layers);
+        self.keep_used_tensors();
         self.config.num_hidden_layers = layers.len();
         let mut members: Members = serde_json::from_slice(&self.config_json)
             .map_err(|error| Diagnostic::new(Code::BadJson).at(locate::CONFIG).message(error.to_string()))?;
         members.set("num_hidden_layers", &layers.len());
         self.config_json = members.text().unwrap_or(self.config_json);
         Ok(self)
+    }
+
+    /// Forgets the tensors of which no weight is made.
+    pub(super) fn keep_used_tensors(&mut self) {
+        let mut used = BTreeSet::new();
+        let adapted = self.adapted.values().flat_map(|module| [Some(&module.weight), module.bias.as_ref()]);
+        for weight in self.weights.values().chain(adapted.flatten()) {
+            weight.for_each_source(&mut |_, tensor| {
+                used.insert(tensor.to_owned());
+            });
+        }
+        self.tensors.retain(|name, _| used.contains(name));
     }
 
     /// The canonical name under which a tensor is stored: that of the input embedding for an output embedding that is
@@ -267,10 +277,25 @@ impl Checkpoint {
         self.index
     }
 
-    /// The files of the weights.
+    /// Whether adapters were applied to it.
+    pub(crate) fn has_adapters(&self) -> bool {
+        self.files.iter().any(|file| peft::is_adapter(file.path()))
+    }
+
+    /// The files of the weights, of adapters too.
     pub fn files(&self) -> &[MappedFile] {
         &self.files
     }
+}
+
+/// What belongs to some of the layers or to none, these numbered from 0 on.
+fn kept<T>(named: BTreeMap<String, T>, layers: &Range<usize>) -> BTreeMap<String, T> {
+    let kept = |(name, value): (String, T)| match names::layer(&name) {
+        Some((n, _)) if !layers.contains(&n) => None,
+        Some((n, rest)) => Some((format!("model.layers.{}.{rest}", n - layers.start), value)),
+        None => Some((name, value)),
+    };
+    named.into_iter().filter_map(kept).collect()
 }
 
 fn read_generation(path: &Path) -> Result<Option<Vec<u8>>, Diagnostics> {

@@ -142,7 +142,7 @@ impl<'a> Fields<'a> {
     }
 
     /// Keys of the file that nobody looked for.
-    fn strangers(&self) -> impl Iterator<Item = &'a str> {
+    pub fn strangers(&self) -> impl Iterator<Item = &'a str> {
         self.map.keys().map(String::as_str).filter(|key| !self.known.iter().any(|known| known == key))
     }
 

@@ -51,8 +51,7 @@ fn other_format(path: &Path, names: &[String]) -> Option<Diagnostic> {
         );
     }
     if any(&|n| n == "adapter_config.json") {
-        let help =
-            "compile the model that the adapter was trained on, or merge the two with merge_and_unload()";
+        let help = "give the model that the adapter was trained on, and the adapter with --lora";
         return Some(unsupported(path, "this is an adapter without its model", help));
     }
     if any(&|n| n.ends_with(".onnx")) {

@@ -14,7 +14,6 @@ pub struct Members {
 
 impl Members {
     /// The names of the members, in their order.
-    #[cfg(test)]
     pub fn keys(&self) -> impl Iterator<Item = &str> {
         self.members.iter().map(|(name, _)| name.as_str())
     }

@@ -7,6 +7,8 @@
 //! [`Diagnostic`](llamac_plan::diagnostic::Diagnostic), all that is wrong is reported together, and no number of a file
 //! is trusted with an allocation.
 //!
+//! [`Adapters`] of the PEFT library change a checkpoint once it is open, whatever its layout.
+//!
 //! What a tensor of the model is made of is a recipe over what the files hold: itself in Hugging Face's layout, parts of
 //! several files in Meta's.
 //!
@@ -24,6 +26,7 @@ mod locate;
 mod members;
 mod meta;
 mod names;
+mod peft;
 mod rope;
 pub mod safetensors;
 mod shards;
@@ -45,6 +48,7 @@ pub(crate) use locate::CONFIG;
 pub(crate) use members::Members;
 pub(crate) use names::layer_of;
 pub use names::{EMBEDDING, LM_HEAD, NORM, QA_OUTPUTS, QA_OUTPUTS_BIAS, SCORE, SCORE_BIAS};
+pub use peft::{Adapted, Adapters, LoraSource};
 pub use rope::Rope;
 pub(crate) use shards::has_weights;
 pub use suggest::{did_you_mean, nearest_path};

@@ -37,7 +37,7 @@ pub(super) enum Meaning {
 }
 
 /// Module names that wrappers insert: DDP, `torch.compile`, FSDP, activation checkpointing, PEFT.
-const WRAPPERS: [&str; 5] =
+pub(super) const WRAPPERS: [&str; 5] =
     ["module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "base_layer"];
 
 /// Tensors within a layer, all with a `weight`, and these also with a `bias`.
@@ -52,7 +52,7 @@ const PROJECTIONS: [&str; 7] = [
 ];
 
 /// Tensors of heads.
-const HEADS: [&str; 5] = [LM_HEAD, SCORE, SCORE_BIAS, QA_OUTPUTS, QA_OUTPUTS_BIAS];
+pub(super) const HEADS: [&str; 5] = [LM_HEAD, SCORE, SCORE_BIAS, QA_OUTPUTS, QA_OUTPUTS_BIAS];
 
 /// Ends of names of buffers.
 const BUFFERS: [&str; 6] = [

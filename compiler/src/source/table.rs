@@ -371,13 +371,14 @@ fn with_help(fault: Diagnostic, help: Option<String>) -> Diagnostic {
 
 /// The same fault in several layers.
 #[derive(Default)]
-struct Group {
+pub(super) struct Group {
     first: Option<String>,
     others: Vec<usize>,
 }
 
 impl Group {
-    fn push(&mut self, layer: Option<usize>, place: String) {
+    /// Adds a fault at `place`, in a layer or in none.
+    pub fn push(&mut self, layer: Option<usize>, place: String) {
         if self.first.is_none() {
             self.first = Some(place);
         } else {
@@ -386,7 +387,7 @@ impl Group {
     }
 
     /// One fault for all of them.
-    fn fault(self, code: Code) -> Option<Diagnostic> {
+    pub fn fault(self, code: Code) -> Option<Diagnostic> {
         let fault = Diagnostic::new(code).at(self.first?);
         if self.others.is_empty() {
             return Some(fault);

@@ -241,6 +241,19 @@ impl<'a> WeightReader<'a> {
             WeightExpr::AddLowRank { base, a, b, scale } => {
                 self.add_low_rank(base, a, b, scale.get(), block, at, sink)
             }
+            WeightExpr::Sum { parts } => self.sum(parts, block, at, sink),
+            WeightExpr::Scale { base, factor } => {
+                let mut values = Vec::new();
+                self.visit(base, block, at, &mut |row, bytes| {
+                    values.resize(bytes.len() / base.dtype().size(), 0.0);
+                    widen(base.dtype(), bytes, &mut values);
+                    for value in &mut values {
+                        *value = (f64::from(*value) * factor.get()) as f32;
+                    }
+                    sink(row, &narrowed(base.dtype(), &values))
+                })
+            }
+            WeightExpr::SetRowNorms { base, norms } => self.set_row_norms(base, norms, block, at, sink),
             WeightExpr::InvFreq { theta, head_dim, scaling, set } => {
                 let long = *set == FrequencySet::Long;
                 let all = frequencies::inverse(*theta, *head_dim, scaling, long);
@@ -506,6 +519,48 @@ impl<'a> WeightReader<'a> {
             sink(at + i, &narrowed(base.dtype(), &values[block.columns.clone()]))?;
         }
         Ok(())
+    }
+
+    /// A block of the sum of `parts`, row by row.
+    fn sum(&self, parts: &[Weight], block: &Block, at: usize, sink: &mut Sink<'_>) -> Result<(), ReadError> {
+        let mut sums = vec![0.0; block.columns.len()];
+        let mut values = vec![0.0; block.columns.len()];
+        for (i, row) in block.rows.clone().enumerate() {
+            let block = Block { rows: row..row + 1, columns: block.columns.clone() };
+            self.floats(&parts[0], &block, &mut sums)?;
+            for part in &parts[1..] {
+                self.floats(part, &block, &mut values)?;
+                sums.iter_mut().zip(&values).for_each(|(sum, value)| *sum += value);
+            }
+            sink(at + i, &narrowed(parts[0].dtype(), &sums))?;
+        }
+        Ok(())
+    }
+
+    /// A block of `base` with rows of the lengths `norms`. Squares are summed in double precision and in order.
+    fn set_row_norms(
+        &self,
+        base: &Weight,
+        norms: &Weight,
+        block: &Block,
+        at: usize,
+        sink: &mut Sink<'_>,
+    ) -> Result<(), ReadError> {
+        let mut lengths = vec![0.0; block.rows.len()];
+        self.rows(norms, block.rows.clone(), &mut lengths)?;
+        let (width, size) = (row_elements(base), base.dtype().size());
+        let mut values = vec![0.0; width];
+        self.visit(base, &Block::rows(base, block.rows.clone()), 0, &mut |first, bytes| {
+            bytes.chunks_exact(width * size).enumerate().try_for_each(|(i, row)| {
+                widen(base.dtype(), row, &mut values);
+                let squares: f64 = values.iter().map(|&value| f64::from(value) * f64::from(value)).sum();
+                let factor = f64::from(lengths[first + i]) / squares.sqrt();
+                for value in &mut values {
+                    *value = (f64::from(*value) * factor) as f32;
+                }
+                sink(at + first + i, &narrowed(base.dtype(), &values[block.columns.clone()]))
+            })
+        })
     }
 }
 

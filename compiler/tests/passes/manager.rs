@@ -45,7 +45,7 @@ fn all_wrong_names_are_reported_together() {
     error[E0001]: invalid argument
       --> --stop-after memory
        there is no pass of this name
-       help: the passes are input, canonicalize, assign-schemes, fold-rope, fuse-qkv, fuse-gate-up, fuse-add-rms-norm, legalize
+       help: the passes are input, canonicalize, merge-lora, assign-schemes, fold-rope, fuse-qkv, fuse-gate-up, fuse-add-rms-norm, legalize
     ");
     let off = Options { stop_after: Some("fuse-qkv".to_owned()), ..switches(&[("fuse-qkv", false)]) };
     assert_snapshot!(faults(off), @"
@@ -111,22 +111,24 @@ fn dumps_are_numbered_and_tell_what_changed() {
     00-input.ir
     01-canonicalize.diff
     01-canonicalize.ir
-    02-assign-schemes.diff
-    02-assign-schemes.ir
-    03-fold-rope.diff
-    03-fold-rope.ir
-    04-fuse-qkv.diff
-    04-fuse-qkv.ir
-    05-fuse-gate-up.diff
-    05-fuse-gate-up.ir
-    06-fuse-add-rms-norm.diff
-    06-fuse-add-rms-norm.ir
-    07-legalize.diff
-    07-legalize.ir
+    02-merge-lora.diff
+    02-merge-lora.ir
+    03-assign-schemes.diff
+    03-assign-schemes.ir
+    04-fold-rope.diff
+    04-fold-rope.ir
+    05-fuse-qkv.diff
+    05-fuse-qkv.ir
+    06-fuse-gate-up.diff
+    06-fuse-gate-up.ir
+    07-fuse-add-rms-norm.diff
+    07-fuse-add-rms-norm.ir
+    08-legalize.diff
+    08-legalize.ir
     ");
     let read = |name: &str| fs::read_to_string(dump_dir.join(name)).unwrap();
-    assert!(Graph::parse(&read("07-legalize.ir")).unwrap() == *outcome.stage.graph());
-    assert_snapshot!(read("04-fuse-qkv.diff"), @"
+    assert!(Graph::parse(&read("08-legalize.ir")).unwrap() == *outcome.stage.graph());
+    assert_snapshot!(read("05-fuse-qkv.diff"), @"
     linear 22 → 16, split 0 → 3
 
     ~ = model.layers.0
@@ -162,7 +164,7 @@ fn dumps_are_numbered_and_tell_what_changed() {
     + ~.self_attn:kv_append#2(past.1.value, ~.self_attn.{q,k,v}_proj:split.2) : f32[batch, 2, past + seq, 8]
       ~.self_attn:attention(~.self_attn:rotary, ~.self_attn:kv_append, ~.self_attn:kv_append#2) {heads=4, kv_heads=2, head_dim=8, scale=0.3535533905932738, causal=true} : f32[batch, seq, 32]
     ");
-    assert_snapshot!(read("06-fuse-add-rms-norm.diff"), @"
+    assert_snapshot!(read("07-fuse-add-rms-norm.diff"), @"
     add 6 → 0, add_rms_norm 0 → 6, rms_norm 7 → 1
 
     ~ = model.layers.0
@@ -213,7 +215,7 @@ fn dumps_are_numbered_and_tell_what_changed() {
     + lm_head:keep_last(model.norm:add_rms_norm.1) : f32[batch, keep, 32]
       lm_head:linear(lm_head:keep_last, @lm_head.weight) : f32[batch, keep, 67]
     ");
-    assert_snapshot!(read("07-legalize.diff"), @"nothing changed");
+    assert_snapshot!(read("08-legalize.diff"), @"nothing changed");
 }
 
 #[test]

@@ -127,6 +127,10 @@ codes! {
     // 07xx: comparing
     NumbersDiffer = 700, Differ, "the numbers differ";
     NothingToCompare = 701, Usage, "these two models have nothing to compare";
+    // 08xx: adapters
+    NotAnAdapter = 800, BadInput, "this is not an adapter that llamac can read";
+    UnsupportedAdapter = 801, Unsupported, "this kind of adapter is not supported";
+    AdapterMismatch = 802, BadInput, "the adapter does not fit the model";
 }
 
 impl std::str::FromStr for Code {

@@ -9,11 +9,8 @@ use libfuzzer_sys::fuzz_target;
 use llamac_compiler::driver::{self, CompileOptions, Silent};
 use llamac_compiler::output::Output;
 use llamac_compiler::source::Checkpoint;
-use llamac_fuzz::{fixtures, run, seed};
+use llamac_fuzz::{data, fixtures, run, seed};
 use llamac_runtime::{Model, OpenOptions};
-
-/// Data beyond this are left out, so that an input stays quick.
-const MAX_DATA: u64 = 1 << 20;
 
 fuzz_target!(
     init: {
@@ -48,10 +45,3 @@ fuzz_target!(
         }
     }
 );
-
-/// The end of the last tensor of a header.
-fn data(header: &[u8]) -> u64 {
-    let Ok(serde_json::Value::Object(header)) = serde_json::from_slice(header) else { return 0 };
-    let ends = header.values().filter_map(|tensor| tensor["data_offsets"][1].as_u64());
-    ends.max().unwrap_or(0).min(MAX_DATA)
-}

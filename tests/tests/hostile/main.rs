@@ -3,6 +3,7 @@
 //!
 //! All cases are the same in every run. What a fuzzer found is a test beside what it found it in.
 
+mod adapter;
 mod artifact;
 mod checkpoint;
 mod config;

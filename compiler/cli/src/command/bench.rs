@@ -12,7 +12,7 @@ use llamac_runtime::plan::{Plan, WeightLayout};
 use llamac_runtime::profile::{Limits, Profile, StepTime};
 use serde::Serialize;
 
-use crate::args::{ComputeArgs, Kv, LayersArg, ModelArg, whole};
+use crate::args::{ChangeArgs, ComputeArgs, Kv, ModelArg, whole};
 use crate::console::{Console, Stdout};
 use crate::failure::Failure;
 use crate::guard::{Kind, Outputs};
@@ -117,7 +117,7 @@ impl Args {
     pub fn run(&self, console: &Console) -> Result<(), Failure> {
         let threads = self.compute.threads.count();
         let trace = self.trace.as_ref().map(|path| Outputs::default().file(path, Kind::Trace)).transpose()?;
-        let source = model::source(&self.model, &LayersArg::default(), threads, console)?;
+        let source = model::source(&self.model, &ChangeArgs::default(), threads, console)?;
         let start = Instant::now();
         let model = model::compiled(source, &self.model.path, WeightPolicy::default(), threads, console)?;
         let mut engine = Engine::new(&model, self.compute.engine())?;

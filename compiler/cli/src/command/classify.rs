@@ -5,7 +5,7 @@ use llamac_runtime::plan::HeadKind;
 use llamac_runtime::{Engine, classify};
 use serde::Serialize;
 
-use crate::args::{ComputeArgs, LayersArg, ModelArg};
+use crate::args::{ChangeArgs, ComputeArgs, ModelArg};
 use crate::console::{Console, Stdout};
 use crate::failure::Failure;
 use crate::{human, model, texts};
@@ -19,7 +19,7 @@ pub struct Args {
     #[command(flatten)]
     model: ModelArg,
     #[command(flatten)]
-    layers: LayersArg,
+    changes: ChangeArgs,
     /// The texts; `-` reads standard input, one text a line
     #[arg(value_name = "TEXT", required = true)]
     texts: Vec<String>,
@@ -47,7 +47,7 @@ impl Args {
     /// Prints the scores.
     pub fn run(&self, console: &Console) -> Result<(), Failure> {
         let threads = self.compute.threads.count();
-        let source = model::source(&self.model, &self.layers, threads, console)?;
+        let source = model::source(&self.model, &self.changes, threads, console)?;
         source.head().expect(HeadKind::SequenceClassification, &self.model.path)?;
         let tokenizer = source.tokenizer()?;
         let texts = texts::read(&self.texts)?;

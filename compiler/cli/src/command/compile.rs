@@ -15,7 +15,7 @@ use llamac_compiler::verify;
 use llamac_runtime::{Model, OpenOptions};
 use tracing::debug;
 
-use crate::args::{Compute, HeadArg, Kv, LayersArg, ThreadsArg, WeightsParser, whole};
+use crate::args::{ChangeArgs, Compute, HeadArg, Kv, ThreadsArg, WeightsParser, whole};
 use crate::comparison::{self, Side};
 use crate::console::{Console, Stdout};
 use crate::emit::{self, Emit, Form};
@@ -43,7 +43,7 @@ pub struct Args {
     #[arg(long, value_enum, default_value_t = HeadArg::Auto)]
     head: HeadArg,
     #[command(flatten)]
-    layers: LayersArg,
+    changes: ChangeArgs,
     /// How weights are stored, and some by name: q4,lm_head=q8 [default: as-is; f32 where ONNX gets a file of weights of
     /// its own]
     #[arg(long, value_name = "FORMAT[,NAME=FORMAT]", value_parser = WeightsParser)]
@@ -194,7 +194,7 @@ impl Args {
 
     /// Opens the checkpoint, and says what will not be as expected of the model that is made from it.
     fn open(&self, console: &Console) -> Result<Checkpoint, Diagnostics> {
-        let checkpoint = model::checkpoint(&self.checkpoint, self.head.head(), &self.layers, console)?;
+        let checkpoint = model::checkpoint(&self.checkpoint, self.head.head(), &self.changes, console)?;
         let own = checkpoint.config.max_position_embeddings;
         if let Some(wanted) = self.max_context.filter(|&wanted| wanted > own) {
             console.warn(format!(
@@ -203,7 +203,7 @@ impl Args {
         }
         if self.output.is_some()
             && checkpoint.tokenizer.tokenizer.is_some()
-            && let Err(faults) = model::read_tokenizer(&checkpoint.tokenizer, &self.checkpoint)
+            && let Err(faults) = model::read_tokenizer(&checkpoint.tokenizer, &checkpoint.tokenizer_path)
         {
             for fault in faults.iter() {
                 let place = fault.at.as_deref().unwrap_or_default();
@@ -239,6 +239,7 @@ impl Args {
             print_after: self.print_after.clone(),
             stop_after: self.stop_after.clone(),
             dump_dir: self.dump_ir.clone(),
+            ..passes::Options::default()
         }
     }
 

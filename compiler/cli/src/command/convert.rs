@@ -7,13 +7,13 @@ use llamac_compiler::driver::{self, ConvertOptions};
 use llamac_compiler::hugging_face;
 use llamac_compiler::output::Folder;
 
-use crate::args::{LayersArg, ThreadsArg};
+use crate::args::{ChangeArgs, ThreadsArg};
 use crate::console::Console;
 use crate::failure::Failure;
 use crate::progress::{Bar, Unit};
 use crate::{human, model};
 
-/// Write a checkpoint in Hugging Face's layout: configuration, safetensors, tokenizer
+/// Write a checkpoint in Hugging Face's layout, its adapters merged: configuration, safetensors, tokenizer
 ///
 /// The folder appears when all of it is written. An interrupted conversion leaves nothing and has to begin anew.
 #[derive(Debug, clap::Args)]
@@ -28,7 +28,7 @@ pub struct Args {
     #[arg(long, value_name = "SIZE", default_value = "5GB", value_parser = size)]
     max_shard_size: u64,
     #[command(flatten)]
-    layers: LayersArg,
+    changes: ChangeArgs,
     #[command(flatten)]
     threads: ThreadsArg,
 }
@@ -59,15 +59,11 @@ impl Args {
     /// Converts.
     pub fn run(&self, console: &Console) -> Result<(), Failure> {
         let start = Instant::now();
-        let checkpoint = model::checkpoint(&self.checkpoint, None, &self.layers, console)?;
+        let checkpoint = model::checkpoint(&self.checkpoint, None, &self.changes, console)?;
         let mut folder = Folder::create(&self.output, hugging_face::guard)?;
         let options = ConvertOptions { max_shard_size: self.max_shard_size, threads: self.threads.count() };
-        let converted = driver::convert(
-            &checkpoint,
-            options,
-            &mut folder,
-            &Bar::new(console, "converting", Unit::Bytes),
-        )?;
+        let converted =
+            driver::convert(checkpoint, options, &mut folder, &Bar::new(console, "converting", Unit::Bytes))?;
         converted.warnings.iter().for_each(|warning| console.warn(warning));
         folder.publish()?;
         let size = human::bytes(converted.bytes);

@@ -5,7 +5,7 @@ use llamac_compiler::passes::WeightPolicy;
 use llamac_runtime::{Engine, embed};
 use serde::Serialize;
 
-use crate::args::{ComputeArgs, LayersArg, ModelArg};
+use crate::args::{ChangeArgs, ComputeArgs, ModelArg};
 use crate::console::{Console, Stdout};
 use crate::failure::Failure;
 use crate::{model, texts};
@@ -18,7 +18,7 @@ pub struct Args {
     #[command(flatten)]
     model: ModelArg,
     #[command(flatten)]
-    layers: LayersArg,
+    changes: ChangeArgs,
     /// The texts; `-` reads standard input, one text a line
     #[arg(value_name = "TEXT", required = true)]
     texts: Vec<String>,
@@ -75,7 +75,7 @@ impl Args {
     /// Prints the embeddings.
     pub fn run(&self, console: &Console) -> Result<(), Failure> {
         let threads = self.compute.threads.count();
-        let source = model::source(&self.model, &self.layers, threads, console)?;
+        let source = model::source(&self.model, &self.changes, threads, console)?;
         let tokenizer = source.tokenizer()?;
         let texts = texts::read(&self.texts)?;
         let ids = texts::encode(&tokenizer, &texts)?;

@@ -13,7 +13,7 @@ use llamac_runtime::{EngineOptions, cache_bytes};
 use serde::Serialize;
 
 use super::inspect::{Weights as Group, parameters, weights};
-use crate::args::{HeadArg, Kv, LayersArg, WeightsParser, whole};
+use crate::args::{ChangeArgs, HeadArg, Kv, WeightsParser, whole};
 use crate::console::{Console, Stdout};
 use crate::failure::Failure;
 use crate::human::{bytes, count, table};
@@ -36,7 +36,7 @@ pub struct Args {
     #[arg(long, value_enum, default_value_t = HeadArg::Auto)]
     head: HeadArg,
     #[command(flatten)]
-    layers: LayersArg,
+    changes: ChangeArgs,
     /// How weights are stored, and some by name: q4,lm_head=q8 [default: as-is]
     #[arg(long, value_name = "FORMAT[,NAME=FORMAT]", value_parser = WeightsParser)]
     weights: Option<WeightPolicy>,
@@ -96,7 +96,7 @@ struct Decode {
 impl Args {
     /// Prints the estimate.
     pub fn run(&self, console: &Console) -> Result<(), Failure> {
-        let checkpoint = model::checkpoint(&self.checkpoint, self.head.head(), &self.layers, console)?;
+        let checkpoint = model::checkpoint(&self.checkpoint, self.head.head(), &self.changes, console)?;
         let policy = self.weights.clone().unwrap_or_default();
         let passes = passes::Options { weights: policy, ..passes::Options::default() };
         let options = CompileOptions { kv: self.kv.into(), passes, ..CompileOptions::default() };

@@ -9,7 +9,7 @@ use llamac_compiler::reference;
 use llamac_runtime::plan::{Compute, KvDtype};
 use llamac_runtime::{self as runtime, Engine, EngineOptions, Request};
 
-use crate::args::{ComputeArgs, Kv, LayersArg, ModelArg, WeightsParser, whole};
+use crate::args::{ChangeArgs, ComputeArgs, Kv, ModelArg, WeightsParser, whole};
 use crate::console::Console;
 use crate::exported;
 use crate::failure::Failure;
@@ -24,7 +24,7 @@ pub struct Args {
     #[command(flatten)]
     model: ModelArg,
     #[command(flatten)]
-    layers: LayersArg,
+    changes: ChangeArgs,
     /// The inputs: `input_ids` or `inputs_embeds`; `attention_mask` and `position_ids` if wanted
     #[arg(long, value_name = "FILE")]
     inputs: PathBuf,
@@ -166,7 +166,7 @@ impl Args {
             Backend::Onnx => Ok(Opened::Exported(exported::open(&self.model.path, console)?)),
             Backend::Native | Backend::Reference => {
                 let threads = self.compute.threads.count();
-                Ok(Opened::Source(model::source(&self.model, &self.layers, threads, console)?))
+                Ok(Opened::Source(model::source(&self.model, &self.changes, threads, console)?))
             }
         }
     }

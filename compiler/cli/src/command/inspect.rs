@@ -11,7 +11,7 @@ use llamac_runtime::plan::{
 };
 use serde::Serialize;
 
-use crate::args::{LayersArg, ModelArg, ThreadsArg};
+use crate::args::{ChangeArgs, ModelArg, ThreadsArg};
 use crate::console::{Console, Stdout};
 use crate::emit;
 use crate::failure::Failure;
@@ -26,7 +26,7 @@ pub struct Args {
     #[command(flatten)]
     model: ModelArg,
     #[command(flatten)]
-    layers: LayersArg,
+    changes: ChangeArgs,
     /// Print the graph: of a checkpoint after all passes, or of an ONNX model
     #[arg(long, conflicts_with = "json")]
     graph: bool,
@@ -82,7 +82,7 @@ impl Args {
             return onnx::run(&path, self, console);
         }
         let threads = self.threads.count();
-        let source = model::source(&self.model, &self.layers, threads, console)?;
+        let source = model::source(&self.model, &self.changes, threads, console)?;
         let mut out = Stdout::lock();
         if self.graph {
             let Source::Checkpoint(checkpoint) = &source else {

@@ -11,7 +11,7 @@ use llamac_runtime::text::Tokenizer;
 use llamac_runtime::{Engine, Model};
 use serde::Serialize;
 
-use crate::args::{ComputeArgs, LayersArg, ModelArg, whole};
+use crate::args::{ChangeArgs, ComputeArgs, ModelArg, whole};
 use crate::console::{Console, Stdout};
 use crate::failure::Failure;
 use crate::progress::{Bar, Unit};
@@ -95,7 +95,7 @@ impl Args {
     }
 
     fn engine(&self, arg: &ModelArg, threads: usize, console: &Console) -> Result<Engine, Diagnostics> {
-        let source = model::source(arg, &LayersArg::default(), threads, console)?;
+        let source = model::source(arg, &ChangeArgs::default(), threads, console)?;
         source.head().expect(HeadKind::CausalLm, &arg.path)?;
         let model = model::compiled(source, &arg.path, WeightPolicy::default(), threads, console)?;
         Ok(Engine::new(&model, self.compute.engine())?)

@@ -11,7 +11,7 @@ use llamac_runtime::plan::HeadKind;
 use llamac_runtime::text::Tokenizer;
 use serde::Serialize;
 
-use crate::args::{ComputeArgs, Kv, LayersArg, ModelArg, whole};
+use crate::args::{ChangeArgs, ComputeArgs, Kv, ModelArg, whole};
 use crate::console::{Console, Stdout};
 use crate::failure::Failure;
 use crate::ids::{self, Ids};
@@ -27,7 +27,7 @@ pub struct Args {
     #[command(flatten)]
     model: ModelArg,
     #[command(flatten)]
-    layers: LayersArg,
+    changes: ChangeArgs,
     #[command(flatten)]
     prompt: Prompt,
     /// Tokens to write at most
@@ -127,7 +127,7 @@ impl Args {
     /// Writes the continuation.
     pub fn run(&self, console: &Console) -> Result<(), Failure> {
         let threads = self.compute.threads.count();
-        let source = model::source(&self.model, &self.layers, threads, console)?;
+        let source = model::source(&self.model, &self.changes, threads, console)?;
         let options = self.options();
         source.head().expect(HeadKind::CausalLm, &self.model.path)?;
         options.check(source.generation())?;

@@ -48,6 +48,24 @@ pub fn evaluate(
             }
             base
         }
+        WeightExpr::Sum { parts } => {
+            let mut sum = evaluate(&parts[0], read)?;
+            for part in &parts[1..] {
+                sum += &evaluate(part, read)?;
+            }
+            sum
+        }
+        WeightExpr::Scale { base, factor } => {
+            evaluate(base, read)?.mapv(|value| (f64::from(value) * factor.get()) as f32)
+        }
+        WeightExpr::SetRowNorms { base, norms } => {
+            let (mut base, norms) = (evaluate(base, read)?, evaluate(norms, read)?);
+            for (mut row, norm) in base.rows_mut().into_iter().zip(&norms) {
+                let squares: f64 = row.iter().map(|&value| f64::from(value) * f64::from(value)).sum();
+                row.mapv_inplace(|value| (f64::from(value) * (f64::from(*norm) / squares.sqrt())) as f32);
+            }
+            base
+        }
         WeightExpr::InvFreq { theta, head_dim, scaling, set } => {
             let long = *set == FrequencySet::Long;
             ArrayD::from_shape_vec(vec![head_dim / 2], frequencies::inverse(*theta, *head_dim, scaling, long))
@@ -123,6 +141,7 @@ mod tests {
             let (shape, data): (Vec<usize>, Vec<f32>) = match name {
                 "w" => (vec![4, 2], (0..8u8).map(f32::from).collect()),
                 "a" => (vec![1, 2], vec![1.0, 10.0]),
+                "n" => (vec![4], vec![1.0, 2.0, 3.0, 4.0]),
                 _ => (vec![4, 1], vec![1.0, 2.0, 3.0, 4.0]),
             };
             ArrayD::from_shape_vec(shape, data).map_err(|e| e.to_string())
@@ -134,6 +153,12 @@ mod tests {
         assert_eq!(values(&half), [0.0, 1.0, 4.0, 5.0, 2.0, 3.0, 6.0, 7.0]);
         let sum = w.add_low_rank(&a, &b, Real::new(0.5)).unwrap();
         assert_eq!(values(&sum), [0.5, 6.0, 3.0, 13.0, 5.5, 20.0, 8.0, 27.0]);
+        assert_eq!(values(&Weight::sum([w.clone(), sum]).unwrap())[..4], [0.5, 7.0, 5.0, 16.0]);
+        assert_eq!(values(&b.scale(Real::new(-0.5)).unwrap()), [-0.5, -1.0, -1.5, -2.0]);
+        let norms = Weight::source("n", DType::F32, &[4]).unwrap();
+        let stretched = values(&w.set_row_norms(&norms).unwrap());
+        assert_eq!(stretched[..2], [0.0, 1.0]);
+        assert_eq!(stretched[2..4].iter().map(|x| x * x).sum::<f32>().round(), 4.0);
         assert_eq!(
             values(&Weight::concat([a.clone(), w.slice(3, 1).unwrap()]).unwrap()),
             [1.0, 10.0, 6.0, 7.0]

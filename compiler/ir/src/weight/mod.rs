@@ -83,6 +83,25 @@ pub enum WeightExpr {
         /// The factor of the product.
         scale: Real,
     },
+    /// The sum of all parts.
+    Sum {
+        /// Of one type; at least one.
+        parts: Vec<Weight>,
+    },
+    /// Every number times a factor, rounded to its type.
+    Scale {
+        /// The numbers.
+        base: Weight,
+        /// The factor.
+        factor: Real,
+    },
+    /// Every row stretched to another length: `norm · row / ‖row‖₂` (Liu et al., "DoRA").
+    SetRowNorms {
+        /// The directions, `[rows, columns]`.
+        base: Weight,
+        /// The lengths, `[rows]`.
+        norms: Weight,
+    },
     /// The inverse frequencies of a rotary embedding, `f32[head_dim / 2]`, as [`crate::frequencies`] computes them.
     ///
     /// Dynamic scaling gives its unstretched frequencies.
@@ -201,6 +220,22 @@ impl Weight {
         Self::new(WeightExpr::AddLowRank { base: self.clone(), a: a.clone(), b: b.clone(), scale })
     }
 
+    /// The sum of all `parts`; one part is itself.
+    pub fn sum(parts: impl IntoIterator<Item = Self>) -> Result<Self, WeightError> {
+        let mut parts: Vec<Self> = parts.into_iter().collect();
+        if parts.len() == 1 { Ok(parts.remove(0)) } else { Self::new(WeightExpr::Sum { parts }) }
+    }
+
+    /// Every number times `factor`.
+    pub fn scale(&self, factor: Real) -> Result<Self, WeightError> {
+        Self::new(WeightExpr::Scale { base: self.clone(), factor })
+    }
+
+    /// Every row stretched to the length that `norms` says.
+    pub fn set_row_norms(&self, norms: &Self) -> Result<Self, WeightError> {
+        Self::new(WeightExpr::SetRowNorms { base: self.clone(), norms: norms.clone() })
+    }
+
     /// The same numbers as `dtype`; itself if that is its type.
     pub fn convert(&self, dtype: DType) -> Result<Self, WeightError> {
         if self.dtype() == dtype {
@@ -267,12 +302,16 @@ impl Weight {
     pub fn parts(&self) -> Vec<&Self> {
         match self.expr() {
             WeightExpr::Source { .. } | WeightExpr::InvFreq { .. } | WeightExpr::Literal { .. } => Vec::new(),
-            WeightExpr::Concat { parts } | WeightExpr::ConcatColumns { parts } => parts.iter().collect(),
+            WeightExpr::Concat { parts }
+            | WeightExpr::ConcatColumns { parts }
+            | WeightExpr::Sum { parts } => parts.iter().collect(),
+            WeightExpr::SetRowNorms { base, norms } => vec![base, norms],
             WeightExpr::Slice { base, .. }
             | WeightExpr::Permute { base, .. }
             | WeightExpr::Transpose { base }
             | WeightExpr::Convert { base, .. }
             | WeightExpr::Quantize { base, .. }
+            | WeightExpr::Scale { base, .. }
             | WeightExpr::PackNibbles { base } => vec![base],
             WeightExpr::QuantizedPart { of, .. } => vec![of],
             WeightExpr::AddLowRank { base, a, b, .. } => vec![base, a, b],
@@ -384,6 +423,26 @@ fn infer(expr: &WeightExpr) -> Result<(DType, SmallVec<[usize; 2]>), String> {
                 return Err("integers have no low-rank change".to_owned());
             }
             Ok((base.dtype(), base.shape().into()))
+        }
+        WeightExpr::Sum { parts } => {
+            let first = parts.first().ok_or("nothing to add up")?;
+            for part in parts {
+                if part.ty() != first.ty() || !part.dtype().is_float() {
+                    return Err(format!("{} and {} are no numbers of one type", first.ty(), part.ty()));
+                }
+            }
+            Ok((first.dtype(), first.shape().into()))
+        }
+        WeightExpr::Scale { base, .. } => match base.dtype().is_float() {
+            true => Ok((base.dtype(), base.shape().into())),
+            false => Err(format!("{} cannot be scaled", base.ty())),
+        },
+        WeightExpr::SetRowNorms { base, norms } => {
+            let (rows, columns) = matrix(base, "the base")?;
+            if norms.shape() != [rows] || !(base.dtype().is_float() && norms.dtype().is_float()) {
+                return Err(format!("{} are no lengths of the rows of {}", norms.ty(), base.ty()));
+            }
+            Ok((base.dtype(), [rows, columns].as_slice().into()))
         }
         WeightExpr::InvFreq { head_dim, scaling, .. } => {
             scaling.check(*head_dim)?;

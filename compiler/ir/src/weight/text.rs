@@ -10,7 +10,7 @@ use crate::suggest::{nearest, question};
 use crate::text::{Cursor, SyntaxError, write_name};
 
 /// The recipes that are written as functions.
-const FUNCTIONS: [&str; 13] = [
+const FUNCTIONS: [&str; 16] = [
     "quantize",
     "quantized_part",
     "pack_nibbles",
@@ -21,6 +21,9 @@ const FUNCTIONS: [&str; 13] = [
     "half_to_interleaved",
     "transpose",
     "add_low_rank",
+    "sum",
+    "scale",
+    "set_row_norms",
     "convert",
     "inv_freq",
     "literal",
@@ -40,6 +43,9 @@ impl WeightExpr {
             Self::Permute { order: Permutation::HalfToInterleaved { .. }, .. } => "half_to_interleaved",
             Self::Transpose { .. } => "transpose",
             Self::AddLowRank { .. } => "add_low_rank",
+            Self::Sum { .. } => "sum",
+            Self::Scale { .. } => "scale",
+            Self::SetRowNorms { .. } => "set_row_norms",
             Self::InvFreq { .. } => "inv_freq",
             Self::Convert { .. } => "convert",
             Self::Quantize { .. } => "quantize",
@@ -55,6 +61,8 @@ impl WeightExpr {
             | Self::Concat { .. }
             | Self::ConcatColumns { .. }
             | Self::Transpose { .. }
+            | Self::Sum { .. }
+            | Self::SetRowNorms { .. }
             | Self::PackNibbles { .. } => Vec::new(),
             Self::Slice { start, rows, .. } => vec![("start", start.to_string()), ("rows", rows.to_string())],
             Self::Permute {
@@ -64,6 +72,7 @@ impl WeightExpr {
                 ..
             } => vec![("heads", heads.to_string()), ("head_dim", head_dim.to_string())],
             Self::AddLowRank { scale, .. } => vec![("scale", scale.to_string())],
+            Self::Scale { factor, .. } => vec![("factor", factor.to_string())],
             Self::InvFreq { theta, head_dim, scaling, set } => vec![
                 ("theta", theta.to_string()),
                 ("head_dim", head_dim.to_string()),
@@ -81,15 +90,17 @@ impl WeightExpr {
 
     fn build(function: &str, mut parts: Vec<Weight>, a: &Attrs) -> Result<Self, String> {
         let expected = match function {
-            "concat" | "concat_columns" => parts.len(),
+            "concat" | "concat_columns" | "sum" => parts.len(),
             "slice"
             | "interleaved_to_half"
             | "half_to_interleaved"
             | "transpose"
+            | "scale"
             | "convert"
             | "quantize"
             | "quantized_part"
             | "pack_nibbles" => 1,
+            "set_row_norms" => 2,
             "add_low_rank" => 3,
             "inv_freq" | "literal" => 0,
             _ => return Err(format!("`{function}` is not a recipe{}", question(function, FUNCTIONS))),
@@ -113,6 +124,9 @@ impl WeightExpr {
                 Self::Permute { base: next(), order }
             }
             "transpose" => Self::Transpose { base: next() },
+            "sum" => Self::Sum { parts },
+            "scale" => Self::Scale { base: next(), factor: a.get("factor")? },
+            "set_row_norms" => Self::SetRowNorms { base: next(), norms: next() },
             "convert" => Self::Convert { base: next(), dtype: a.get("dtype")? },
             "quantize" => Self::Quantize { base: next(), scheme: a.get("scheme")? },
             "quantized_part" => Self::QuantizedPart { of: next(), part: a.get("part")? },
@@ -144,12 +158,16 @@ impl fmt::Display for WeightExpr {
                 f.write_str("@")?;
                 return write_name(f, tensor);
             }
-            Self::Concat { parts } | Self::ConcatColumns { parts } => parts.iter().collect(),
+            Self::Concat { parts } | Self::ConcatColumns { parts } | Self::Sum { parts } => {
+                parts.iter().collect()
+            }
+            Self::SetRowNorms { base, norms } => vec![base, norms],
             Self::Slice { base, .. }
             | Self::Permute { base, .. }
             | Self::Transpose { base }
             | Self::Convert { base, .. }
             | Self::Quantize { base, .. }
+            | Self::Scale { base, .. }
             | Self::PackNibbles { base } => vec![base],
             Self::QuantizedPart { of, .. } => vec![of],
             Self::AddLowRank { base, a, b, .. } => vec![base, a, b],
@@ -246,8 +264,13 @@ mod tests {
     }
 
     fn declared() -> BTreeMap<String, Weight> {
-        let weights =
-            [source("q", &[8, 4]), source("k", &[4, 4]), source("a", &[2, 4]), source("b", &[8, 2])];
+        let weights = [
+            source("q", &[8, 4]),
+            source("k", &[4, 4]),
+            source("a", &[2, 4]),
+            source("b", &[8, 2]),
+            source("m", &[8]),
+        ];
         weights.into_iter().map(|w| (w.to_string()[1..].to_owned(), w)).collect()
     }
 
@@ -261,6 +284,8 @@ mod tests {
             q.permute(Permutation::InterleavedToHalf { heads: 2, head_dim: 4 }).unwrap().transpose().unwrap(),
             q.permute(Permutation::HalfToInterleaved { heads: 4, head_dim: 2 }).unwrap(),
             q.add_low_rank(&d["a"], &d["b"], Real::new(0.5)).unwrap(),
+            Weight::sum([d["m"].clone(), d["m"].scale(Real::new(0.25)).unwrap()]).unwrap(),
+            q.set_row_norms(&d["m"]).unwrap(),
             Weight::new(WeightExpr::InvFreq {
                 theta: Real::new(1e4),
                 head_dim: 4,
@@ -316,6 +341,16 @@ mod tests {
         insta::assert_snapshot!(error("add_low_rank(@q, @b, @a, scale=1.0)"), @"
         line 1, column 1: weight `add_low_rank(@q, @b, @a, scale=1.0)`: bf16[2, 4] · bf16[8, 2] is not a change of bf16[8, 4]
           add_low_rank(@q, @b, @a, scale=1.0)
+          ^
+        ");
+        insta::assert_snapshot!(error("set_row_norms(@k, @m)"), @"
+        line 1, column 1: weight `set_row_norms(@k, @m)`: bf16[8] are no lengths of the rows of bf16[4, 4]
+          set_row_norms(@k, @m)
+          ^
+        ");
+        insta::assert_snapshot!(error("sum(@q, @k)"), @"
+        line 1, column 1: weight `sum(@q, @k)`: bf16[8, 4] and bf16[4, 4] are no numbers of one type
+          sum(@q, @k)
           ^
         ");
         insta::assert_snapshot!(error("transpose(@v)"), @"

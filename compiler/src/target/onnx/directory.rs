@@ -74,6 +74,10 @@ impl Destination {
                 "transformers.js has the model in a folder of its own, away from the files of the checkpoint";
             return Err(fault.message(why).help("use --layout flat, or --external-data file").into());
         }
+        if external.is_stored() && checkpoint.has_adapters() {
+            let why = "weights that adapters change are not in the files of the checkpoint";
+            return Err(fault.message(why).help("use --external-data file").into());
+        }
         if external != ExternalData::Reference {
             if same_place(path, &checkpoint.path) {
                 return Err(Diagnostic::new(Code::BadArgument)
@@ -131,7 +135,7 @@ impl Destination {
             files.extend(checkpoint.generation_json.clone().map(|bytes| (GENERATION, bytes)));
         }
         for name in TOKENIZER_FILES {
-            let bytes = source::read_file(&checkpoint.path.join(name), source::MAX_TOKENIZER_FILE)?;
+            let bytes = source::read_file(&checkpoint.tokenizer_path.join(name), source::MAX_TOKENIZER_FILE)?;
             files.extend(bytes.map(|bytes| (name, bytes)));
         }
         if layout != Layout::TransformersJs {

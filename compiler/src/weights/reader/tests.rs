@@ -85,6 +85,42 @@ fn rows_that_are_only_chosen_keep_their_bytes() {
     assert_eq!(bytes, parts.concat());
 }
 
+/// What adapters do to weights: sums of several, rows of other lengths, rows that are replaced.
+#[test]
+fn recipes_of_adapters_are_what_the_naive_evaluation_says() {
+    let (_directory, checkpoint) = checkpoint();
+    let get = |name: &str| source(&checkpoint, &format!("model.layers.{name}.weight"));
+    let (q, k, up, norm) = (
+        get("0.self_attn.q_proj"),
+        get("1.self_attn.k_proj"),
+        get("1.mlp.up_proj"),
+        get("0.input_layernorm"),
+    );
+    let wide = q.convert(DType::F32).unwrap();
+    let down = k.convert(DType::F32).unwrap();
+    let sum = wide
+        .add_low_rank(
+            &k,
+            &up.slice(0, 8).unwrap().transpose().unwrap().slice(0, 4).unwrap().transpose().unwrap(),
+            Real::new(0.37),
+        )
+        .unwrap();
+    let stretched = sum.set_row_norms(&norm).unwrap();
+    for weight in [
+        Weight::sum([wide.clone(), sum.clone(), stretched.clone()]).unwrap(),
+        norm.convert(DType::F32).unwrap().scale(Real::new(-1.7)).unwrap().convert(DType::BF16).unwrap(),
+        k.scale(Real::new(0.3)).unwrap(),
+        Weight::concat([wide.slice(0, 3).unwrap(), down.clone(), wide.slice(5, 3).unwrap()]).unwrap(),
+        stretched.convert(DType::BF16).unwrap(),
+        stretched.transpose().unwrap(),
+        stretched.quantize(Scheme::Q8).unwrap(),
+    ] {
+        for tile in [1, 3, 100] {
+            compare(&checkpoint, &weight, tile);
+        }
+    }
+}
+
 /// Blocks of which the last is short, tiles that begin within a block, rows of several matrices, and parts of them.
 #[test]
 fn quantized_recipes_are_what_the_naive_evaluation_says() {

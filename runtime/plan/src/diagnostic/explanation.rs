@@ -432,6 +432,32 @@ the same head, or at least hidden states of the same shape.
 
 **Cure**: compare a checkpoint with what was compiled from it, with the same `--head`."
             }
+            Self::NotAnAdapter => {
+                "\
+An adapter of the PEFT library is a folder with `adapter_config.json` and the weights beside it,
+`adapter_model.safetensors` or `adapter_model.bin`. This path holds something else, or no tensors.
+
+**Cure**: give the folder itself, not a file in it, and fetch all of its files. A whole checkpoint
+needs no `--lora`: compile it as it is."
+            }
+            Self::UnsupportedAdapter => {
+                "\
+PEFT has many kinds of adapters. `--lora` merges LoRA, with rank-stabilized scales, DoRA, biases,
+embeddings, tokens and modules that are saved whole. The message names what this one is instead, by
+the key of its configuration.
+
+**Cure**: most kinds that change weights can be merged with `merge_and_unload()` of PEFT; save the
+result and compile that."
+            }
+            Self::AdapterMismatch => {
+                "\
+An adapter belongs to the model that it was trained on: it names that model's modules, and its
+matrices have their sizes. A tensor of this one has no place in the model, or another size, or two
+adapters replace the same tensor.
+
+**Cure**: `base_model_name_or_path` in `adapter_config.json` says which model it was trained on. For
+ranks that differ, `adapter_config.json` and the weights are from two adapters."
+            }
         }
     }
 }

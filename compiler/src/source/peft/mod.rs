@@ -1,0 +1,60 @@
+//! Adapters of the PEFT library: what a model was taught, beside its checkpoint.
+//!
+//! An adapter is a folder with `adapter_config.json` and `adapter_model.safetensors` (or `.bin`). A LoRA has pairs of
+//! low-rank matrices for projections and embeddings, and tensors that replace those of the base whole. [`Adapters`]
+//! reads any number of them and [`applies`](Adapters::apply) them to a checkpoint of any layout: what replaces is taken in the
+//! base's place, with the vocabulary and the head that it brings, and what is added becomes a recipe for each module
+//! ([`Adapted`]), which a pass puts into the graph. No number is read here.
+//!
+//! The keys of the file decide which modules are changed, not the configuration's `target_modules`: so does PEFT when it
+//! loads an adapter. Not here: the arithmetic (`weights`), and training.
+
+mod adapter;
+mod apply;
+mod config;
+mod lora;
+mod names;
+mod replace;
+#[cfg(test)]
+mod tests;
+
+pub(super) use adapter::is_adapter;
+pub use adapter::{Adapters, LoraSource};
+pub use lora::Adapted;
+
+use std::path::Path;
+
+use llamac_plan::diagnostic::Diagnostics;
+
+use super::Head;
+use super::checkpoint::Checkpoint;
+
+impl Checkpoint {
+    /// As [`Checkpoint::open_telling`], with adapters.
+    ///
+    /// # Errors
+    /// As there and as [`Adapters::open`], together; as [`Adapters::apply`].
+    pub fn open_adapted(
+        path: &Path,
+        head: Option<Head>,
+        adapters: &[LoraSource],
+        warnings: &mut Vec<String>,
+    ) -> Result<Self, Diagnostics> {
+        if adapters.is_empty() {
+            return Self::open_telling(path, head, warnings);
+        }
+        let mut faults = Diagnostics::new();
+        let adapters = faults.absorb(Adapters::open(adapters, warnings));
+        let head = adapters.as_ref().and_then(|adapters| adapters.head(head));
+        // Without the adapters, nobody knows whether the base needs a head.
+        let base_head = adapters.as_ref().map_or(Some(Head::Base), |adapters| adapters.base_head(head));
+        let base = faults.absorb(Self::open_telling(path, base_head, warnings));
+        match (adapters, base) {
+            (Some(adapters), Some(base)) => adapters.apply(base, head, warnings),
+            _ => Err(faults),
+        }
+    }
+}
+
+/// The file that says what a folder's adapter is.
+pub(super) const CONFIG: &str = "adapter_config.json";
