@@ -126,11 +126,11 @@ fn linear_512_tokens<const DTYPE: usize>(bencher: Bencher<'_, '_>, threads: usiz
     });
 }
 
-const KV_DTYPES: [KvDtype; 3] = [KvDtype::F32, KvDtype::F16, KvDtype::Bf16];
+const KV_DTYPES: [KvDtype; 4] = [KvDtype::F32, KvDtype::F16, KvDtype::Bf16, KvDtype::Int8];
 const SLOTS: usize = 4096;
 
 /// One token over 4096 cache slots, 4 KV heads of size 64 with 8 query heads each; an item is a slot of a KV head.
-#[divan::bench(args = THREADS, consts = [0, 1, 2], max_time = 3)]
+#[divan::bench(args = THREADS, consts = [0, 1, 2, 3], max_time = 3)]
 fn attention_1_token<const DTYPE: usize>(bencher: Bencher<'_, '_>, threads: usize) {
     let context = Context::new(threads);
     let layout = KvLayout { dtype: KV_DTYPES[DTYPE], kv_heads: 4, head_dim: 64 };
@@ -145,7 +145,7 @@ fn attention_1_token<const DTYPE: usize>(bencher: Bencher<'_, '_>, threads: usiz
 }
 
 /// The last 512 tokens of 4096, in floating-point operations of the two products.
-#[divan::bench(args = THREADS, consts = [0, 2], sample_count = 20, max_time = 4)]
+#[divan::bench(args = THREADS, consts = [0, 2, 3], sample_count = 20, max_time = 4)]
 fn attention_512_tokens<const DTYPE: usize>(bencher: Bencher<'_, '_>, threads: usize) {
     let context = Context::new(threads);
     let layout = KvLayout { dtype: KV_DTYPES[DTYPE], kv_heads: 4, head_dim: 64 };

@@ -6,10 +6,10 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use llamac_compiler::driver::CompileOptions;
+use llamac_plan::KvDtype;
 use llamac_runtime::{EngineOptions, Feed, Keep, Session, SessionOptions};
 use llamac_tests::golden::{self, Fixture};
-use llamac_tests::{engine, open};
+use llamac_tests::{engine, open, stored};
 
 struct Counting;
 
@@ -33,13 +33,18 @@ unsafe impl GlobalAlloc for Counting {
 static ALLOCATOR: Counting = Counting;
 
 fn main() {
-    for (name, threads) in
-        [("gqa-f32", 1), ("gqa3-bf16", 2), ("rope-dynamic-new", 2), ("rope-longrope-new", 2)]
-    {
+    for (name, threads, weights, kv) in [
+        ("gqa-f32", 1, "as-is", KvDtype::F32),
+        ("gqa3-bf16", 2, "as-is", KvDtype::Bf16),
+        ("gqa-f32", 2, "q8", KvDtype::Int8),
+        ("gqa3-bf16", 1, "q4", KvDtype::Int8),
+        ("rope-dynamic-new", 2, "as-is", KvDtype::F32),
+        ("rope-longrope-new", 2, "as-is", KvDtype::F16),
+    ] {
         let fixture = Fixture::read(&golden::fixtures().join("tiny").join(name));
         let options = EngineOptions { threads, chunk: 16, compute: None };
-        let mut engine = engine(&open(&fixture), &CompileOptions::default(), options);
-        let options = SessionOptions { capacity: 200, kv: None };
+        let mut engine = engine(&open(&fixture), &stored(weights), options);
+        let options = SessionOptions { capacity: 200, kv: Some(kv) };
         let mut session = Session::new(engine.model(), options).expect("there is memory");
         let mut step = |token: u32| {
             let outputs = [token];
@@ -54,6 +59,6 @@ fn main() {
         let sum: f32 = (0..150).map(|i| step(i % 60)).sum();
         let after = ALLOCATIONS.load(Ordering::Relaxed);
         assert!(sum.is_finite());
-        assert_eq!(after - before, 0, "{name} on {threads} threads");
+        assert_eq!(after - before, 0, "{name} as {weights}, {kv:?}, on {threads} threads");
     }
 }

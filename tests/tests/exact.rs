@@ -101,7 +101,7 @@ const FORMATS: [(&str, Compute); 14] = [
     ("f32", Compute::Bf16),
     ("q8", Compute::Bf16),
 ];
-const CACHES: [KvDtype; 3] = [KvDtype::F32, KvDtype::F16, KvDtype::Bf16];
+const CACHES: [KvDtype; 4] = [KvDtype::F32, KvDtype::F16, KvDtype::Bf16, KvDtype::Int8];
 
 /// The caches to try: what they hold is of no matter to products, so that all of them are tried with few formats.
 fn caches(weights: &str, compute: Compute) -> &'static [KvDtype] {

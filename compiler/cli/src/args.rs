@@ -184,6 +184,8 @@ pub enum Kv {
     F32,
     F16,
     Bf16,
+    /// Codes of 8 bits with scales
+    Int8,
 }
 
 impl From<Kv> for KvDtype {
@@ -192,6 +194,7 @@ impl From<Kv> for KvDtype {
             Kv::F32 => Self::F32,
             Kv::F16 => Self::F16,
             Kv::Bf16 => Self::Bf16,
+            Kv::Int8 => Self::Int8,
         }
     }
 }

@@ -22,7 +22,6 @@ const OPTIONS: &[(&str, &[&str], &str, &str)] = &[
 /// Values of options, with what they are for and a way out. A value that is a list, or has parts, is here if a part is.
 const VALUES: &[(&str, &[&str], &str, &str)] = &[
     ("--emit", &["report"], "reports", "use --remarks, or `llamac inspect`"),
-    ("--kv", &["int8"], "an int8 cache", "use --kv bf16"),
 ];
 
 /// The fault behind `error`, if it is about something that is not available yet.
@@ -88,7 +87,6 @@ mod tests {
             "llamac compile dir -o out --lora x",
             "llamac compile dir -o out --lora=x=0.5",
             "llamac --message-format json compile dir -o out --lora x",
-            "llamac run model -p x --kv=int8",
             "llamac compile dir -o out --emit ir,report",
         ] {
             let fault = explained(line).unwrap_or_else(|| panic!("{line}"));

@@ -155,23 +155,18 @@ pub enum KvDtype {
     F16,
     /// bfloat16.
     Bf16,
+    /// Codes of 8 bits: a scale for each 32 elements of a key, and for each head's value.
+    Int8,
 }
 
 impl KvDtype {
-    /// Bytes of one element.
-    pub const fn size(self) -> usize {
-        match self {
-            Self::F32 => 4,
-            Self::F16 | Self::Bf16 => 2,
-        }
-    }
-
     /// The name on the command line.
     pub const fn name(self) -> &'static str {
         match self {
             Self::F32 => "f32",
             Self::F16 => "f16",
             Self::Bf16 => "bf16",
+            Self::Int8 => "int8",
         }
     }
 }

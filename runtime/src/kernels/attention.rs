@@ -4,15 +4,22 @@
 //! A query goes through its visible slots in blocks of 64, aligned to the cache. Its arithmetic is the same alone and
 //! beside others: scores and weighted sums are the chains of [`super::tile`], and each query keeps its own maximum,
 //! sum and limit. No query is divided between threads. What slots past a query's limit hold does not matter.
+//!
+//! A cache of elements is multiplied in f32, one of codes in integers ([`products`]).
 
 use std::sync::{Mutex, PoisonError};
+
+use llamac_plan::KvDtype;
 
 use super::kv::{BLOCK, KvLayout};
 use super::math;
 use super::scratch::Scratch;
 use super::simd::{Kernel, LANES, Simd};
-use super::tile::{self, Operands, Packed, RowMajor};
+use super::tile;
 use super::{Context, Rows, RowsMut};
+use products::{Block, Codes, Elements, Products, Queries};
+
+mod products;
 
 /// Queries that a task takes through a block of the cache together, so that it is read from nearby.
 const TASK_QUERIES: usize = 48;
@@ -66,7 +73,8 @@ pub fn attention(
         );
         tasks += kv_heads * row_tiles(segment, heads);
         let queries = rows_of_tile(segment, heads).min(segment.limits.len()) * (heads / kv_heads);
-        scratch = scratch.max(room(queries, context.tile_tokens()) * scratch_width(head_dim));
+        let width = products::scratch_width(segment.layout);
+        scratch = scratch.max(room(queries, context.tile_tokens()) * width);
     }
     // Every thread's memory grows here, not when the thread happens to get its first task of this size.
     for worker in 0..context.threads() {
@@ -108,11 +116,6 @@ fn row_tiles(segment: &Segment<'_>, heads: usize) -> usize {
 /// keep every part aligned.
 fn room(queries: usize, most: usize) -> usize {
     queries.next_multiple_of(most).next_multiple_of(LANES)
-}
-
-/// Elements that a place takes: the query, its scores of a block, its weighted sum, its running softmax.
-fn scratch_width(head_dim: usize) -> usize {
-    2 * head_dim.next_multiple_of(LANES) + BLOCK + 2
 }
 
 /// Some rows' queries of one KV head.
@@ -167,103 +170,78 @@ impl Kernel for Tile<'_> {
 
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            match self.segment.layout.dtype {
+                KvDtype::F32 | KvDtype::F16 | KvDtype::Bf16 => self.attend::<S, Elements>(),
+                KvDtype::Int8 => self.attend::<S, Codes>(),
+            }
+        }
+    }
+}
+
+impl Tile<'_> {
+    /// # Safety
+    /// As [`Kernel::run`].
+    #[inline(always)]
+    unsafe fn attend<S: Simd, P: Products>(self) {
         let layout = self.segment.layout;
-        let (keys, values) = (layout.keys(), layout.values());
         let (dim, padded) = (layout.head_dim, layout.head_dim.next_multiple_of(LANES));
-        let (queries, most) = (self.queries(), S::TILE_TOKENS);
-        let room = room(queries, most);
+        let (queries, most) = (self.queries(), P::tile_queries(S::TILE_TOKENS));
+        let query_elements = P::query_elements(dim);
+        let room = room(queries, S::TILE_TOKENS);
         let mut scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
-        let scratch = scratch.get(room * scratch_width(dim));
-        let (packed, scratch) = scratch.split_at_mut(room * padded);
+        let scratch = scratch.get(room * products::scratch_width(layout));
+        let (packed, scratch) = scratch.split_at_mut(room * query_elements.next_multiple_of(LANES));
         let (scores, scratch) = scratch.split_at_mut(room * BLOCK);
         let (sums, scratch) = scratch.split_at_mut(room * padded);
+        let (weights, scratch) = scratch.split_at_mut(room * P::WEIGHT_ELEMENTS);
         let (largest, total) = scratch.split_at_mut(room);
         sums.fill(0.0);
         largest.fill(f32::NEG_INFINITY);
         total.fill(0.0);
         let (packed, scores, sums) = (packed.as_mut_ptr(), scores.as_mut_ptr(), sums.as_mut_ptr());
+        let weights = weights.as_mut_ptr();
 
         // SAFETY: every pointer stays inside its part of the scratch memory, inside a query's head, or inside the
         // blocks of this KV head, which the limits (checked by `attention`) do not exceed.
         unsafe {
-            for start in (0..queries).step_by(most) {
+            let tile_at = |start: usize| {
                 let rows = most.min(queries - start);
+                Queries { rows, tile: tile::tile_rows(rows, most) }
+            };
+            for start in (0..queries).step_by(most) {
                 let query =
                     |m: usize| self.query.pointer(self.row(start + m)).wrapping_add(self.column(start + m));
-                tile::pack(query, rows, dim, tile::tile_rows(rows, most), packed.add(start * dim));
+                P::pack::<S>(query, tile_at(start), dim, packed.add(start * query_elements));
             }
             let last =
                 (self.first..self.last).map(|row| self.segment.limits[row] as usize).max().unwrap_or(0);
             let blocks = layout.blocks(self.segment.cache.len());
             for block in 0..last.div_ceil(BLOCK) {
                 let place = (self.kv_head * blocks + block) * layout.block_bytes();
-                let key_panels = self.segment.cache[place..place + layout.block_bytes()].as_ptr();
-                // While keys are read, the values are fetched; while values are, the next block's keys.
-                let ahead = layout.block_bytes() / 2;
-                let value_panels = key_panels.add(keys.panels() * keys.panel_bytes());
+                let start = self.segment.cache[place..place + layout.block_bytes()].as_ptr();
                 let visible = |i: usize| self.limit(i).saturating_sub(block * BLOCK).min(BLOCK);
+                let block = Block { layout, start };
                 for start in (0..queries).step_by(most) {
-                    let rows = most.min(queries - start);
-                    let group = start..start + rows;
-                    let seen = group.clone().map(visible).max().unwrap_or(0);
+                    let tile = tile_at(start);
+                    let seen = (start..start + tile.rows).map(visible).max().unwrap_or(0);
                     if seen == 0 {
                         continue;
                     }
-                    let tile_rows = tile::tile_rows(rows, most);
-                    let multiply = Operands {
-                        panels: key_panels,
-                        panel_bytes: keys.panel_bytes(),
-                        cols: dim,
-                        ahead,
-                        x: packed.add(start * dim),
-                        out: scores.add(start * BLOCK),
-                        out_stride: BLOCK,
-                        rows,
-                        width: seen.next_multiple_of(LANES),
-                        bias: std::ptr::null(),
-                        resume: false,
-                    };
-                    tile::multiply::<S, Packed>(keys.dtype, tile_rows, multiply);
-                    for i in group.clone() {
+                    let packed = packed.add(start * query_elements);
+                    let (scores, sums) = (scores.add(start * BLOCK), sums.add(start * padded));
+                    P::scores::<S>(block, tile, packed, seen, scores);
+                    for m in 0..tile.rows {
+                        let i = start + m;
                         if visible(i) > 0 {
                             let running = Running { largest: largest[i], sum: total[i] };
-                            let (scores, sums) = (scores.add(i * BLOCK), sums.add(i * padded));
+                            let (scores, sums) = (scores.add(m * BLOCK), sums.add(m * padded));
                             let next = softmax::<S>(scores, visible(i), self.scale, running, sums, padded);
                             (largest[i], total[i]) = (next.largest, next.sum);
                         }
                     }
-                    // What all queries see they take together, the rest each alone: in both cases slot after slot.
-                    let least = group.clone().map(visible).min().unwrap_or(0);
-                    let common = if least == seen { seen } else { least & !1 };
-                    let multiply = Operands {
-                        panels: value_panels,
-                        panel_bytes: values.panel_bytes(),
-                        cols: common,
-                        ahead,
-                        x: scores.add(start * BLOCK),
-                        out: sums.add(start * padded),
-                        out_stride: padded,
-                        rows,
-                        width: padded,
-                        bias: std::ptr::null(),
-                        resume: true,
-                    };
-                    if common > 0 {
-                        tile::multiply::<S, RowMajor<BLOCK>>(values.dtype, tile_rows, multiply);
-                    }
-                    for i in group {
-                        if visible(i) > common {
-                            let alone = Operands {
-                                panels: value_panels.add(common * LANES * values.dtype.size()),
-                                cols: visible(i) - common,
-                                x: scores.add(i * BLOCK + common),
-                                out: sums.add(i * padded),
-                                rows: 1,
-                                ..multiply
-                            };
-                            tile::multiply::<S, RowMajor<BLOCK>>(values.dtype, 1, alone);
-                        }
-                    }
+                    P::add_values::<S>(block, tile, |m| visible(start + m), scores, weights, sums);
                 }
             }
             for (i, &total) in total.iter().enumerate().take(queries) {
@@ -279,6 +257,17 @@ impl Kernel for Tile<'_> {
     }
 }
 
+/// Numbers of a block's slots.
+const INDEX: [f32; BLOCK] = {
+    let mut index = [0.0; BLOCK];
+    let mut i = 0;
+    while i < BLOCK {
+        index[i] = i as f32;
+        i += 1;
+    }
+    index
+};
+
 /// Turns a query's scores of a block into weights, in place, and rescales what it has summed up so far.
 ///
 /// # Safety
@@ -293,15 +282,6 @@ unsafe fn softmax<S: Simd>(
     width: usize,
 ) -> Running {
     const VECTORS: usize = BLOCK / LANES;
-    const INDEX: [f32; BLOCK] = {
-        let mut index = [0.0; BLOCK];
-        let mut i = 0;
-        while i < BLOCK {
-            index[i] = i as f32;
-            i += 1;
-        }
-        index
-    };
     // SAFETY: the caller's promise; scores past the visible ones are masked before they are used.
     unsafe {
         let limit = S::splat(visible as f32);

@@ -14,10 +14,11 @@ use super::tile::{Chain, Operands, STREAMED};
 
 /// How codes are stored, see [`llamac_plan::layout`].
 pub(super) trait Format: Copy {
-    /// Its name.
-    const DTYPE: WeightDtype;
     /// Bytes of the codes of a block of a panel.
     const BLOCK_BYTES: usize;
+
+    /// Where a panel has the parts of a group.
+    fn group(group: usize) -> Group;
 
     /// Runs `i` and `i + 4` of a block's codes.
     ///
@@ -36,6 +37,16 @@ pub(super) trait Format: Copy {
     /// # Safety
     /// The instruction set of `S` is available; `zeros` is valid for a block where there are zero points.
     unsafe fn start<S: Simd>(zeros: *const u8, start: *const i32) -> S::I;
+
+    /// A block's scales.
+    ///
+    /// # Safety
+    /// The instruction set of `S` is available; `scales` is valid for a block where there are scales.
+    #[inline(always)]
+    unsafe fn scales<S: Simd>(scales: *const u8) -> S::V {
+        // SAFETY: the caller's promise.
+        unsafe { S::load_f16(scales.cast()) }
+    }
 }
 
 /// 8 bits around 128.
@@ -47,10 +58,17 @@ pub(super) struct Q4;
 /// 4 bits around zero points.
 #[derive(Clone, Copy)]
 pub(super) struct Q4A;
+/// As [`Q8`], without scales, see [`super::kv`].
+#[derive(Clone, Copy)]
+pub(super) struct Unscaled;
 
 impl Format for Q8 {
-    const DTYPE: WeightDtype = WeightDtype::Q8;
     const BLOCK_BYTES: usize = 8 * 4 * PANEL;
+
+    #[inline(always)]
+    fn group(group: usize) -> Group {
+        Group::of(WeightDtype::Q8, group)
+    }
 
     #[inline(always)]
     unsafe fn runs<S: Simd>(codes: *const u8, i: usize) -> [S::Codes; 2] {
@@ -72,8 +90,12 @@ impl Format for Q8 {
 }
 
 impl Format for Q4 {
-    const DTYPE: WeightDtype = WeightDtype::Q4;
     const BLOCK_BYTES: usize = 4 * 4 * PANEL;
+
+    #[inline(always)]
+    fn group(group: usize) -> Group {
+        Group::of(WeightDtype::Q4, group)
+    }
 
     #[inline(always)]
     unsafe fn runs<S: Simd>(codes: *const u8, i: usize) -> [S::Codes; 2] {
@@ -95,8 +117,12 @@ impl Format for Q4 {
 }
 
 impl Format for Q4A {
-    const DTYPE: WeightDtype = WeightDtype::Q4A;
     const BLOCK_BYTES: usize = Q4::BLOCK_BYTES;
+
+    #[inline(always)]
+    fn group(group: usize) -> Group {
+        Group::of(WeightDtype::Q4A, group)
+    }
 
     #[inline(always)]
     unsafe fn runs<S: Simd>(codes: *const u8, i: usize) -> [S::Codes; 2] {
@@ -114,6 +140,40 @@ impl Format for Q4A {
     unsafe fn start<S: Simd>(zeros: *const u8, start: *const i32) -> S::I {
         // SAFETY: the caller's promise.
         unsafe { S::scaled_zeros(zeros, start) }
+    }
+}
+
+impl Format for Unscaled {
+    const BLOCK_BYTES: usize = Q8::BLOCK_BYTES;
+
+    #[inline(always)]
+    fn group(group: usize) -> Group {
+        let start = group * 2 * Self::BLOCK_BYTES;
+        Group { scales: start, zeros: start, codes: start }
+    }
+
+    #[inline(always)]
+    unsafe fn runs<S: Simd>(codes: *const u8, i: usize) -> [S::Codes; 2] {
+        // SAFETY: the caller's promise.
+        unsafe { Q8::runs::<S>(codes, i) }
+    }
+
+    #[inline(always)]
+    unsafe fn dot<S: Simd>(sum: S::I, codes: S::Codes, x: *const i8) -> S::I {
+        // SAFETY: the caller's promise.
+        unsafe { Q8::dot::<S>(sum, codes, x) }
+    }
+
+    #[inline(always)]
+    unsafe fn start<S: Simd>(zeros: *const u8, start: *const i32) -> S::I {
+        // SAFETY: the caller's promise.
+        unsafe { Q8::start::<S>(zeros, start) }
+    }
+
+    #[inline(always)]
+    unsafe fn scales<S: Simd>(_: *const u8) -> S::V {
+        // SAFETY: the caller's promise.
+        unsafe { S::splat(1.0) }
     }
 }
 
@@ -140,9 +200,9 @@ impl<F: Format> Chain for Coded<F> {
                 }
             }
             for group in 0..cols.div_ceil(GROUP) {
-                let place = Group::of(F::DTYPE, group);
+                let place = F::group(group);
                 if const { M <= STREAMED } {
-                    let end = Group::of(F::DTYPE, group + 1).scales;
+                    let end = F::group(group + 1).scales;
                     for line in (place.scales..end).step_by(64) {
                         for p in 0..P {
                             S::prefetch(panels.wrapping_add(p * panel_bytes + line + ahead));
@@ -177,7 +237,7 @@ impl<F: Format> Chain for Coded<F> {
                     }
                     for p in 0..P {
                         let scale = panels.add(p * panel_bytes + place.scales + half * 2 * PANEL);
-                        let scale = S::load_f16(scale.cast());
+                        let scale = F::scales::<S>(scale);
                         for m in 0..M {
                             let scale = S::mul(scale, S::splat(*scales.add(m)));
                             acc[p][m] = S::fma(S::to_f32(sums[p][m]), scale, acc[p][m]);

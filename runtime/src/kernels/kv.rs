@@ -3,13 +3,19 @@
 //! A KV head's slots lie together, in blocks of [`BLOCK`]: a block's keys, then its values, so that attention reads
 //! one stream. Both are packed like weights (see [`llamac_plan::layout`]), because attention multiplies by them: keys
 //! as a matrix `[64 slots, head_dim]`, values as `[head_dim, 64 slots]`.
+//!
+//! As codes of 8 bits, keys are a matrix of q8. A slot's value has one scale, known when it is stored: a block has
+//! `[64 slots]` f16 scales, then panels as those of q8, whose groups have codes alone.
 
 use half::{bf16, f16};
 use llamac_plan::KvDtype;
-use llamac_plan::layout::{MatrixLayout, PANEL, WeightDtype};
+use llamac_plan::layout::{BLOCK as CODES, Group, MatrixLayout, PANEL, WeightDtype};
 
 /// Slots of a block.
 pub const BLOCK: usize = 64;
+
+/// Bytes of the scales of a block's values.
+const SCALE_BYTES: usize = 2 * BLOCK;
 
 /// How one layer's keys and values of one sequence are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,8 +31,9 @@ pub struct KvLayout {
 impl KvLayout {
     /// Bytes of one layer's cache with room for `slots` tokens, or `None` if that does not fit.
     pub fn layer_bytes(&self, slots: usize) -> Option<usize> {
-        let elements = self.head_dim.checked_next_multiple_of(PANEL)?.checked_mul(2 * BLOCK)?;
-        elements.checked_mul(self.dtype.size())?;
+        // Nothing takes more than f32 and two groups of codes a head.
+        let elements = self.head_dim.checked_add(4 * BLOCK)?.checked_mul(2 * BLOCK)?;
+        elements.checked_mul(4)?;
         slots.div_ceil(BLOCK).checked_mul(self.kv_heads)?.checked_mul(self.block_bytes())
     }
 
@@ -35,7 +42,7 @@ impl KvLayout {
         self.blocks(bytes) * BLOCK
     }
 
-    /// Stores a token's key and value, `[kv_heads · head_dim]` each, rounded to nearest even.
+    /// Stores a token's key and value, `[kv_heads · head_dim]` each, rounded to nearest (elements to even).
     ///
     /// # Panics
     /// If `cache` has no such slot, or a row has another length.
@@ -45,17 +52,22 @@ impl KvLayout {
         assert!(slot < self.capacity(cache.len()), "the cache has room for slot {slot}");
         let blocks = self.blocks(cache.len());
         let (keys, values) = (self.keys(), self.values());
-        let key_bytes = keys.panels() * keys.panel_bytes();
         for head in 0..self.kv_heads {
             let row = head * self.head_dim..(head + 1) * self.head_dim;
             let start = (head * blocks + slot / BLOCK) * self.block_bytes();
-            let (k, v) = cache[start..start + self.block_bytes()].split_at_mut(key_bytes);
-            self.store(&key[row.clone()], k, |d| place(&keys, slot % BLOCK, d));
-            self.store(&value[row], v, |d| place(&values, d, slot % BLOCK));
+            let (k, v) = cache[start..start + self.block_bytes()].split_at_mut(self.key_bytes());
+            let (key, value, slot) = (&key[row.clone()], &value[row], slot % BLOCK);
+            if self.dtype == KvDtype::Int8 {
+                store_key_codes(key, slot, &keys, k);
+                store_value_codes(value, slot, &values, v);
+            } else {
+                self.store(key, k, |d| place(&keys, slot, d));
+                self.store(value, v, |d| place(&values, d, slot));
+            }
         }
     }
 
-    /// Writes each element, rounded, to its place, counted in elements.
+    /// Writes each element, rounded, to its place, counted in elements. Not for codes.
     fn store(&self, row: &[f32], out: &mut [u8], place: impl Fn(usize) -> usize) {
         match self.dtype {
             KvDtype::F32 => {
@@ -73,6 +85,7 @@ impl KvLayout {
                     out[place(d) * 2..][..2].copy_from_slice(&bf16::from_f32(x).to_le_bytes());
                 }
             }
+            KvDtype::Int8 => unreachable!("codes have scales"),
         }
     }
 
@@ -83,8 +96,7 @@ impl KvLayout {
 
     /// Bytes of one head's block.
     pub(super) fn block_bytes(&self) -> usize {
-        let (keys, values) = (self.keys(), self.values());
-        keys.panels() * keys.panel_bytes() + values.panels() * values.panel_bytes()
+        self.first_value_panel() + self.values().panels() * self.value_panel_bytes()
     }
 
     /// A block's keys.
@@ -92,9 +104,25 @@ impl KvLayout {
         MatrixLayout { dtype: self.element(), rows: BLOCK, cols: self.head_dim }
     }
 
-    /// A block's values, after its keys.
+    /// A block's values, after its keys; those of codes but for the scales.
     pub(super) fn values(&self) -> MatrixLayout {
         MatrixLayout { dtype: self.element(), rows: self.head_dim, cols: BLOCK }
+    }
+
+    /// Bytes of a block's keys; then come the scales of its values, where they have any.
+    pub(super) fn key_bytes(&self) -> usize {
+        self.keys().panels() * self.keys().panel_bytes()
+    }
+
+    /// Where a block's first panel of values is.
+    pub(super) fn first_value_panel(&self) -> usize {
+        self.key_bytes() + if self.dtype == KvDtype::Int8 { SCALE_BYTES } else { 0 }
+    }
+
+    /// Bytes of a panel of values.
+    pub(super) fn value_panel_bytes(&self) -> usize {
+        let scales = if self.dtype == KvDtype::Int8 { GROUP.codes } else { 0 };
+        self.values().panel_bytes() - scales
     }
 
     fn element(&self) -> WeightDtype {
@@ -102,8 +130,56 @@ impl KvLayout {
             KvDtype::F32 => WeightDtype::F32,
             KvDtype::F16 => WeightDtype::F16,
             KvDtype::Bf16 => WeightDtype::Bf16,
+            KvDtype::Int8 => WeightDtype::Q8,
         }
     }
+}
+
+/// Where q8 has the parts of the one group of a block's 64 slots.
+const GROUP: Group = Group::of(WeightDtype::Q8, 0);
+
+/// Writes a key's scales and codes as row `slot` of a matrix of q8.
+fn store_key_codes(key: &[f32], slot: usize, layout: &MatrixLayout, out: &mut [u8]) {
+    let panel = &mut out[slot / PANEL * layout.panel_bytes()..][..layout.panel_bytes()];
+    for (block, elements) in key.chunks(CODES).enumerate() {
+        let (scale, codes) = encode(elements);
+        panel[layout.scale(slot % PANEL, block)..][..2].copy_from_slice(&scale.to_le_bytes());
+        for (col, code) in codes.enumerate() {
+            panel[layout.code(slot % PANEL, block * CODES + col).0] = code;
+        }
+    }
+    // What fills up a group is multiplied, too.
+    for block in key.len().div_ceil(CODES)..layout.padded_cols() / CODES {
+        panel[layout.scale(slot % PANEL, block)..][..2].fill(0);
+    }
+}
+
+/// Writes a value's scale, and its codes as column `slot` of panels without scales.
+fn store_value_codes(value: &[f32], slot: usize, layout: &MatrixLayout, out: &mut [u8]) {
+    let (scale, mut codes) = encode(value);
+    out[2 * slot..][..2].copy_from_slice(&scale.to_le_bytes());
+    let place = layout.code(0, slot).0 - GROUP.codes;
+    let next = layout.code(1, slot).0 - layout.code(0, slot).0;
+    let panels = out[SCALE_BYTES..].chunks_exact_mut(layout.panel_bytes() - GROUP.codes);
+    for panel in panels {
+        for (row, code) in codes.by_ref().take(PANEL).enumerate() {
+            panel[place + row * next] = code;
+        }
+    }
+}
+
+/// The least scale by which all of `elements` have codes, and their codes. What is not finite, or too large for a scale
+/// of half precision, makes one that is not finite either.
+fn encode(elements: &[f32]) -> (f16, impl Iterator<Item = u8>) {
+    // Magnitudes compare like their bits, and NaN is above all.
+    let largest = elements.iter().fold(0, |largest, x| largest.max(x.to_bits() & 0x7fff_ffff));
+    let largest = f32::from_bits(largest);
+    let nearest = f16::from_f32(largest / 127.0);
+    let too_small = nearest.to_f32() * 127.0 < largest;
+    let scale = f16::from_bits(nearest.to_bits() + u16::from(too_small));
+    let inverse = if scale == f16::ZERO { 0.0 } else { scale.to_f32().recip() };
+    let code = move |x: &f32| ((x * inverse).clamp(-127.0, 127.0).round_ties_even() as i32 + 128) as u8;
+    (scale, elements.iter().map(code))
 }
 
 /// Position of an element from a matrix's start, in elements.
@@ -117,7 +193,9 @@ mod tests {
 
     #[test]
     fn every_element_has_its_own_place() {
-        for (dtype, head_dim) in [(KvDtype::F32, 6), (KvDtype::F16, 20), (KvDtype::Bf16, 14)] {
+        for (dtype, head_dim) in
+            [(KvDtype::F32, 6), (KvDtype::F16, 20), (KvDtype::Bf16, 14), (KvDtype::Int8, 70)]
+        {
             let layout = KvLayout { dtype, kv_heads: 2, head_dim };
             let mut cache = vec![0; layout.layer_bytes(70).unwrap()];
             assert_eq!(layout.capacity(cache.len()), 128);
@@ -126,12 +204,32 @@ mod tests {
                 KvDtype::F32 => 1.0_f32.to_le_bytes().to_vec(),
                 KvDtype::F16 => f16::ONE.to_le_bytes().to_vec(),
                 KvDtype::Bf16 => bf16::ONE.to_le_bytes().to_vec(),
+                KvDtype::Int8 => vec![255],
             };
             for slot in 0..70 {
                 layout.append(&mut cache, slot, &row, &row);
                 let ones = cache.chunks(one.len()).filter(|bytes| *bytes == one).count();
                 assert_eq!(ones, (slot + 1) * 4 * head_dim);
             }
+        }
+    }
+
+    #[test]
+    fn codes_are_within_half_a_step() {
+        for exponent in [-30, -14, 0, 20] {
+            let unit = 2f32.powi(exponent);
+            let elements: Vec<f32> = (0..32).map(|i| (i as f32 * 0.7).sin() * unit).collect();
+            let (scale, codes) = encode(&elements);
+            let scale = scale.to_f32();
+            for (x, code) in elements.iter().zip(codes) {
+                let found = (f32::from(code) - 128.0) * scale;
+                assert!((found - x).abs() <= 0.5001 * scale, "{found} for {x}");
+            }
+            assert!(scale <= 1.002 * unit / 127.0 + 6e-8);
+        }
+        assert_eq!(encode(&[0.0; 5]).0, f16::ZERO);
+        for special in [f32::INFINITY, f32::NEG_INFINITY, f32::NAN, 1e7] {
+            assert!(!encode(&[1.0, special]).0.is_finite());
         }
     }
 

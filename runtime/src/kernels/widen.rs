@@ -1,7 +1,7 @@
 //! Panels of any dtype as panels of another: what a product reads that its matrix is not stored as, some columns of a
 //! panel at a time, in scratch memory.
 
-use llamac_plan::layout::{BLOCK, GROUP, Group, PANEL, WeightDtype};
+use llamac_plan::layout::{BLOCK, GROUP, PANEL, WeightDtype};
 
 use super::activations::to_bf16;
 use super::codes::{Format, Q4, Q4A, Q8};
@@ -65,9 +65,9 @@ impl Kernel for Widen {
                 WeightDtype::F32 => elements::<S, F32>(panel, first, cols, out),
                 WeightDtype::F16 => elements::<S, F16>(panel, first, cols, out),
                 WeightDtype::Bf16 => elements::<S, Bf16>(panel, first, cols, out),
-                WeightDtype::Q8 => codes::<S, Q8>(panel, first, cols, out),
-                WeightDtype::Q4 => codes::<S, Q4>(panel, first, cols, out),
-                WeightDtype::Q4A => codes::<S, Q4A>(panel, first, cols, out),
+                WeightDtype::Q8 => codes::<S, Q8>(dtype, panel, first, cols, out),
+                WeightDtype::Q4 => codes::<S, Q4>(dtype, panel, first, cols, out),
+                WeightDtype::Q4A => codes::<S, Q4A>(dtype, panel, first, cols, out),
             }
         }
     }
@@ -95,15 +95,21 @@ const PICK: [[i8; 4]; 4] = [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 
 
 /// Codes less their zero points are integers of nine bits, and scales have eleven: their product is exact.
 #[inline(always)]
-unsafe fn codes<S: Simd, F: Format>(panel: *const u8, first: usize, cols: usize, out: *mut f32) {
+unsafe fn codes<S: Simd, F: Format>(
+    dtype: WeightDtype,
+    panel: *const u8,
+    first: usize,
+    cols: usize,
+    out: *mut f32,
+) {
     // What a product with one takes off, as `Format::start` wants it.
-    let start = match F::DTYPE {
+    let start = match dtype {
         WeightDtype::Q8 => -S::Q8_ZERO,
         WeightDtype::Q4 => -8,
         _ => i32::from(-1_i16 as u16),
     };
     for block in 0..cols.div_ceil(BLOCK) {
-        let group = Group::of(F::DTYPE, first / GROUP + block / 2);
+        let group = F::group(first / GROUP + block / 2);
         let half = block % 2;
         // SAFETY: the block is inside the panel, and columns are written that are inside `out`.
         unsafe {

@@ -6,9 +6,9 @@
 
 use std::ops::AddAssign;
 
-use llamac_plan::{Arithmetic, Compute, Plan, Rows, Slice, Step, WeightId, WeightLayout};
+use llamac_plan::{Arithmetic, Compute, KvDtype, Plan, Rows, Slice, Step, WeightId, WeightLayout};
 
-use crate::kernels::KvLayout;
+use crate::kernels::{KV_BLOCK, KvLayout};
 
 /// Bytes and operations.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -114,10 +114,14 @@ pub(crate) fn of_step(plan: &Plan, step: &Step, chunk: &ChunkShape) -> Work {
             Work { bytes, ..Work::multiply_add(chunk.compute.arithmetic(layout.dtype), ops) }
         }
         Step::Attention { heads, .. } => {
-            let KvLayout { dtype, kv_heads, head_dim } = chunk.cache;
-            let slot = 2 * kv_heads * head_dim * dtype.size();
+            let KvLayout { dtype, head_dim, .. } = chunk.cache;
+            let arithmetic = match dtype {
+                KvDtype::Int8 => Arithmetic::Int8,
+                KvDtype::F32 | KvDtype::F16 | KvDtype::Bf16 => Arithmetic::F32,
+            };
+            let block = chunk.cache.layer_bytes(KV_BLOCK).unwrap_or(0) as u64;
             let ops = 4 * chunk.seen * (*heads * head_dim) as u64;
-            Work { bytes: chunk.cached * slot as u64, ..Work::multiply_add(Arithmetic::F32, ops) }
+            Work { bytes: chunk.cached * block / KV_BLOCK as u64, ..Work::multiply_add(arithmetic, ops) }
         }
         _ => Work::default(),
     }

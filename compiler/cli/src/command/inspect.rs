@@ -9,6 +9,7 @@ use llamac_compiler::passes;
 use llamac_runtime::plan::{
     Compute, GenerationDefaults, ModelShape, PassRecord, Plan, WeightEntry, WeightLayout,
 };
+use llamac_runtime::{cache_bytes, kernels::KV_BLOCK};
 use serde::Serialize;
 
 use crate::args::{ChangeArgs, ModelArg, ThreadsArg};
@@ -118,7 +119,7 @@ impl Args {
 impl<'a> Facts<'a> {
     fn new(kind: &'static str, plan: &'a Plan, tokenizer: bool) -> Self {
         let shape = &plan.shape;
-        let kv_per_token = 2 * shape.layers * shape.kv_heads * shape.head_dim * plan.kv.size();
+        let kv_per_token = cache_bytes(plan, None, KV_BLOCK).map_or(0, |bytes| bytes / KV_BLOCK);
         let weights = weights(&plan.weights);
         Self {
             kind,

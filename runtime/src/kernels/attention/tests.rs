@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::kernels::testing::{assert_close, bits, contexts, numbers, round};
 
-const DTYPES: [KvDtype; 3] = [KvDtype::F32, KvDtype::F16, KvDtype::Bf16];
+const DTYPES: [KvDtype; 4] = [KvDtype::F32, KvDtype::F16, KvDtype::Bf16, KvDtype::Int8];
 
 /// A sequence's keys and values, as given and as cached.
 struct Sequence {
@@ -22,7 +22,7 @@ impl Sequence {
         let layout = KvLayout { dtype, kv_heads, head_dim };
         let width = kv_heads * head_dim;
         let (keys, values) = (numbers(seed, slots * width), numbers(seed + 1, slots * width));
-        // What was never written must not matter: NaN in all three dtypes.
+        // What was never written must not matter: NaN in all dtypes that have one, and in all scales.
         let mut cache = vec![0xff; layout.layer_bytes(slots).unwrap()];
         for slot in 0..slots {
             let row = slot * width..(slot + 1) * width;
@@ -42,6 +42,7 @@ impl Sequence {
             KvDtype::F32 => WeightDtype::F32,
             KvDtype::F16 => WeightDtype::F16,
             KvDtype::Bf16 => WeightDtype::Bf16,
+            KvDtype::Int8 => return self.expected_of_codes(query, heads, limit, scale),
         };
         let mut out = Vec::new();
         for head in 0..heads {
@@ -68,6 +69,79 @@ impl Sequence {
     }
 }
 
+impl Sequence {
+    /// The same with everything that is multiplied rounded to codes: queries and keys in blocks of 32 elements, values
+    /// whole, and weights, times the scales of their values, in blocks of 32 slots.
+    fn expected_of_codes(&self, query: &[f32], heads: usize, limit: u32, scale: f32) -> Vec<f64> {
+        let KvLayout { kv_heads, head_dim, .. } = self.layout;
+        let mut out = Vec::new();
+        for head in 0..heads {
+            let start = |slot: usize| (slot * kv_heads + head / (heads / kv_heads)) * head_dim;
+            let query: Vec<f64> = wide(&query[head * head_dim..(head + 1) * head_dim]);
+            let query: Vec<f64> = query.chunks(32).flat_map(|block| coded(block, exact_scale)).collect();
+            let row = |of: &[f32], slot: usize| wide(&of[start(slot)..start(slot) + head_dim]);
+            let scores: Vec<f64> = (0..limit as usize)
+                .map(|slot| {
+                    let key = row(&self.keys, slot);
+                    let key = key.chunks(32).flat_map(|block| coded(block, half_scale));
+                    f64::from(scale) * query.iter().zip(key).map(|(q, k)| q * k).sum::<f64>()
+                })
+                .collect();
+            let largest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            let weights: Vec<f64> = scores.iter().map(|s| (s - largest).exp()).collect();
+            let scales: Vec<f64> =
+                (0..limit as usize).map(|slot| half_scale(largest_of(&row(&self.values, slot)))).collect();
+            let scaled: Vec<f64> = weights.iter().zip(&scales).map(|(w, s)| w * s).collect();
+            let scaled: Vec<f64> = scaled.chunks(32).flat_map(|block| coded(block, exact_scale)).collect();
+            let mut sums = vec![0.0; head_dim];
+            for (slot, weight) in scaled.iter().enumerate() {
+                for (sum, value) in sums.iter_mut().zip(coded(&row(&self.values, slot), half_scale)) {
+                    *sum += weight * value / scales[slot];
+                }
+            }
+            let total: f64 = weights.iter().sum();
+            out.extend(sums.iter().map(|sum| if limit == 0 { 0.0 } else { sum / total }));
+        }
+        out
+    }
+}
+
+fn wide(x: &[f32]) -> Vec<f64> {
+    x.iter().map(|&x| x.into()).collect()
+}
+
+fn largest_of(block: &[f64]) -> f64 {
+    block.iter().fold(0.0, |m: f64, x| m.max(x.abs()))
+}
+
+/// What is left of numbers that share a scale, which follows from the largest.
+fn coded(block: &[f64], scale: impl Fn(f64) -> f64) -> Vec<f64> {
+    let scale = scale(largest_of(block));
+    block.iter().map(|x| (x / scale).round_ties_even() * scale).collect()
+}
+
+fn exact_scale(largest: f64) -> f64 {
+    largest / 127.0
+}
+
+/// The least in half precision.
+fn half_scale(largest: f64) -> f64 {
+    let nearest = half::f16::from_f64(largest / 127.0);
+    let next = half::f16::from_bits(nearest.to_bits() + 1);
+    if nearest.to_f64() < largest / 127.0 { next.to_f64() } else { nearest.to_f64() }
+}
+
+/// Fails unless the result is as close as its cache allows. A weight between two codes may become either: a 254th of the
+/// largest weight of its block.
+fn assert_near(dtype: KvDtype, found: &[f32], expected: &[f64], what: &str) {
+    if dtype != KvDtype::Int8 {
+        return assert_close(found, expected, what);
+    }
+    let norm = expected.iter().map(|e| e * e).sum::<f64>().sqrt();
+    let error = found.iter().zip(expected).map(|(&f, e)| (f64::from(f) - e).powi(2)).sum::<f64>().sqrt();
+    assert!(error <= 4e-3 * norm, "{what}: relative L2 error {}", error / norm);
+}
+
 fn run(
     context: &Context,
     query: &[f32],
@@ -91,7 +165,7 @@ fn check(dtype: KvDtype, heads: usize, kv_heads: usize, head_dim: usize, limits:
     for context in contexts() {
         let what = format!("{context:?} {dtype:?} {heads}/{kv_heads} heads of {head_dim}, {limits:?}");
         let together = run(&context, &query, width, &[sequence.segment(0, limits)], heads, scale);
-        assert_close(&together, &expected, &what);
+        assert_near(dtype, &together, &expected, &what);
         for row in (0..limits.len()).step_by(3) {
             let query = &query[row * width..(row + 1) * width];
             let alone = run(&context, query, width, &[sequence.segment(0, &limits[row..=row])], heads, scale);
@@ -167,6 +241,79 @@ fn threads_do_not_change_bits() {
     }
 }
 
+/// Sums of integers are exact, so that only what surrounds them can differ.
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn instruction_sets_agree_on_codes() {
+    let sequence = Sequence::new(3, KvDtype::Int8, 2, 100, 150);
+    let limits: Vec<u32> = (101..=150).collect();
+    let query = numbers(1, 50 * 6 * 100);
+    let results: Vec<_> = crate::kernels::Isa::available()
+        .filter(|isa| *isa != crate::kernels::Isa::Scalar)
+        .map(|isa| {
+            let context = Context::with_isa(1, isa).unwrap();
+            bits(&run(&context, &query, 600, &[sequence.segment(0, &limits)], 6, 0.1))
+        })
+        .collect();
+    assert!(results.windows(2).all(|pair| pair[0] == pair[1]));
+}
+
+/// A key or a value that is not finite spoils the rows that see it and no other.
+#[test]
+fn what_is_not_finite_stays_with_those_who_see_it() {
+    for dtype in DTYPES {
+        for special in [f32::INFINITY, f32::NEG_INFINITY, f32::NAN] {
+            let clean = Sequence::new(7, dtype, 1, 20, 70);
+            let limits: Vec<u32> = (41..=70).collect();
+            let query: Vec<f32> = numbers(1, 30 * 40).iter().map(|x| x.abs()).collect();
+            for context in contexts() {
+                let expected = run(&context, &query, 40, &[clean.segment(0, &limits)], 2, 0.3);
+                let mut spoilt = Sequence::new(7, dtype, 1, 20, 70);
+                let (key, value) = (spoilt.keys[65 * 20..66 * 20].to_vec(), [special; 20]);
+                spoilt.layout.append(&mut spoilt.cache, 65, &key, &value);
+                let found = run(&context, &query, 40, &[spoilt.segment(0, &limits)], 2, 0.3);
+                // Row 24 has limit 65: it is the last that does not see slot 65.
+                assert_eq!(bits(&found[..25 * 40]), bits(&expected[..25 * 40]), "{context:?} {dtype:?}");
+                assert!(found[25 * 40..].iter().all(|x| !x.is_finite()), "{context:?} {dtype:?}");
+            }
+        }
+    }
+}
+
+/// Keys, values and queries at the ends of what numbers can be.
+#[test]
+fn extreme_numbers_are_attended_to_like_others() {
+    let scaled = |seed: u64, count: usize, unit: f32| -> Vec<f32> {
+        numbers(seed, count).iter().map(|x| x * unit).collect()
+    };
+    for dtype in DTYPES {
+        for (q_unit, k_unit, v_unit) in
+            [(1e3, 1e-3, 2e2), (1e-3, 1e3, 1e-2), (1e-30, 1.0, 1.0), (1e-39, 1.0, 1.0)]
+        {
+            let mut sequence = Sequence::new(1, dtype, 2, 36, 90);
+            sequence.keys = scaled(2, 90 * 72, k_unit);
+            sequence.values = scaled(3, 90 * 72, v_unit);
+            for slot in 0..90 {
+                let row = slot * 72..(slot + 1) * 72;
+                sequence.layout.append(
+                    &mut sequence.cache,
+                    slot,
+                    &sequence.keys[row.clone()],
+                    &sequence.values[row],
+                );
+            }
+            let (query, limits) = (scaled(4, 3 * 144, q_unit), [30, 90, 64]);
+            let rows = query.chunks(144).zip(limits);
+            let expected: Vec<f64> =
+                rows.flat_map(|(q, limit)| sequence.expected(q, 4, limit, 0.2)).collect();
+            for context in contexts() {
+                let found = run(&context, &query, 144, &[sequence.segment(0, &limits)], 4, 0.2);
+                assert_near(dtype, &found, &expected, &format!("{context:?} {dtype:?} {q_unit} {k_unit}"));
+            }
+        }
+    }
+}
+
 #[test]
 fn large_scores_do_not_overflow() {
     let layout = KvLayout { dtype: KvDtype::F32, kv_heads: 1, head_dim: 2 };
@@ -186,7 +333,7 @@ proptest! {
 
     #[test]
     fn any_shape(
-        dtype in 0..3_usize,
+        dtype in 0..4_usize,
         group in 1_usize..5,
         kv_heads in 1_usize..3,
         half in 1_usize..20,
