@@ -20,9 +20,8 @@ const OPTIONS: &[(&str, &[&str], &str, &str)] = &[
 ];
 
 /// Values of options, with what they are for and a way out. A value that is a list, or has parts, is here if a part is.
-const VALUES: &[(&str, &[&str], &str, &str)] = &[
-    ("--emit", &["report"], "reports", "use --remarks, or `llamac inspect`"),
-];
+const VALUES: &[(&str, &[&str], &str, &str)] =
+    &[("--emit", &["report"], "reports", "use --remarks, or `llamac inspect`")];
 
 /// The fault behind `error`, if it is about something that is not available yet.
 pub fn explain(error: &clap::Error, arguments: &[OsString]) -> Option<Diagnostic> {
@@ -84,9 +83,9 @@ mod tests {
     fn wishes_are_told_from_mistakes() {
         for line in [
             "llamac serve",
-            "llamac compile dir -o out --lora x",
-            "llamac compile dir -o out --lora=x=0.5",
-            "llamac --message-format json compile dir -o out --lora x",
+            "llamac compile dir -o out --soft-prompt x",
+            "llamac compile dir -o out --soft-prompt=x",
+            "llamac --message-format json compile dir -o out --soft-prompt x",
             "llamac compile dir -o out --emit ir,report",
         ] {
             let fault = explained(line).unwrap_or_else(|| panic!("{line}"));
@@ -97,7 +96,7 @@ mod tests {
         }
         for line in [
             "llamac sevre",
-            "llamac run model -p x --lora x",
+            "llamac tokenize model x --lora x",
             "llamac tokenize model x --layers 0..2",
             "llamac inspect a b",
             "llamac compile dir -o out --lara x",
