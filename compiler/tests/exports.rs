@@ -96,7 +96,7 @@ fn weights_of_the_checkpoint_in_place() {
 fn quantized_weights() {
     let nodes = |name: &str, target: Onnx, weights: &str| {
         let text = text(name, &ExportOptions { passes: stored(weights), ..options(target) });
-        let parts = ["weight.codes", "weight.scales", "weight.zeros", "Linear(", "Gemm("];
+        let parts = ["weight.codes", "weight.scales", "weight.zeros", "Linear(", "/lm_head/"];
         let wanted = |line: &&str| parts.iter().any(|part| line.contains(part)) && !line.contains("layers.1");
         text.lines().filter(wanted).collect::<Vec<_>>().join("\n")
     };
@@ -106,6 +106,24 @@ fn quantized_weights() {
     insta::assert_snapshot!("quantized_biases__standard", nodes("all-bias-f16", Onnx::STANDARD, "q4a"));
     insta::assert_snapshot!("quantized_tied__ort", nodes("tied-embed-only", Onnx::ORT, "q8"));
     insta::assert_snapshot!("quantized_tied__standard", nodes("tied-embed-only", Onnx::STANDARD, "q8"));
+}
+
+#[test]
+fn a_tied_table_is_stored_once_and_logits_are_not_reshaped() {
+    for (target, product) in [
+        (Onnx::PORTABLE, "Transpose(model.embed_tokens.weight)"),
+        (Onnx::STANDARD, "Transpose(model.embed_tokens.weight)"),
+        (Onnx::ORT, "FusedMatMul("),
+    ] {
+        let text = text("tied-embed-only", &options(target));
+        assert_eq!(text.matches("model.embed_tokens.weight: f32").count(), 1, "{text}");
+        let head: Vec<&str> = text.lines().filter(|line| line.contains("lm_head")).collect();
+        assert!(
+            head[0].contains(product) && head.last().is_some_and(|line| line.contains("MatMul(")),
+            "{head:?}"
+        );
+        assert!(!head.iter().any(|line| line.contains("lm_head.") || line.contains("Reshape")), "{head:?}");
+    }
 }
 
 #[test]

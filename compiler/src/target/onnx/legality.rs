@@ -66,17 +66,16 @@ pub(super) fn reason(target: Onnx, op: &Op, signature: Signature<'_>) -> Option<
 /// A product with a matrix is a Gemm, of two dimensions and with the matrix as the checkpoint has it, or a MatMul with
 /// the transposed one.
 fn linear_reason(target: Onnx, linear: &Linear, signature: Signature<'_>) -> Option<String> {
-    let rank = signature.operands[0].rank();
     match linear.weight.scheme() {
         Some(_) if target.weights_in_place => return Some(IN_PLACE.to_owned()),
-        Some(scheme) => return quantized::linear_reason(target.profile, linear, rank, scheme),
+        Some(scheme) => return quantized::linear_reason(target.profile, linear, scheme),
         None if !target.weights_in_place => return None,
         None => {}
     }
     if !matches!(linear.weight.expr(), WeightExpr::Source { .. } | WeightExpr::Convert { .. }) {
         return Some("a weight that stays in place is one tensor of the checkpoint".to_owned());
     }
-    match rank {
+    match signature.operands[0].rank() {
         2 => None,
         _ => Some("a weight that stays in place is not transposed".to_owned()),
     }

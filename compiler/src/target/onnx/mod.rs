@@ -115,18 +115,13 @@ impl Target for Onnx {
     }
 
     fn legalizations(&self) -> RuleSet {
-        let rules = RuleSet::new()
+        RuleSet::new()
             .with(rules::MaskToBias)
             .with(rules::FuseGroupQueryAttention)
             .with(rules::FuseAppendAttention)
             .with(rules::LookUpRotary)
             .with(rules::LinearToGemm)
-            .where_illegal();
-        match self.profile {
-            Profile::Portable | Profile::Standard => rules.with(rules::ShareTable),
-            // It has a product with a matrix that is transposed on the way, and needs no copy.
-            Profile::Ort => rules,
-        }
+            .where_illegal()
     }
 }
 

@@ -129,29 +129,38 @@ impl Emitter<'_, '_> {
         let mut inputs = self.operands(node);
         if self.graph.types(node)[0].rank() == 2 {
             inputs.push(self.float(node, &linear.weight, "weight")?);
-            return self.gemm(node, linear, inputs);
+            if let Some(bias) = &linear.bias {
+                inputs.push(self.float(node, bias, "bias")?);
+            }
+            self.add(node, Operator::new("Gemm").int("transB", 1), inputs, ONE);
+            return Ok(());
         }
-        if self.profile == Profile::Ort && self.is_table(&linear.weight) {
-            inputs.push(self.float(node, &linear.weight, "weight")?);
-            return self.product(node, linear, Operator::microsoft("FusedMatMul").int("transB", 1), inputs);
+        if self.is_table(&linear.weight) {
+            let table = self.float(node, &linear.weight, "weight")?;
+            return self.table_product(node, linear, table);
         }
         let transposed = transposed(&linear.weight).ok_or_else(|| self.illegal(node, "it has no matrix"))?;
         inputs.push(self.float(node, &transposed, "MatMul.weight")?);
         self.matmul(node, linear, inputs)
     }
 
-    /// The product of `inputs`, rows and a matrix `[out, in]`, with the bias of `linear`.
-    pub(super) fn gemm(
+    /// The product of tokens and the `table` of an embedding in single precision, with the bias of `linear`. The table is
+    /// stored once, as rows.
+    pub(super) fn table_product(
         &mut self,
         node: NodeId,
         linear: &Linear,
-        mut inputs: Vec<String>,
+        table: String,
     ) -> Result<(), Diagnostic> {
-        if let Some(bias) = &linear.bias {
-            inputs.push(self.float(node, bias, "bias")?);
+        let mut inputs = self.operands(node);
+        if self.profile == Profile::Ort {
+            inputs.push(table);
+            return self.product(node, linear, Operator::microsoft("FusedMatMul").int("transB", 1), inputs);
         }
-        self.add(node, Operator::new("Gemm").int("transB", 1), inputs, ONE);
-        Ok(())
+        // Runtimes do this once, or not at all. A Gemm would need a Reshape of the logits, which they copy.
+        let transpose = Operator::new("Transpose").with("perm", Attribute::Ints(vec![1, 0]));
+        inputs.push(self.add_inner(node, transpose, vec![table]));
+        self.matmul(node, linear, inputs)
     }
 
     /// The product of `inputs`, tokens and a matrix `[in, out]`, with the bias of `linear`.
@@ -184,7 +193,7 @@ impl Emitter<'_, '_> {
     }
 
     /// Whether `weight` is also the table of an embedding.
-    fn is_table(&self, weight: &Weight) -> bool {
+    pub(super) fn is_table(&self, weight: &Weight) -> bool {
         let mut nodes = self.graph.order().into_iter();
         nodes.any(|node| self.graph.op_ref::<Embed>(node).is_some_and(|embed| embed.table == *weight))
     }

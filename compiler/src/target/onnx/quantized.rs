@@ -37,25 +37,15 @@ pub(super) fn embed_reason(profile: Profile, table: &Weight, scheme: Scheme) -> 
     }
 }
 
-/// Why `profile` cannot take the product with the quantized matrix of `linear`, for an operand of `rank` dimensions, if
-/// it cannot.
-pub(super) fn linear_reason(
-    profile: Profile,
-    linear: &Linear,
-    rank: usize,
-    scheme: Scheme,
-) -> Option<String> {
+/// Why `profile` cannot take the product with the quantized matrix of `linear`, if it cannot.
+pub(super) fn linear_reason(profile: Profile, linear: &Linear, scheme: Scheme) -> Option<String> {
     let rows = linear.weight.shape()[0];
-    match (profile, rank) {
-        (Profile::Portable, _) => Some(NO_OPERATOR.to_owned()),
-        (Profile::Standard, 2) if scheme.bits() == 4 => {
-            Some(format!("a matrix of {scheme} is transposed, one that is the table of an embedding is not"))
-        }
-        (Profile::Standard, _) if scheme.bits() == 4 && !rows.is_multiple_of(2) => {
+    match profile {
+        Profile::Portable => Some(NO_OPERATOR.to_owned()),
+        Profile::Standard if scheme.bits() == 4 && !rows.is_multiple_of(2) => {
             Some(format!("{rows} rows have no whole bytes in {scheme} when they are columns; store it as q8"))
         }
-        (Profile::Ort, 2) => Some("a product with a quantized matrix takes tokens as they are".to_owned()),
-        (Profile::Standard | Profile::Ort, _) => None,
+        Profile::Standard | Profile::Ort => None,
     }
 }
 
@@ -125,10 +115,10 @@ impl Emitter<'_, '_> {
             self.add(node, operator, inputs, ONE);
             return Ok(());
         }
-        if self.graph.types(node)[0].rank() == 2 {
+        if self.is_table(&linear.weight) {
             let parts = self.rows(node, &linear.weight, scheme)?;
-            inputs.push(self.dequantized(node, parts, 1));
-            return self.gemm(node, linear, inputs);
+            let table = self.dequantized(node, parts, 1);
+            return self.table_product(node, linear, table);
         }
         let parts = self.columns(node, &linear.weight, scheme)?;
         inputs.push(self.dequantized(node, parts, 0));

@@ -7,11 +7,11 @@
 //! ```
 //!
 //! A linear operation of three dimensions becomes a product with the transposed matrix. That needs a copy of the matrix,
-//! which there must not be where weights stay in place, nor where the matrix is the table of the embedding too.
+//! which there must not be where weights stay in place.
 
-use llamac_ir::ops::{Embed, Linear};
-use llamac_ir::rewrite::{DynRule, NoMatch, OpRef, OpSet, Patch, Rule, Steps};
-use llamac_ir::{Dim, Graph, NodeId};
+use llamac_ir::Dim;
+use llamac_ir::ops::Linear;
+use llamac_ir::rewrite::{NoMatch, OpRef, OpSet, Patch, Rule, Steps};
 
 /// Where a linear operation is illegal as it is.
 #[derive(Clone, Copy, Debug)]
@@ -34,26 +34,6 @@ impl Rule for LinearToGemm {
         let patch = steps.replace(root.value(), product);
         patch.require_legal(root.graph(), target)?;
         Ok(patch.erase([root.id()]))
-    }
-}
-
-/// Where the matrix is also the table of an embedding, which is its root: it is then stored once.
-#[derive(Clone, Copy, Debug)]
-pub struct ShareTable;
-
-impl DynRule for ShareTable {
-    fn name(&self) -> &'static str {
-        "ShareTable"
-    }
-
-    fn at(&self, node: NodeId, graph: &Graph, target: &dyn OpSet) -> Option<Result<Patch, NoMatch>> {
-        let embed = graph.op_ref::<Embed>(node)?;
-        // A product of matrices takes the table as it is.
-        let shares = |linear: &OpRef<'_, Linear>| {
-            linear.weight == embed.table && graph.ty(linear.operand(0)).rank() > 2
-        };
-        let linear = graph.order().into_iter().filter_map(|node| graph.op_ref(node)).find(shares)?;
-        Some(LinearToGemm.rewrite(linear, target))
     }
 }
 
@@ -89,25 +69,6 @@ mod tests {
         }
         fired LinearToGemm 2 times
         missed LinearToGemm: ?: it is a product of two matrices
-        ");
-    }
-
-    #[test]
-    fn a_table_is_not_copied() {
-        assert_snapshot!(run(ShareTable, TIED), @"
-        graph<batch: 1.., seq: 1..>(
-          %ids: i64[batch, seq],
-          @table: bf16[16, 8],
-          @w: bf16[8, 8],
-        ) {
-          %0 = embed %ids, @table : f32[batch, seq, 8]
-          %1 = linear %0, @w : f32[batch, seq, 8]
-          %2 = reshape %1 {shape=[batch*seq, 8]} : f32[batch*seq, 8]
-          %3 = linear %2, @table : f32[batch*seq, 16]
-          %4 = reshape %3 {shape=[batch, seq, 16]} : f32[batch, seq, 16]
-          return logits=%4
-        }
-        fired ShareTable once
         ");
     }
 }

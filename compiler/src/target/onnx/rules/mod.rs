@@ -11,6 +11,6 @@ mod mask_to_bias;
 
 pub(super) use fuse_append_attention::FuseAppendAttention;
 pub(super) use fuse_group_query_attention::FuseGroupQueryAttention;
-pub(super) use linear_to_gemm::{LinearToGemm, ShareTable};
+pub(super) use linear_to_gemm::LinearToGemm;
 pub(super) use look_up_rotary::LookUpRotary;
 pub(super) use mask_to_bias::MaskToBias;
