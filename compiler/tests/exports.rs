@@ -42,8 +42,13 @@ fn export(name: &str, options: &ExportOptions) -> (TempDir, usize) {
 }
 
 fn text(name: &str, options: &ExportOptions) -> String {
+    text_of("model.onnx", name, options)
+}
+
+/// The structure of the model at `path` in the export.
+fn text_of(path: &str, name: &str, options: &ExportOptions) -> String {
     let (folder, nodes) = export(name, options);
-    let model = Model::open(&folder.path().join(options.files.layout.model())).unwrap();
+    let model = Model::open(&folder.path().join(path)).unwrap();
     let text = structure(&model);
     assert!(text.trim_end().ends_with(&format!("{nodes} nodes")), "{text}");
     text
@@ -162,8 +167,28 @@ fn inputs_and_outputs_are_a_choice() {
     outputs
       logits: f32[batch_size, 1, 67]
     ");
-    let js = OnnxOptions { layout: Layout::TransformersJs, ..OnnxOptions::default() };
-    assert_eq!(head(&ExportOptions { files: js, ..plain.clone() }), head(&plain));
+}
+
+/// transformers.js finds a model by its name, which tells how most matrices are stored.
+#[test]
+fn models_for_transformers_js_are_named_by_their_weights() {
+    let files = OnnxOptions { layout: Layout::TransformersJs, ..OnnxOptions::default() };
+    let js = |weights: &str, target| ExportOptions { files, passes: stored(weights), ..options(target) };
+    for (weights, target, name) in [
+        ("f32", Onnx::PORTABLE, "model"),
+        ("bf16", Onnx::PORTABLE, "model"),
+        ("f16,lm_head=f32", Onnx::PORTABLE, "model_fp16"),
+        ("q8,down_proj=q4", Onnx::ORT, "model_quantized"),
+        ("q4", Onnx::STANDARD, "model_q4"),
+        ("q4a", Onnx::ORT, "model_q4"),
+    ] {
+        let found = text_of(&format!("onnx/{name}.onnx"), "gqa-f32", &js(weights, target));
+        assert_eq!(
+            found,
+            text("gqa-f32", &ExportOptions { passes: stored(weights), ..options(target) })
+                .replace("model.onnx.data", &format!("{name}.onnx_data"))
+        );
+    }
 }
 
 /// An export of optimum of a model of two layers has 621 nodes.

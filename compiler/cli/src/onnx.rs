@@ -32,7 +32,7 @@ enum LayoutArg {
     Flat,
     /// Only what onnxruntime-genai reads
     Genai,
-    /// The model in a folder `onnx`
+    /// The model in a folder `onnx`, named by its weights
     #[value(name = "transformers.js")]
     TransformersJs,
 }

@@ -8,7 +8,8 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use insta::assert_snapshot;
-use support::{copy, fixture, folder, interruptible, llamac, names};
+use safetensors::Dtype;
+use support::{copy, fixture, folder, interruptible, llamac, names, save};
 
 /// The content of a file.
 fn read(folder: &Path, name: &str) -> Vec<u8> {
@@ -47,11 +48,12 @@ fn layouts_have_the_files_that_loaders_look_for() {
     let paths = [("stories", stories.as_path()), ("folder", folder.path())];
     let files = |options: &str| {
         // Each replaces the one before it.
-        llamac(&format!("-q compile {{stories}} --target onnx -o {{folder}}/out {options}"), &paths).quiet();
+        let target = if options.contains("--target") { "" } else { "--target onnx" };
+        llamac(&format!("-q compile {{stories}} {target} -o {{folder}}/out {options}"), &paths).quiet();
         names(&folder.path().join("out"))
     };
     let config = || read(&folder.path().join("out"), "config.json");
-    let tokenizer = ["tokenizer.json", "tokenizer.model", "tokenizer_config.json"];
+    let tokenizer = ["special_tokens_map.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json"];
     let flat =
         ["config.json", "generation_config.json", "genai_config.json", "model.onnx", "model.onnx.data"];
     let sorted = |parts: &[&[&str]]| {
@@ -65,11 +67,92 @@ fn layouts_have_the_files_that_loaders_look_for() {
     assert_eq!(files("--layout genai"), sorted(&[&flat[2..], &tokenizer]));
     assert_eq!(files("--layout transformers.js"), sorted(&[&flat[..2], &["onnx"], &tokenizer]));
     assert_eq!(names(&folder.path().join("out/onnx")), ["model.onnx", "model.onnx_data"]);
-    assert!(String::from_utf8_lossy(&config()).contains(r#""use_external_data_format":true"#));
+    let js = |dtype: &str| format!(r#"{{"dtype":"{dtype}","use_external_data_format":true}}"#);
+    assert!(String::from_utf8_lossy(&config()).contains(&js("fp32")));
+    assert_eq!(
+        files("--layout transformers.js --target onnx-ort --weights q4"),
+        sorted(&[&flat[..2], &["onnx"], &tokenizer])
+    );
+    assert_eq!(names(&folder.path().join("out/onnx")), ["model_q4.onnx", "model_q4.onnx_data"]);
+    assert!(String::from_utf8_lossy(&config()).contains(&js("q4")));
     // Nobody but onnxruntime-genai needs what only decoders have.
     assert_eq!(files("--head base"), sorted(&[&flat[..2], &flat[3..], &tokenizer]));
     assert!(String::from_utf8_lossy(&config()).contains(r#""architectures": ["LlamaModel"]"#));
     assert_eq!(files("--logits keep"), sorted(&[&flat[..2], &flat[3..], &tokenizer]));
+}
+
+#[test]
+fn a_tokenizer_model_gets_a_tokenizer_json() {
+    let folder = folder();
+    let at = |name: &str| folder.path().join(name);
+    let paths = [("folder", folder.path())];
+    let lines = "-q compile {folder}/ckpt --target onnx -o {folder}/out";
+    std::fs::create_dir(at("ckpt")).expect("a folder");
+    copy("stories", &at("ckpt"));
+    std::fs::remove_file(at("ckpt/tokenizer.json")).expect("a file");
+    for layout in ["flat", "genai", "transformers.js"] {
+        llamac(&format!("{lines} --layout {layout}"), &paths).quiet();
+        let files = names(&at("out"));
+        for file in ["tokenizer.json", "tokenizer_config.json", "tokenizer.model"] {
+            assert!(files.contains(&file.to_owned()), "{layout}: {files:?}");
+        }
+    }
+    assert_eq!(read(&at("out"), "tokenizer.model"), read(&at("ckpt"), "tokenizer.model"));
+    assert_eq!(read(&at("out"), "tokenizer_config.json"), read(&at("ckpt"), "tokenizer_config.json"));
+    // The export reads its tokenizer.json, the checkpoint its SentencePiece model, the fixture the file of its library.
+    let stories = fixture("stories");
+    let text = std::fs::read_to_string(stories.join("heldout.txt")).expect("a text");
+    let texts =
+        [text.lines().next().expect("a line"), "", "  two  spaces", "naïve 日本語 🦙", "tab\tand\nline"];
+    for text in texts {
+        let ids = |model: &Path| {
+            let mut command = support::command();
+            support::run(command.args(["tokenize", "--json"]).arg(model).args(["--", text]), "").quiet()
+        };
+        let found = ids(&at("out"));
+        assert_eq!(found, ids(&at("ckpt")), "{text:?}");
+        assert_eq!(found, ids(&stories), "{text:?}");
+    }
+    std::fs::copy(fixture("vocabularies/suffix/tokenizer.model"), at("ckpt/tokenizer.model"))
+        .expect("a copy");
+    let message = llamac("compile {folder}/ckpt --target onnx -o {folder}/other", &paths).failure(4);
+    assert!(message.contains("spaces stand behind words"), "{message}");
+    assert_eq!(names(folder.path()), ["ckpt", "out"]);
+}
+
+/// It has the name of a SentencePiece model, as which nobody shall read it.
+#[test]
+fn the_tokenizer_of_llama_3_gets_another_name() {
+    let folder = folder();
+    let config = serde_json::json!({
+        "model_type": "llama", "architectures": ["LlamaModel"], "vocab_size": 1157, "hidden_size": 8,
+        "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1,
+    });
+    std::fs::write(folder.path().join("config.json"), config.to_string()).expect("writes");
+    let vocabulary = fixture("vocabularies/llama3");
+    std::fs::copy(vocabulary.join("tokenizer.model"), folder.path().join("tokenizer.model")).expect("a copy");
+    let matrices = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"];
+    let matrices = matrices.into_iter().chain(["mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"]);
+    let norms = ["input_layernorm", "post_attention_layernorm"];
+    let layer = |name: &str| format!("layers.0.{name}.weight");
+    let mut tensors =
+        vec![("embed_tokens.weight".to_owned(), vec![1157, 8]), ("norm.weight".to_owned(), vec![8])];
+    tensors.extend(matrices.map(|name| (layer(name), vec![8, 8])));
+    tensors.extend(norms.map(|name| (layer(name), vec![8])));
+    let zeros = |shape: &[usize]| vec![0; 4 * shape.iter().product::<usize>()];
+    let views = tensors.iter().map(|(name, shape)| (name.as_str(), Dtype::F32, &shape[..], zeros(shape)));
+    save(&folder.path().join("model.safetensors"), &views.collect::<Vec<_>>());
+    let paths = [("folder", folder.path())];
+    llamac("-q compile {folder} --target onnx -o {folder}/out", &paths).quiet();
+    let out = folder.path().join("out");
+    let files = names(&out);
+    assert!(files.iter().any(|name| name == "tokenizer_config.json"), "{files:?}");
+    assert!(!files.iter().any(|name| name == "tokenizer.model"), "{files:?}");
+    let ids = |model: &Path| {
+        let line = "tokenize {model} --json -- <|begin_of_text|>An_elephant,_naïve_日本語_1234";
+        llamac(line, &[("model", model)]).quiet()
+    };
+    assert_eq!(ids(&out), ids(&vocabulary));
 }
 
 #[test]

@@ -20,7 +20,7 @@ use rayon::prelude::*;
 use self::layout::{Placed, Shard};
 use crate::driver::{Converted, Progress};
 use crate::output::{Folder, Output, write_fault};
-use crate::source::{self, CONFIG, Checkpoint, GENERATION, MAX_TOKENIZER_FILE, TOKENIZER_FILES};
+use crate::source::{CONFIG, Checkpoint, GENERATION, TOKENIZER_FILES};
 use crate::weights::{Block, WeightReader};
 
 /// Bytes of a weight that a thread prepares at a time, at least one row.
@@ -48,36 +48,14 @@ pub(crate) fn write(
         files.push((layout::INDEX, layout::index(&shards)));
     }
     let mut warnings = Vec::new();
-    files.extend(tokenizer(checkpoint, &mut warnings)?);
+    let context = checkpoint.config.max_position_embeddings;
+    files.extend(checkpoint.tokenizer.complete(&checkpoint.tokenizer_path, context, &mut warnings)?);
     for (name, bytes) in files {
         let output = folder.file(Path::new(name))?;
         output.file().write_all(&bytes).map_err(|e| write_fault(output.path(), &e))?;
     }
     let tensors = shards.iter().map(|shard| shard.tensors.len()).sum();
     Ok(Converted { tensors, files: shards.len(), bytes, warnings })
-}
-
-/// The files of the tokenizer: those that the checkpoint has, as they are, and what transformers wants beside them.
-fn tokenizer(
-    checkpoint: &Checkpoint,
-    warnings: &mut Vec<String>,
-) -> Result<Vec<(&'static str, Vec<u8>)>, Diagnostics> {
-    let tokenizer = &checkpoint.tokenizer;
-    // Llama 3's file has the name of another kind, as which transformers would read it.
-    let is_llama3 = tokenizer.pieces.is_some() && tokenizer.sentencepiece.is_none();
-    let mut files = Vec::new();
-    for name in TOKENIZER_FILES.into_iter().filter(|name| !(is_llama3 && *name == "tokenizer.model")) {
-        let bytes = source::read_file(&checkpoint.tokenizer_path.join(name), MAX_TOKENIZER_FILE)?;
-        files.extend(bytes.map(|bytes| (name, bytes)));
-    }
-    for (name, bytes) in
-        tokenizer.hugging_face(None, Some(checkpoint.config.max_position_embeddings), warnings)?
-    {
-        if files.iter().all(|(there, _)| *there != name) {
-            files.push((name, bytes));
-        }
-    }
-    Ok(files)
 }
 
 fn write_shard(

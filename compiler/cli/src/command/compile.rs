@@ -184,6 +184,7 @@ impl Args {
             &Bar::new(console, "writing", Unit::Bytes),
         )?;
         if let Some(export) = exported.export {
+            export.warnings.iter().for_each(|warning| console.warn(warning));
             destination.publish()?;
             let seconds = start.elapsed().as_secs_f64();
             let nodes = format!(", {} nodes", export.nodes);

@@ -111,6 +111,32 @@ impl TokenizerFiles {
         }
     }
 
+    /// All files of the tokenizer for a directory that other libraries read: those of `checkpoint`, from which these were
+    /// read, as they are, and those of [`TokenizerFiles::hugging_face`] that it lacks.
+    ///
+    /// # Errors
+    /// As there, and files that cannot be read.
+    pub(crate) fn complete(
+        &self,
+        checkpoint: &Path,
+        max_length: u64,
+        warnings: &mut Vec<String>,
+    ) -> Result<Vec<(&'static str, Vec<u8>)>, Diagnostics> {
+        // Llama 3's file has the name of another kind, as which it would be read.
+        let is_llama3 = self.pieces.is_some() && self.sentencepiece.is_none();
+        let mut files = Vec::new();
+        for name in NAMES.into_iter().filter(|name| !(is_llama3 && *name == MODEL)) {
+            let bytes = file::read(&checkpoint.join(name), MAX_BYTES)?;
+            files.extend(bytes.map(|bytes| (name, bytes)));
+        }
+        for (name, bytes) in self.hugging_face(None, Some(max_length), warnings)? {
+            if files.iter().all(|(there, _)| *there != name) {
+                files.push((name, bytes));
+            }
+        }
+        Ok(files)
+    }
+
     /// Whether there is a tokenizer.
     pub fn is_some(&self) -> bool {
         self.tokenizer.is_some() || self.sentencepiece.is_some()

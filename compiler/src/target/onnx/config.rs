@@ -1,14 +1,14 @@
 //! The `config.json` of an export: that of the checkpoint, byte for byte, unless it says something else than the graph.
 
-use super::layout::Layout;
+use super::layout::Names;
 use super::model::Graph;
 use crate::source::{Checkpoint, Head, Members};
 
 /// The configuration that goes with `graph`.
 ///
 /// Loaders take the model's class, and whether it has a cache, from this file. transformers.js has no defaults of its
-/// own and wants to be told that the weights are in a second file.
-pub(super) fn config_json(checkpoint: &Checkpoint, layout: Layout, graph: &Graph) -> Vec<u8> {
+/// own, and wants to be told which of its names the model has and that the weights are in a second file.
+pub(super) fn config_json(checkpoint: &Checkpoint, names: Names, graph: &Graph) -> Vec<u8> {
     let config = &checkpoint.config;
     let Ok(mut members) = serde_json::from_slice::<Members>(&checkpoint.config_json) else {
         unreachable!("the file was parsed when the checkpoint was opened");
@@ -24,14 +24,15 @@ pub(super) fn config_json(checkpoint: &Checkpoint, layout: Layout, graph: &Graph
     if checkpoint.head == Head::CausalLm && says != cached {
         members.set("use_cache", &cached);
     }
-    if layout == Layout::TransformersJs {
+    if let Some(dtype) = names.dtype {
         members.default("num_hidden_layers", &config.num_hidden_layers);
         members.default("num_attention_heads", &config.num_attention_heads);
         members.default("num_key_value_heads", &config.num_key_value_heads);
         members.default("hidden_size", &config.hidden_size);
         members.default("head_dim", &config.head_dim);
-        let external = serde_json::json!({ "use_external_data_format": graph.has_external_data() });
-        members.set("transformers.js_config", &external);
+        let external = graph.has_external_data();
+        let custom = serde_json::json!({ "dtype": dtype, "use_external_data_format": external });
+        members.set("transformers.js_config", &custom);
     }
     members.text().unwrap_or_else(|| checkpoint.config_json.clone())
 }
@@ -40,6 +41,7 @@ pub(super) fn config_json(checkpoint: &Checkpoint, layout: Layout, graph: &Graph
 mod tests {
     use serde_json::{Value, json};
 
+    use super::super::layout::{PLAIN, TRANSFORMERS_JS};
     use super::super::model::{Data, Initializer, Region, ValueInfo};
     use super::*;
     use crate::source::testing;
@@ -71,19 +73,19 @@ mod tests {
         }
     }
 
-    fn written(config: &str, head: Head, layout: Layout, cached: bool) -> String {
-        String::from_utf8(config_json(&checkpoint(config, head), layout, &graph(cached))).unwrap()
+    fn written(config: &str, head: Head, names: Names, cached: bool) -> String {
+        String::from_utf8(config_json(&checkpoint(config, head), names, &graph(cached))).unwrap()
     }
 
     #[test]
     fn what_fits_stays_as_it_is() {
         let config = testing::config().to_string().replace(',', " ,\n");
-        assert_eq!(written(&config, Head::CausalLm, Layout::Flat, true), config);
+        assert_eq!(written(&config, Head::CausalLm, PLAIN, true), config);
         let on = config.replacen('{', "{\"use_cache\": true, ", 1);
-        assert_eq!(written(&on, Head::CausalLm, Layout::Flat, true), on);
+        assert_eq!(written(&on, Head::CausalLm, PLAIN, true), on);
         // No other head is asked whether it has one.
         let other = config.replace("LlamaForCausalLM", "LlamaModel");
-        assert_eq!(written(&other, Head::Base, Layout::Flat, false), other);
+        assert_eq!(written(&other, Head::Base, PLAIN, false), other);
     }
 
     #[test]
@@ -91,7 +93,7 @@ mod tests {
         let mut config = testing::config();
         config["use_cache"] = json!(false);
         config["zeta"] = json!({"kept": [1.0, 1e-5]});
-        let text = written(&config.to_string(), Head::CausalLm, Layout::Flat, true);
+        let text = written(&config.to_string(), Head::CausalLm, PLAIN, true);
         let keys = |text: &str| {
             let members: Members = serde_json::from_str(text).unwrap();
             members.keys().map(str::to_owned).collect::<Vec<_>>()
@@ -104,10 +106,10 @@ mod tests {
             "{text}"
         );
 
-        let base = written(&config.to_string(), Head::Base, Layout::Flat, false);
+        let base = written(&config.to_string(), Head::Base, PLAIN, false);
         config["architectures"] = json!(["LlamaModel"]);
         assert_eq!(serde_json::from_str::<Value>(&base).unwrap(), config);
-        let without = written(&testing::config().to_string(), Head::CausalLm, Layout::Flat, false);
+        let without = written(&testing::config().to_string(), Head::CausalLm, PLAIN, false);
         assert_eq!(serde_json::from_str::<Value>(&without).unwrap()["use_cache"], json!(false));
     }
 
@@ -115,9 +117,9 @@ mod tests {
     fn transformers_js_is_told_everything() {
         let mut config = testing::config();
         config["head_dim"] = Value::Null;
-        let text = written(&config.to_string(), Head::CausalLm, Layout::TransformersJs, true);
+        let text = written(&config.to_string(), Head::CausalLm, TRANSFORMERS_JS[0], true);
         config["head_dim"] = json!(4);
-        config["transformers.js_config"] = json!({"use_external_data_format": true});
+        config["transformers.js_config"] = json!({"dtype": "q4", "use_external_data_format": true});
         assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), config);
     }
 }

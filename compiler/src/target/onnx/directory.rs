@@ -10,7 +10,7 @@ use super::PRODUCER;
 use super::config::config_json;
 use super::data::DataFile;
 use super::genai::genai_config;
-use super::layout::Layout;
+use super::layout::{Layout, Names, PLAIN, TRANSFORMERS_JS};
 use super::model::{Graph, Model};
 use super::proto;
 use super::storage::ExternalData;
@@ -21,11 +21,11 @@ use crate::weights::WeightReader;
 
 const GENAI: &str = "genai_config.json";
 
-/// What else is in the folder of an export.
-const FILES: [&str; 6] = [CONFIG, GENERATION, GENAI, "model.onnx", "model.onnx.data", "onnx"];
+/// What else is in the folder of an export, beside models and tokenizers.
+const FILES: [&str; 4] = [CONFIG, GENERATION, GENAI, JS_FOLDER];
 
-/// What is in the folder of a model for transformers.js.
-const MODELS: [&str; 2] = ["model.onnx", "model.onnx_data"];
+/// Where models for transformers.js are.
+const JS_FOLDER: &str = "onnx";
 
 /// Bytes that are copied between two reports of progress.
 const STRETCH: u64 = 64 << 20;
@@ -48,6 +48,7 @@ pub enum Destination {
 pub(super) struct Content<'a> {
     pub(super) checkpoint: &'a Checkpoint,
     pub(super) layout: Layout,
+    pub(super) names: Names,
     pub(super) external: ExternalData,
     /// The longest sequence.
     pub(super) context: u64,
@@ -91,7 +92,7 @@ impl Destination {
         if let Some(why) = out_of_reach(path, checkpoint) {
             return Err(fault.message(why).help("use --external-data copy, or file").into());
         }
-        let model = path.join(layout.model());
+        let model = path.join(PLAIN.model);
         if model.exists() && !is_ours(&model) {
             return Err(fault
                 .message(format!("{} was not made by llamac: it is not replaced", model.display()))
@@ -115,50 +116,48 @@ impl Destination {
         }
     }
 
-    /// Writes all of `content`, and returns the number of bytes.
+    /// Writes all of `content`, and returns the number of bytes. What the tokenizer does otherwise as it is written goes to
+    /// `warnings`.
     ///
     /// # Errors
-    /// When it cannot be written, or a weight not read.
+    /// When it cannot be written, or a weight not read; when there is no writing the tokenizer.
     pub(super) fn write(
         &mut self,
         content: Content<'_>,
+        warnings: &mut Vec<String>,
         progress: &dyn Progress,
     ) -> Result<u64, Diagnostics> {
-        let Content { checkpoint, layout, external, context, data, model } = content;
-        let genai = genai_config(checkpoint, &model.graph, layout.model(), context);
+        let Content { checkpoint, layout, names, external, context, data, model } = content;
+        let genai = genai_config(checkpoint, &model.graph, names.model, context);
         if genai.is_none() && layout == Layout::Genai {
             return Err(not_for_genai(&model.graph).into());
         }
-        let mut files: Vec<(&str, Vec<u8>)> = Vec::new();
-        if layout != Layout::Genai {
-            files.push((CONFIG, config_json(checkpoint, layout, &model.graph)));
-            files.extend(checkpoint.generation_json.clone().map(|bytes| (GENERATION, bytes)));
-        }
-        for name in TOKENIZER_FILES {
-            let bytes = source::read_file(&checkpoint.tokenizer_path.join(name), source::MAX_TOKENIZER_FILE)?;
-            files.extend(bytes.map(|bytes| (name, bytes)));
-        }
-        if layout != Layout::TransformersJs {
-            files.extend(genai.clone().map(|bytes| (GENAI, bytes)));
-        }
+        let config = config_json(checkpoint, names, &model.graph);
         let bytes = proto::encode(model).ok_or_else(|| {
             Diagnostic::new(Code::InvalidGraph).message("the model without its weights is larger than 2 GiB")
         })?;
         let mut total = bytes.len() as u64;
         match self {
             Self::Folder(folder) => {
+                let mut files = checkpoint.tokenizer.complete(&checkpoint.tokenizer_path, context, warnings)?;
+                if layout != Layout::Genai {
+                    files.push((CONFIG, config));
+                    files.extend(checkpoint.generation_json.clone().map(|bytes| (GENERATION, bytes)));
+                }
+                if layout != Layout::TransformersJs {
+                    files.extend(genai.map(|bytes| (GENAI, bytes)));
+                }
+                files.push((names.model, bytes));
                 if external == ExternalData::Copy {
                     total += copy(checkpoint, folder, progress)?;
                 }
                 if let Some(data) = data {
-                    let path = Path::new(layout.model()).with_file_name(layout.data());
-                    data.write(WeightReader::new(checkpoint), folder.file(&path)?, progress)?;
+                    data.write(WeightReader::new(checkpoint), folder.file(Path::new(names.data))?, progress)?;
                     total += data.length();
                 }
-                files.push((layout.model(), bytes));
                 for (name, bytes) in files {
                     put(folder.file(Path::new(name))?, &bytes)?;
-                    total += if name == layout.model() { 0 } else { bytes.len() as u64 };
+                    total += if name == names.model { 0 } else { bytes.len() as u64 };
                 }
             }
             Self::Checkpoint { model, genai: beside } => {
@@ -226,12 +225,17 @@ fn same_place(a: &Path, b: &Path) -> bool {
 
 /// Says why a folder that is not empty must stay: it holds something that no export does, or no model of ours.
 fn guard(path: &Path) -> Result<(), Diagnostic> {
-    let stranger =
-        stranger(path, &[&FILES, &TOKENIZER_FILES]).or_else(|| stranger(&path.join("onnx"), &[&MODELS]));
-    let why = match stranger {
-        Some(stranger) => format!("{} is not of an export", stranger.display()),
-        None if Layout::ALL.iter().any(|layout| is_ours(&path.join(layout.model()))) => return Ok(()),
-        None => "it holds no model that llamac made".to_owned(),
+    let names = || [PLAIN].into_iter().chain(TRANSFORMERS_JS);
+    let mut known = [&FILES[..], &TOKENIZER_FILES].concat();
+    known.extend(names().flat_map(|names| [names.model, names.data]));
+    let stranger = ["", JS_FOLDER].iter().find_map(|folder| stranger(path, folder, &known));
+    let models: Vec<PathBuf> =
+        names().map(|names| path.join(names.model)).filter(|model| model.exists()).collect();
+    let why = match (stranger, models.iter().find(|model| !is_ours(model))) {
+        (Some(stranger), _) => format!("{} is not of an export", stranger.display()),
+        (None, Some(foreign)) => format!("llamac did not make {}", foreign.display()),
+        (None, None) if models.is_empty() => "it holds no model that llamac made".to_owned(),
+        (None, None) => return Ok(()),
     };
     Err(Diagnostic::new(Code::BadArgument)
         .at(path.display().to_string())
@@ -239,16 +243,13 @@ fn guard(path: &Path) -> Result<(), Diagnostic> {
         .help("give the output a folder of its own"))
 }
 
-/// Something in `folder` that has none of the `known` names.
-fn stranger(folder: &Path, known: &[&[&str]]) -> Option<PathBuf> {
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
-    paths.sort();
-    let is_known = |path: &PathBuf| {
-        let name = path.file_name().and_then(|name| name.to_str());
-        name.is_some_and(|name| known.iter().any(|known| known.contains(&name)))
-    };
-    paths.into_iter().find(|path| !is_known(path))
+/// Something in a `folder` of the directory `root` that is none of the `known` paths in that directory.
+fn stranger(root: &Path, folder: &str, known: &[&str]) -> Option<PathBuf> {
+    let entries = fs::read_dir(root.join(folder)).into_iter().flatten().flatten();
+    let mut names: Vec<PathBuf> = entries.map(|entry| Path::new(folder).join(entry.file_name())).collect();
+    names.sort();
+    let stranger = names.into_iter().find(|name| known.iter().all(|known| Path::new(known) != name))?;
+    Some(root.join(stranger))
 }
 
 /// Whether llamac made the model at `path`.
@@ -301,6 +302,7 @@ mod tests {
         for names in [
             &["model.onnx", "model.onnx.data", "config.json", "genai_config.json"][..],
             &["onnx/model.onnx", "onnx/model.onnx_data", "config.json", "tokenizer.json"],
+            &["onnx/model_q4.onnx", "onnx/model_q4.onnx_data", "onnx/model.onnx"],
         ] {
             assert_eq!(guard(folder(names, "llamac").path()), Ok(()));
         }
@@ -320,7 +322,11 @@ mod tests {
         assert_eq!(why(&["model.onnx", "notes.txt"], "llamac"), stranger("notes.txt"));
         assert_eq!(why(&["model.onnx", "onnx/decoder.onnx"], "llamac"), stranger("onnx/decoder.onnx"));
         assert_eq!(why(&["model.onnx", "model.safetensors"], "llamac"), stranger("model.safetensors"));
-        assert_eq!(why(&["model.onnx", "model.onnx.data", "config.json"], "pytorch"), none);
+        let foreign = |name: &str| {
+            format!("the folder is not empty, and llamac did not make DIR/{name}: it is not replaced")
+        };
+        assert_eq!(why(&["model.onnx", "model.onnx.data", "config.json"], "pytorch"), foreign("model.onnx"));
+        assert_eq!(why(&["onnx/model_q4.onnx", "config.json"], "pytorch"), foreign("onnx/model_q4.onnx"));
         assert_eq!(why(&["config.json"], "llamac"), none);
     }
 }

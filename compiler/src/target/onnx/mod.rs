@@ -137,12 +137,14 @@ pub struct OnnxOptions {
 }
 
 /// What [`emit`] wrote.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Export {
     /// Size of the files in bytes.
     pub bytes: u64,
     /// Nodes of the model.
     pub nodes: usize,
+    /// What the tokenizer does otherwise as it is written: sentences.
+    pub warnings: Vec<String>,
 }
 
 /// Writes the legal graph of `checkpoint` to `destination`, which is not yet published.
@@ -160,7 +162,8 @@ pub fn emit(
 ) -> Result<Export, Diagnostics> {
     assert_eq!(legalized.target(), target.name(), "a graph is emitted for the target that it is legal for");
     let OnnxOptions { layout, external, max_context } = options;
-    let storage = Storage::new(checkpoint, external, layout.data());
+    let names = layout.names(legalized.graph());
+    let storage = Storage::new(checkpoint, external, names.data);
     let Emitted { graph, storage } = emit::emit(legalized.graph(), target.profile, storage)?;
     let nodes = graph.nodes.len();
     let model = Model {
@@ -172,8 +175,10 @@ pub fn emit(
     };
     let context = checkpoint.config.max_position_embeddings.min(max_context.unwrap_or(u64::MAX));
     let data = storage.finish()?;
-    let content = Content { checkpoint, layout, external, context, data, model };
-    Ok(Export { bytes: destination.write(content, progress)?, nodes })
+    let content = Content { checkpoint, layout, names, external, context, data, model };
+    let mut warnings = Vec::new();
+    let bytes = destination.write(content, &mut warnings, progress)?;
+    Ok(Export { bytes, nodes, warnings })
 }
 
 /// Where a model comes from. No more of a path than its last name: the same checkpoint gives the same bytes anywhere.

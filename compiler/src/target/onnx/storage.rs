@@ -73,10 +73,11 @@ enum Large {
 }
 
 impl<'a> Storage<'a> {
-    /// For the constants of `checkpoint`; `name` is that of the file that is written for it, if one is.
-    pub(super) fn new(checkpoint: &'a Checkpoint, external: ExternalData, name: &str) -> Self {
+    /// For the constants of `checkpoint`; `path` is that of the file that is written for it, if one is.
+    pub(super) fn new(checkpoint: &'a Checkpoint, external: ExternalData, path: &str) -> Self {
         let large = match external {
-            ExternalData::File => Large::File(DataFile::new(name)),
+            // The model, which is in the same folder, knows it by its last name.
+            ExternalData::File => Large::File(DataFile::new(path.rsplit('/').next().unwrap_or(path))),
             ExternalData::Reference | ExternalData::Copy => {
                 Large::Stored { left: MAX_INLINE, without: Vec::new() }
             }
