@@ -346,6 +346,32 @@ fn graphs_of_every_target_are_shown() {
     assert_eq!(names(folder.path()).len(), 6);
 }
 
+/// Whether the disk is full or files may not grow is the same to who writes.
+#[test]
+fn an_export_for_which_there_is_no_room_leaves_nothing() {
+    let (folder, stories) = (folder(), fixture("stories"));
+    let paths = [("stories", stories.as_path()), ("folder", folder.path())];
+    let mut room = Vec::new();
+    for kibibytes in [0, 20, 100, 1000, 4000, 100_000] {
+        let line = "compile {stories} --target onnx -o {folder}/out";
+        let command = support::arguments(line, &paths);
+        // Beyond the limit the system sends a signal, which kills whoever does not ignore it.
+        let script = format!("trap '' XFSZ; ulimit -f {}; exec \"$@\"", kibibytes * 2);
+        let mut limited = Command::new("sh");
+        limited.args(["-c", &script, "sh"]).arg(command.get_program()).args(command.get_args());
+        let done = support::run(&mut limited, "");
+        if done.status == Some(0) {
+            room.push(kibibytes);
+            assert_eq!(names(folder.path()), ["out"]);
+        } else {
+            let message = done.failure(5);
+            assert!(message.contains("/out") && message.contains("help: "), "{kibibytes}: {message}");
+            assert!(names(folder.path()).is_empty(), "{kibibytes}: {:?}", names(folder.path()));
+        }
+    }
+    assert_eq!(room, [100_000]);
+}
+
 #[test]
 fn an_interrupted_export_leaves_nothing_or_all() {
     let (folder, stories) = (folder(), fixture("stories"));
