@@ -1,8 +1,8 @@
 """The examples of docs/onnx.md, as they are there: each tells the story that `llamac run` tells.
 
-Usage: examples.py LLAMAC NODE_FOLDER
+Usage: examples.py LLAMAC NODE_FOLDER RTEN_TARGET
 
-Examples in Rust are not run here.
+Examples in Rust are built with what `tests/interop/rten` depends on, in the target folder RTEN_TARGET.
 """
 
 import os
@@ -13,8 +13,8 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-LLAMAC, NODE = Path(sys.argv[1]).resolve(), Path(sys.argv[2]).resolve()
-EXAMPLE = re.compile(r"^### ([^\n]+)\n(?:(?!^#)[^\n]*\n)*?```(python|js)\n(.*?)```", re.M | re.S)
+LLAMAC, NODE, TARGET = (Path(argument).resolve() for argument in sys.argv[1:])
+EXAMPLE = re.compile(r"^### ([^\n]+)\n(?:(?!^#)[^\n]*\n)*?```(python|js|rust,ignore)\n(.*?)```", re.M | re.S)
 SETUP = re.compile(r"^```sh\n(.*?)```", re.M | re.S)
 
 
@@ -25,9 +25,21 @@ def output(*command, folder):
     return done.stdout
 
 
+def program(language, code, folder):
+    """The command that runs an example."""
+    if language == "rust,ignore":
+        project = shutil.copytree("tests/interop/rten", folder / "rten")
+        (project / "src" / "main.rs").write_text(code)
+        manifest = ["--manifest-path", project / "Cargo.toml", "--target-dir", TARGET]
+        return ["cargo", "run", "--release", "--locked", "--quiet", *manifest]
+    script = folder / ("example.py" if language == "python" else "example.mjs")
+    script.write_text(code)
+    return [sys.executable if language == "python" else shutil.which("node"), script]
+
+
 page = Path("docs/onnx.md").read_text()
 examples = EXAMPLE.findall(page)
-assert len(examples) >= 4, f"{len(examples)} examples"
+assert len(examples) >= 5, f"{len(examples)} examples"
 # Node looks for packages beside the script, and above.
 with TemporaryDirectory(dir=NODE) as name:
     folder = Path(name)
@@ -37,9 +49,6 @@ with TemporaryDirectory(dir=NODE) as name:
     prompt = ["-p", "Mia had a red kite."]
     story = output(LLAMAC, "run", "fixtures/stories", *prompt, "--compute", "f32", folder=folder).strip()
     for runtime, language, code in examples:
-        script = folder / ("example.py" if language == "python" else "example.mjs")
-        script.write_text(code)
-        interpreter = sys.executable if language == "python" else shutil.which("node")
-        found = output(interpreter, script, folder=folder).strip()
+        found = output(*program(language, code, folder), folder=folder).strip()
         assert story in found, f"{runtime} tells\n{found}\ninstead of\n{story}"
         print(f"the example of {runtime} tells llamac's story")

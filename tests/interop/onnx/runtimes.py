@@ -1,9 +1,9 @@
 """The story model's exports in other people's runtimes: the same tokens as `llamac run`, the same scores as `classify`.
 
-Usage: runtimes.py LLAMAC NODE_FOLDER
+Usage: runtimes.py LLAMAC NODE_FOLDER RTEN
 
 ONNX Runtime, onnxruntime-genai and OpenVINO here; transformers.js in `generate.mjs`, from a folder in which it is
-installed.
+installed; rten in the program RTEN, which is `tests/interop/rten`.
 """
 
 import json
@@ -16,10 +16,12 @@ from pathlib import Path
 import numpy as np
 import onnxruntime_genai as genai
 import openvino
+import sentencepiece
+from tokenizers import Tokenizer
 
 from exports import Session, greedy, llamac, read_json
 
-LLAMAC, NODE = sys.argv[1], Path(sys.argv[2]).resolve()
+LLAMAC, NODE, RTEN = sys.argv[1], Path(sys.argv[2]).resolve(), sys.argv[3]
 STORIES, CLASSIFIER = Path("fixtures/stories"), Path("fixtures/stories-classifier")
 PROFILES = ["onnx", "onnx-std", "onnx-ort"]
 PROMPTS = ["Mia had a red kite.", "Tom and Ben went to the"]
@@ -127,18 +129,44 @@ def classified(model, texts):
                 assert abs(score[index] - entry["score"]) <= 1e-4, (score, answer)
 
 
-def in_transformers_js(folder, runs):
-    # Node looks for packages beside the script.
-    probe = shutil.copy("tests/interop/onnx/generate.mjs", NODE)
-    model = export(folder, STORIES, "onnx", "--layout", "transformers.js")
-    prompts = [ids for ids, _ in runs]
-    done = subprocess.run(
-        ["node", probe, model.resolve(), json.dumps(prompts), str(STEPS)], capture_output=True, text=True
-    )
+def output(*command):
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
-    found = json.loads(done.stdout.splitlines()[-1])
-    for tokens, (ids, expected) in zip(found, runs):
-        assert tokens[len(ids) :] == expected, (tokens, expected)
+    return done.stdout
+
+
+def in_transformers_js(model, runs, *dtype):
+    # Node looks for packages beside the script.
+    script = shutil.copy("tests/interop/onnx/generate.mjs", NODE)
+    found = json.loads(output("node", script, model.resolve(), json.dumps(PROMPTS), STEPS, *dtype).splitlines()[-1])
+    assert found == [ids + expected for ids, expected in runs], (found, runs)
+
+
+def in_rten(model, runs):
+    found = json.loads(output(RTEN, model / "model.onnx", json.dumps([ids for ids, _ in runs]), STEPS))
+    for tokens, (_, expected) in zip(found, runs):
+        # It goes on behind the end of a text.
+        assert tokens[: len(expected)] == expected, (tokens, expected)
+
+
+def without_tokenizer_json(folder):
+    """The story model with a SentencePiece model for a tokenizer and nothing else."""
+    checkpoint = folder / "sentencepiece"
+    checkpoint.mkdir()
+    for name in ["config.json", "generation_config.json", "model.safetensors", "tokenizer.model"]:
+        shutil.copy(STORIES / name, checkpoint)
+    return checkpoint
+
+
+def tokenized(model):
+    """The tokenizer of an export gives the ids of the SentencePiece model that it is made of."""
+    pieces = sentencepiece.SentencePieceProcessor(model_file=str(STORIES / "tokenizer.model"))
+    tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
+    lines = (STORIES / "heldout.txt").read_text().splitlines()[:40]
+    for line in [*lines, "", " leading", "two  spaces", "naïve café", "日本語 and 🦙", "1234 56", "tab\tand\nnewline"]:
+        ids = tokenizer.encode(line).ids
+        assert ids == [pieces.bos_id(), *pieces.encode(line)], line
+        assert tokenizer.decode(ids) == pieces.decode(ids), line
 
 
 with tempfile.TemporaryDirectory() as name:
@@ -155,11 +183,30 @@ with tempfile.TemporaryDirectory() as name:
         if profile == "onnx":
             in_openvino(model, runs)
             print(f"{profile}: OpenVINO generates what llamac does")
+        in_rten(model, runs)
+        print(f"{profile}: rten generates what llamac does")
         texts = ["Mia was sad. She lost her kite.", "Tom was happy. He found his ball. They played all day."]
         classified(export(folder, CLASSIFIER, profile), texts)
         print(f"{profile}: the classifier's scores are those of llamac, padded on either side")
-    in_transformers_js(folder, runs)
-    print("onnx: transformers.js generates what llamac does")
+    pieces = without_tokenizer_json(folder)
+    model = export(folder, pieces, "onnx")
+    tokenized(model)
+    in_genai(model, runs, False)
+    model = export(folder, pieces, "onnx", "--layout", "transformers.js")
+    in_transformers_js(model, runs, "fp32")
+    print("onnx: transformers.js generates what llamac does, with a tokenizer.json that llamac made")
+    for profile, weights, dtype, name in [
+        ("onnx", "f16", "fp16", "model_fp16"),
+        ("onnx-ort", "q8", "q8", "model_quantized"),
+        ("onnx-ort", "q4", "q4", "model_q4"),
+    ]:
+        model = export(folder, STORIES, profile, "--layout", "transformers.js", "--weights", weights)
+        session = Session(model / "onnx" / f"{name}.onnx")
+        eos = {read_json(model / "config.json")["eos_token_id"]}
+        expected = [(ids, greedy(session, [ids], None, STEPS, eos)[0]) for ids, _ in runs]
+        in_transformers_js(model, expected, dtype)
+        in_transformers_js(model, expected)
+        print(f"{profile}, {weights}: transformers.js finds {name} and generates what ONNX Runtime does")
     # What ONNX Runtime makes of quantized weights is compared with the reference in formats.py.
     for weights in ["q8", "q4", "q4a"]:
         model = export(folder, STORIES, "onnx-ort", "--weights", weights)
