@@ -139,7 +139,8 @@ impl Destination {
         let mut total = bytes.len() as u64;
         match self {
             Self::Folder(folder) => {
-                let mut files = checkpoint.tokenizer.complete(&checkpoint.tokenizer_path, context, warnings)?;
+                let mut files =
+                    checkpoint.tokenizer.complete(&checkpoint.tokenizer_path, context, warnings)?;
                 if layout != Layout::Genai {
                     files.push((CONFIG, config));
                     files.extend(checkpoint.generation_json.clone().map(|bytes| (GENERATION, bytes)));
