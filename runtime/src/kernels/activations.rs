@@ -177,7 +177,7 @@ unsafe fn pack_codes(
 
 /// A block's codes, -127 to 127, and their scale. Blocks of numbers below 1e-36 are taken for less. A number that is not finite makes a scale that is not finite either.
 #[inline(always)]
-fn quantize(values: &[f32; BLOCK]) -> ([i8; BLOCK], f32) {
+pub(super) fn quantize(values: &[f32; BLOCK]) -> ([i8; BLOCK], f32) {
     // Magnitudes compare like their bits, and NaN is above all.
     let largest = values.iter().fold(0, |largest, x| largest.max(x.to_bits() & 0x7fff_ffff));
     let largest = f32::from_bits(largest);

@@ -10,6 +10,9 @@ use super::{avx2::Avx2, avx512::Avx512};
 /// An instruction set that kernels are compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Isa {
+    /// AMX with tiles of bf16 and bytes, beside AVX-512 with VNNI and BF16.
+    #[cfg(target_arch = "x86_64")]
+    Amx,
     /// AVX-512 with VNNI and BF16.
     #[cfg(target_arch = "x86_64")]
     Avx512Bf16,
@@ -29,6 +32,8 @@ pub enum Isa {
 impl Isa {
     /// All that this build has kernels for, the fastest first.
     const ALL: &[Self] = &[
+        #[cfg(target_arch = "x86_64")]
+        Self::Amx,
         #[cfg(target_arch = "x86_64")]
         Self::Avx512Bf16,
         #[cfg(target_arch = "x86_64")]
@@ -54,6 +59,8 @@ impl Isa {
     pub fn is_available(self) -> bool {
         match self {
             #[cfg(target_arch = "x86_64")]
+            Self::Amx => super::amx::is_available(),
+            #[cfg(target_arch = "x86_64")]
             Self::Avx512Bf16 => Avx512::<true>::is_available(),
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => Avx512::<false>::is_available(),
@@ -68,6 +75,8 @@ impl Isa {
     /// The name in reports.
     pub fn name(self) -> &'static str {
         match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Amx => "amx",
             #[cfg(target_arch = "x86_64")]
             Self::Avx512Bf16 => "avx512-bf16",
             #[cfg(target_arch = "x86_64")]
@@ -87,7 +96,7 @@ impl Isa {
         }
         match self {
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512Bf16 => of::<Avx512<true>>(),
+            Self::Amx | Self::Avx512Bf16 => of::<Avx512<true>>(),
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => of::<Avx512<false>>(),
             #[cfg(target_arch = "x86_64")]
@@ -98,7 +107,7 @@ impl Isa {
         }
     }
 
-    /// Runs `kernel` compiled for this instruction set.
+    /// Runs `kernel` compiled for this instruction set's vectors.
     ///
     /// # Safety
     /// This processor has it; and what the kernel demands.
@@ -108,7 +117,7 @@ impl Isa {
         unsafe {
             match self {
                 #[cfg(target_arch = "x86_64")]
-                Self::Avx512Bf16 => Avx512::<true>::call(kernel),
+                Self::Amx | Self::Avx512Bf16 => Avx512::<true>::call(kernel),
                 #[cfg(target_arch = "x86_64")]
                 Self::Avx512 => Avx512::<false>::call(kernel),
                 #[cfg(target_arch = "x86_64")]

@@ -10,11 +10,16 @@ use llamac_plan::Arithmetic;
 use llamac_plan::layout::{PANEL, WeightDtype};
 
 use super::activations::{Pack, Precision};
+#[cfg(target_arch = "x86_64")]
+use super::amx;
 use super::bf16::Bf16Pairs;
 use super::codes::{Coded, Q4, Q4A, Q8};
+#[cfg(target_arch = "x86_64")]
+use super::isa::Isa;
 use super::scratch::Scratch;
 use super::simd::{Kernel, Simd};
 use super::tile::{self, Bf16, Chain, F16, F32, Operands, Packed, STREAMED, Widened};
+use super::views::{SendConst, SendMut};
 use super::widen;
 use super::{Context, Matrix, Rows, RowsMut};
 
@@ -67,6 +72,10 @@ pub fn linear(
             Precision::Codes(layout.dtype)
         }
     };
+    #[cfg(target_arch = "x86_64")]
+    if context.isa() == Isa::Amx && amx::multiplies(precision, x.len()) {
+        return amx::linear(context, precision, x, weight, bias, out);
+    }
     let (numbers, codes) = context.isa().tile_tokens();
     let most = if arithmetic == Arithmetic::Int8 { codes } else { numbers };
     let streamed = numbers.min(STREAMED);
@@ -373,28 +382,6 @@ impl Panels<'_> {
             // SAFETY: the caller's promise.
             unsafe { tile::multiply_by::<S, C, 2>(tile_rows, operands) };
         }
-    }
-}
-
-/// A pointer that tasks may share: they write through it to disjoint places.
-struct SendMut(*mut f32);
-// SAFETY: see above.
-unsafe impl Sync for SendMut {}
-
-impl SendMut {
-    fn get(&self) -> *mut f32 {
-        self.0
-    }
-}
-
-/// A pointer that tasks may share to read.
-struct SendConst(*const f32);
-// SAFETY: nobody writes while tasks read.
-unsafe impl Sync for SendConst {}
-
-impl SendConst {
-    fn get(&self) -> *const f32 {
-        self.0
     }
 }
 

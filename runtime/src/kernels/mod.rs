@@ -9,6 +9,8 @@
 //! buffers live where (the arena), and the order of steps (the executor).
 
 mod activations;
+#[cfg(target_arch = "x86_64")]
+mod amx;
 mod attention;
 #[cfg(target_arch = "x86_64")]
 mod avx2;

@@ -8,6 +8,8 @@ use std::hint::black_box;
 use llamac_plan::Arithmetic;
 
 use super::Context;
+#[cfg(target_arch = "x86_64")]
+use super::amx;
 use super::isa::Isa;
 
 /// Parts that each thread's share of the memory is cut into.
@@ -37,20 +39,26 @@ pub fn multiply_add(context: &Context, arithmetic: Arithmetic) -> Option<u64> {
         // SAFETY: `chains` chose a function for an instruction set that this processor has.
         unsafe { (chains.run)() };
     });
-    Some((context.threads() * STEPS * CHAINS * chains.operations) as u64)
+    Some((context.threads() * chains.operations) as u64)
 }
 
-/// A loop of [`STEPS`] times [`CHAINS`] independent instructions.
+/// A loop of independent instructions.
 struct Chains {
     run: unsafe fn(),
-    /// Operations of one instruction.
+    /// Operations of all of them.
     operations: usize,
 }
 
 #[cfg(target_arch = "x86_64")]
 fn chains(isa: Isa, arithmetic: Arithmetic) -> Option<Chains> {
     let (run, operations): (unsafe fn(), usize) = match (isa, arithmetic) {
-        (Isa::Avx512Bf16 | Isa::Avx512, Arithmetic::F32) => (x86::f32_512, 32),
+        (Isa::Amx, Arithmetic::Bf16) => {
+            return Some(Chains { run: x86::bf16_tiles, operations: x86::ROUNDS * amx::BF16_OPERATIONS });
+        }
+        (Isa::Amx, Arithmetic::Int8) => {
+            return Some(Chains { run: x86::code_tiles, operations: x86::ROUNDS * amx::CODE_OPERATIONS });
+        }
+        (Isa::Amx | Isa::Avx512Bf16 | Isa::Avx512, Arithmetic::F32) => (x86::f32_512, 32),
         (Isa::Avx512Bf16, Arithmetic::Bf16) => (x86::bf16_512, 64),
         (Isa::Avx512Bf16 | Isa::Avx512, Arithmetic::Int8) => (x86::int8_512, 128),
         (Isa::Avx2, Arithmetic::F32) => (x86::f32_256, 16),
@@ -58,14 +66,16 @@ fn chains(isa: Isa, arithmetic: Arithmetic) -> Option<Chains> {
         (Isa::Avx512 | Isa::Avx2, Arithmetic::Bf16) => return None,
         (Isa::Scalar, arithmetic) => return plain(arithmetic),
     };
-    Some(Chains { run, operations })
+    Some(Chains { run, operations: STEPS * CHAINS * operations })
 }
 
 #[cfg(target_arch = "aarch64")]
 fn chains(isa: Isa, arithmetic: Arithmetic) -> Option<Chains> {
     match (isa, arithmetic) {
-        (Isa::Neon, Arithmetic::F32) => Some(Chains { run: neon::f32_128, operations: 8 }),
-        (Isa::Neon, Arithmetic::Int8) => Some(Chains { run: neon::int8_128, operations: 16 }),
+        (Isa::Neon, Arithmetic::F32) => Some(Chains { run: neon::f32_128, operations: STEPS * CHAINS * 8 }),
+        (Isa::Neon, Arithmetic::Int8) => {
+            Some(Chains { run: neon::int8_128, operations: STEPS * CHAINS * 16 })
+        }
         (Isa::Neon, Arithmetic::Bf16) => None,
         (Isa::Scalar, arithmetic) => plain(arithmetic),
     }
@@ -77,7 +87,7 @@ fn chains(_: Isa, arithmetic: Arithmetic) -> Option<Chains> {
 }
 
 fn plain(arithmetic: Arithmetic) -> Option<Chains> {
-    (arithmetic == Arithmetic::F32).then_some(Chains { run: f32_plain, operations: 2 })
+    (arithmetic == Arithmetic::F32).then_some(Chains { run: f32_plain, operations: STEPS * CHAINS * 2 })
 }
 
 fn f32_plain() {
@@ -93,7 +103,7 @@ fn f32_plain() {
 fn combine(isa: Isa, bytes: &[u8]) -> u64 {
     match isa {
         // SAFETY: the context's instruction set is available, and AVX-512 comes with AVX2.
-        Isa::Avx512Bf16 | Isa::Avx512 | Isa::Avx2 => unsafe { x86::combine(bytes) },
+        Isa::Amx | Isa::Avx512Bf16 | Isa::Avx512 | Isa::Avx2 => unsafe { x86::combine(bytes) },
         Isa::Scalar => combine_plainly(bytes),
     }
 }
@@ -118,7 +128,20 @@ mod x86 {
     use std::arch::x86_64::*;
     use std::hint::black_box;
 
-    use super::{CHAINS, STEPS};
+    use super::{CHAINS, STEPS, amx};
+
+    /// Rounds of products of tiles: as long as the other loops.
+    pub(super) const ROUNDS: usize = STEPS / 4;
+
+    pub(super) unsafe fn bf16_tiles() {
+        // SAFETY: the caller has AMX.
+        unsafe { amx::bf16_chains(ROUNDS) }
+    }
+
+    pub(super) unsafe fn code_tiles() {
+        // SAFETY: the caller has AMX.
+        unsafe { amx::code_chains(ROUNDS) }
+    }
 
     #[target_feature(enable = "avx2")]
     pub(super) fn combine(bytes: &[u8]) -> u64 {

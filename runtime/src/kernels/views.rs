@@ -163,6 +163,28 @@ impl fmt::Debug for RowsMut<'_> {
     }
 }
 
+/// A pointer that tasks may share: they write through it to disjoint places.
+pub(super) struct SendMut<T>(pub(super) *mut T);
+// SAFETY: see above.
+unsafe impl<T> Sync for SendMut<T> {}
+
+impl<T> SendMut<T> {
+    pub(super) fn get(&self) -> *mut T {
+        self.0
+    }
+}
+
+/// A pointer that tasks may share to read.
+pub(super) struct SendConst<T>(pub(super) *const T);
+// SAFETY: nobody writes while tasks read.
+unsafe impl<T> Sync for SendConst<T> {}
+
+impl<T> SendConst<T> {
+    pub(super) fn get(&self) -> *const T {
+        self.0
+    }
+}
+
 fn rows_of(elements: usize, width: usize) -> usize {
     let len = elements.checked_div(width).unwrap_or(0);
     assert!(len * width == elements, "{elements} elements are rows of {width}");
