@@ -120,7 +120,7 @@ impl Product<'_> {
             let multiply = |block: usize| {
                 let buffer = self.buffers.add(block % BUFFERS);
                 let (x, w) = (self.tokens.add(block * BLOCK_BYTES), self.tiles.add(block * TILE_BYTES));
-                if block % 2 == 0 {
+                if block.is_multiple_of(2) {
                     tile::<ZEROS, 0>(x, w, buffer);
                 } else {
                     tile::<ZEROS, 1>(x, w, buffer);
