@@ -50,7 +50,7 @@ pub fn whole<T: TryFrom<u64>>(range: RangeInclusive<u64>) -> impl Fn(&str) -> Re
 /// The model to use.
 #[derive(Clone, Debug, clap::Args)]
 pub struct ModelArg {
-    /// A checkpoint's directory, Hugging Face's or Meta's, or a compiled model
+    /// A checkpoint: a directory, Hugging Face's or Meta's, or a GGUF file; or a compiled model
     #[arg(value_name = "MODEL")]
     pub path: PathBuf,
     /// Do not compare the checksums of a compiled model, which reads all of it

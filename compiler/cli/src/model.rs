@@ -8,6 +8,7 @@ use llamac_compiler::diagnostic::{Code, Diagnostic, Diagnostics, shell_word};
 use llamac_compiler::driver::{self, CompileOptions};
 use llamac_compiler::output::Output;
 use llamac_compiler::passes::{self, WeightPolicy};
+use llamac_compiler::source::gguf::is_gguf;
 use llamac_compiler::source::{Checkpoint, Head, TokenizerFiles, nearest_path};
 use llamac_runtime::plan::{self, GenerationDefaults};
 use llamac_runtime::text::Tokenizer;
@@ -108,7 +109,7 @@ pub fn source(
     threads: usize,
     console: &Console,
 ) -> Result<Source, Diagnostics> {
-    match (arg.path.is_file(), changes.option()) {
+    match (arg.path.is_file() && !is_gguf(&arg.path), changes.option()) {
         (true, Some(option)) if is_artifact(&arg.path) => {
             let fault = Diagnostic::new(Code::BadArgument).at(option);
             let fault =
@@ -125,7 +126,8 @@ pub fn source(
 }
 
 /// What may be at the path of a model.
-const EXPECTED: &str = "a directory with a checkpoint, Hugging Face's or Meta's, or a compiled model";
+const EXPECTED: &str =
+    "a directory with a checkpoint, Hugging Face's or Meta's, a GGUF file, or a compiled model";
 
 /// Opens the compiled model of `arg`, which is a file.
 fn open(arg: &ModelArg, threads: usize) -> Result<Arc<Model>, Diagnostics> {
@@ -172,6 +174,9 @@ pub fn compiled(
 /// When there is none, or it cannot be read.
 pub fn tokenizer(arg: &ModelArg) -> Result<Tokenizer, Diagnostics> {
     let path = &arg.path;
+    if is_gguf(path) {
+        return read_tokenizer(&Checkpoint::open(path, None)?.tokenizer, path);
+    }
     if path.is_file() {
         return open(arg, OpenOptions::default().threads)?.tokenizer();
     }
@@ -183,11 +188,19 @@ pub fn tokenizer(arg: &ModelArg) -> Result<Tokenizer, Diagnostics> {
 /// # Errors
 /// When there is none, or it cannot be read.
 pub fn read_tokenizer(files: &TokenizerFiles, path: &Path) -> Result<Tokenizer, Diagnostics> {
-    let place = |name: &str| path.join(name).display().to_string();
+    let place = |name: &str| match path.is_dir() {
+        true => path.join(name).display().to_string(),
+        // The files are made of what one file says.
+        false => format!("{}: {name}", path.display()),
+    };
     Tokenizer::from_files(|name| files.file(name), place)?.ok_or_else(|| no_tokenizer(path))
 }
 
 fn no_tokenizer(path: &Path) -> Diagnostics {
+    if is_gguf(path) {
+        let fault = Diagnostic::new(Code::NoTokenizer).at(path.display().to_string());
+        return fault.expected("one that llamac knows in tokenizer.ggml.model and tokenizer.ggml.pre").into();
+    }
     if !path.is_dir()
         && let Err(faults) = Checkpoint::open(path, None)
     {

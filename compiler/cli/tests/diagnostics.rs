@@ -134,6 +134,10 @@ const CASES: &[Case] = &[
             .expect("copies");
         at(f, "run {f} --ids 1")
     }),
+    (Code::DamagedGguf, |f| {
+        fs::write(f.join("model.gguf"), "GGUF").expect("writes");
+        at(f, "run {f}/model.gguf --ids 1")
+    }),
     (Code::NotAnArtifact, |f| {
         fs::write(f.join("photo.jpg"), b"\xff\xd8\xff\xe0\0\x10JFIF\0").expect("writes");
         at(f, "run {f}/photo.jpg -p Once")

@@ -22,6 +22,7 @@ fn estimates_are_what_a_compiled_model_takes() {
         ("meta/llama3-bf16-mp4", "bf16", "f32"),
         ("tiny/tied-embed-only", "as-is", "f32"),
         ("stories", "q8", "int8"),
+        ("gguf/stories/model.gguf", "as-is", "f32"),
     ] {
         let model = fixture(name);
         let places: [(&str, &Path); 2] = [("model", &model), ("f", place.path())];

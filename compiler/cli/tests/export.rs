@@ -402,3 +402,23 @@ fn an_interrupted_export_leaves_nothing_or_all() {
     llamac("compile {stories} --target onnx -o {folder}/out -q", &paths).quiet();
     assert_eq!(names(folder.path()), ["out"]);
 }
+
+#[test]
+fn blocks_cannot_be_used_where_they_are() {
+    let (folder, model) = (folder(), fixture("gguf/mixed/model.gguf"));
+    let paths = [("model", model.as_path()), ("out", folder.path())];
+    for external in ["reference", "copy"] {
+        let line =
+            format!("compile {{model}} --target onnx -o {{out}}/{external} --external-data {external}");
+        let message = llamac(&line, &paths).failure(2);
+        assert_eq!(
+            message,
+            format!(
+                "error[E0001]: invalid argument\n  --> --external-data {external}\n   \
+                 a GGUF file has its matrices in blocks, or in another order than the graph takes them\n   \
+                 help: use --external-data file\n"
+            )
+        );
+    }
+    assert!(names(folder.path()).is_empty());
+}

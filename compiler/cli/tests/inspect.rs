@@ -283,6 +283,8 @@ fn a_file_is_what_it_begins_with() {
     let paths = [("f", folder.path()), ("tiny", &*tiny)];
     std::fs::copy(fixture("onnx/mixed.onnx"), folder.path().join("model.bin")).expect("a copy");
     llamac("-q compile {tiny} -o {f}/compiled.onnx", &paths).quiet();
+    std::fs::copy(fixture("gguf/mixed/model.gguf"), folder.path().join("blocks")).expect("a copy");
+    assert!(llamac("inspect {f}/blocks --json", &paths).quiet().starts_with(r#"{"kind":"checkpoint""#));
     assert!(llamac("inspect {f}/model.bin --json", &paths).quiet().starts_with(r#"{"kind":"onnx""#));
     assert!(llamac("inspect {f}/compiled.onnx --json", &paths).quiet().starts_with(r#"{"kind":"artifact""#));
 }

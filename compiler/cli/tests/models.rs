@@ -18,12 +18,12 @@ fn message(status: i32, prepare: impl FnOnce(&std::path::Path)) -> String {
 
 #[test]
 fn folders_that_hold_no_model() {
-    assert_snapshot!(message(3, |_| {}), @r#"
-        error[E0100]: this is not a model that llamac can read
-          --> folder
-           expected a directory with config.json and model.safetensors, or with params.json and consolidated.00.pth
-           found    an empty directory
-        "#);
+    assert_snapshot!(message(3, |_| {}), @"
+    error[E0100]: this is not a model that llamac can read
+      --> folder
+       expected a directory with config.json and model.safetensors, or with params.json and consolidated.00.pth, or a GGUF file
+       found    an empty directory
+    ");
     let gpt2 = r#"{"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "n_embd": 768}"#;
     assert_snapshot!(message(4, |folder| fs::write(folder.join("config.json"), gpt2).expect("writes")), @r#"
         error[E0106]: this kind of model is not supported
@@ -32,19 +32,20 @@ fn folders_that_hold_no_model() {
            found    "gpt2" (GPT2LMHeadModel)
            help: llamac compiles models of the LLaMA architecture
         "#);
-    assert_snapshot!(message(4, |folder| fs::write(folder.join("model.gguf"), "GGUF").expect("writes")), @r#"
-        error[E0106]: this kind of model is not supported
+    assert_snapshot!(message(3, |folder| fs::write(folder.join("model.gguf"), "GGUF").expect("writes")), @"
+        error[E0100]: this is not a model that llamac can read
           --> folder
-           GGUF files cannot be read yet
-           help: get the checkpoint in safetensors, or save it with save_pretrained()
-        "#);
+           expected a directory with config.json and model.safetensors, or with params.json and consolidated.00.pth, or a GGUF file
+           found    a directory with GGUF files
+           help: give the file: folder/model.gguf
+        ");
     assert_snapshot!(message(3, |folder| {
         fs::create_dir(folder.join("model")).expect("a folder");
         copy("tiny/gqa-f32", &folder.join("model"));
     }), @r#"
         error[E0100]: this is not a model that llamac can read
           --> folder
-           expected a directory with config.json and model.safetensors, or with params.json and consolidated.00.pth
+           expected a directory with config.json and model.safetensors, or with params.json and consolidated.00.pth, or a GGUF file
            found    no config.json
            help: did you mean folder/model?
         "#);
@@ -94,7 +95,7 @@ fn names_that_are_not_there() {
     assert_snapshot!(redact(&text, &[]), @"
     error[E0100]: this is not a model that llamac can read
       --> fixtures/storys
-       expected a directory with a checkpoint, Hugging Face's or Meta's, or a compiled model
+       expected a directory with a checkpoint, Hugging Face's or Meta's, a GGUF file, or a compiled model
        found    no such file or directory
        help: did you mean fixtures/stories?
     ");
@@ -115,13 +116,13 @@ fn files_that_are_no_compiled_models() {
        help: `llamac compile CHECKPOINT -o OUT` makes one
     ");
     let text = llamac("inspect {tiny}/model.safetensors", &paths).failure(3);
-    assert_snapshot!(redact(&text, &[]), @r#"
-        error[E0100]: this is not a model that llamac can read
-          --> fixtures/tiny/gqa-f32/model.safetensors
-           expected a directory with config.json and model.safetensors, or with params.json and consolidated.00.pth
-           found    a file
-           help: give the directory fixtures/tiny/gqa-f32
-        "#);
+    assert_snapshot!(redact(&text, &[]), @"
+    error[E0100]: this is not a model that llamac can read
+      --> fixtures/tiny/gqa-f32/model.safetensors
+       expected a directory with config.json and model.safetensors, or with params.json and consolidated.00.pth, or a GGUF file
+       found    a file
+       help: give the directory fixtures/tiny/gqa-f32
+    ");
 
     fs::remove_file(&out).expect("removes");
     llamac("compile {tiny} -o {out}", &paths).success();
@@ -142,13 +143,13 @@ fn files_that_are_no_compiled_models() {
     fs::write(&out, altered).expect("writes");
     assert!(about(3).starts_with("error[E0302]"));
     let text = llamac("run {tiny}/golden.json --ids 1", &paths).failure(3);
-    assert_snapshot!(redact(&text, &[]), @r#"
-        error[E0100]: this is not a model that llamac can read
-          --> fixtures/tiny/gqa-f32/golden.json
-           expected a directory with config.json and model.safetensors, or with params.json and consolidated.00.pth
-           found    a file
-           help: give the directory fixtures/tiny/gqa-f32
-        "#);
+    assert_snapshot!(redact(&text, &[]), @"
+    error[E0100]: this is not a model that llamac can read
+      --> fixtures/tiny/gqa-f32/golden.json
+       expected a directory with config.json and model.safetensors, or with params.json and consolidated.00.pth, or a GGUF file
+       found    a file
+       help: give the directory fixtures/tiny/gqa-f32
+    ");
 }
 
 /// Without a folder for temporary files nothing can be compiled to run it.
@@ -211,20 +212,20 @@ fn names_that_lead_nowhere() {
     assert_snapshot!(message("run meta-llama/Llama-3.2-1B -p x"), @"
     error[E0100]: this is not a model that llamac can read
       --> meta-llama/Llama-3.2-1B
-       expected a directory with a checkpoint, Hugging Face's or Meta's, or a compiled model
+       expected a directory with a checkpoint, Hugging Face's or Meta's, a GGUF file, or a compiled model
        found    no such file or directory
        help: llamac does not download: get it with `hf download meta-llama/Llama-3.2-1B --local-dir DIR`
     ");
     assert_snapshot!(message("run {f}/loop -p x"), @"
     error[E0100]: this is not a model that llamac can read
       --> folder/loop
-       expected a directory with a checkpoint, Hugging Face's or Meta's, or a compiled model
+       expected a directory with a checkpoint, Hugging Face's or Meta's, a GGUF file, or a compiled model
        found    a link that leads nowhere
     ");
     assert_snapshot!(message("run {f}/none.llamac -p x"), @"
     error[E0100]: this is not a model that llamac can read
       --> folder/none.llamac
-       expected a directory with a checkpoint, Hugging Face's or Meta's, or a compiled model
+       expected a directory with a checkpoint, Hugging Face's or Meta's, a GGUF file, or a compiled model
        found    no such file or directory
     ");
     let named = run(support::command().args(["inspect", "a\u{1b}[2J\nb"]), "").failure(3);

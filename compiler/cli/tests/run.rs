@@ -212,3 +212,23 @@ fn a_full_context_is_told() {
     assert_eq!(last["reason"], "length");
     llamac("run {model} -p Once -n 3 --json", &paths).quiet();
 }
+
+/// The story model in blocks of 8 and 4 bits, its text that of numpy's greedy tokens (`fixtures/scripts/make_gguf.py`).
+#[test]
+fn a_gguf_file_tells_a_story() {
+    let stories = fixture("gguf/stories");
+    let golden = std::fs::read(stories.join("golden.json")).expect("a file");
+    let golden: Value = serde_json::from_slice(&golden).expect("JSON");
+    let expected = &golden["greedy"][0]["tokens"][0];
+    let model = stories.join("model.gguf");
+    let prompt = "Once upon a time, there was a brave girl named Zoe.";
+    let tell = |model: &std::path::Path| {
+        run(arguments("run {model} -n 60 --json -p", &[("model", model)]).arg(prompt), "").quiet()
+    };
+    let (_, done) = lines(&tell(&model));
+    assert_eq!(&done["tokens"], expected);
+    let place = folder();
+    let compiled = place.path().join("model.llamac");
+    llamac("-q compile {model} -o {out}", &[("model", &model), ("out", &compiled)]).quiet();
+    assert_eq!(lines(&tell(&compiled)).1["tokens"], *expected);
+}

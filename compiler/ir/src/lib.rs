@@ -44,4 +44,4 @@ pub use tensor::Tensor;
 pub use text::{SyntaxError, TextError};
 pub use types::{DType, TensorType, Types};
 pub use verify::{Fault, VerifyErrors};
-pub use weight::{Grid, Permutation, QuantizedPart, Scheme, Weight, WeightError, WeightExpr};
+pub use weight::{BlockFormat, Grid, Permutation, QuantizedPart, Scheme, Weight, WeightError, WeightExpr};

@@ -6,13 +6,14 @@
 //!
 //! Before fusion: a policy speaks of the checkpoint's tensors, and only weights of one format are concatenated. A
 //! matrix goes by the name of its tensor and by that of the module that uses it: a tied `lm_head` can be named, too.
-//! Vectors are never quantized.
+//! Vectors are never quantized. As it is, a matrix that the checkpoint stores in blocks goes to the scheme that holds the
+//! same integers, or else to 8 bits, which change its numbers by less than the blocks did.
 
 use std::collections::BTreeSet;
 
 use llamac_ir::rewrite::{self, DynRule, NoMatch, OpSet, Patch, RewriteError, RuleSet};
 use llamac_ir::suggest::nearest;
-use llamac_ir::{DType, Graph, Loc, NodeId, Weight, WeightError, WeightExpr};
+use llamac_ir::{DType, Graph, Loc, NodeId, Scheme, Weight, WeightError, WeightExpr};
 use llamac_plan::diagnostic::{Code, Diagnostic, Diagnostics};
 
 use super::canonicalize::with_weights;
@@ -54,13 +55,26 @@ impl AssignSchemes {
         };
         match weight.shape().len() {
             2 => match self.policy.format(&names(weight, loc)) {
-                None | Some(WeightFormat::AsIs) => Ok(weight.clone()),
+                None | Some(WeightFormat::AsIs) => match stored_scheme(weight) {
+                    Some(scheme) => numbers.quantize(scheme),
+                    None => Ok(weight.clone()),
+                },
                 Some(WeightFormat::Float(dtype)) => numbers.convert(dtype),
                 Some(WeightFormat::Quantized(scheme)) => numbers.quantize(scheme),
             },
             _ if self.policy.widens_vectors() => numbers.convert(DType::F32),
             _ => Ok(weight.clone()),
         }
+    }
+}
+
+/// The scheme for a matrix that the checkpoint stores in blocks, if it does: the blocks' own, or 8 bits.
+fn stored_scheme(weight: &Weight) -> Option<Scheme> {
+    match weight.expr() {
+        WeightExpr::Dequantize { format, .. } => Some(format.scheme().unwrap_or(Scheme::Q8)),
+        WeightExpr::Permute { base, .. } | WeightExpr::Slice { base, .. } => stored_scheme(base),
+        // Others compute, and their numbers are on nobody's grid any more.
+        _ => weight.parts().into_iter().find_map(stored_scheme).map(|_| Scheme::Q8),
     }
 }
 
@@ -193,6 +207,32 @@ mod tests {
         %1 = linear %0, @layers.0.q_proj.weight, @layers.0.q_proj.bias : f32[batch, seq, 4]
         %2 = rms_norm %1, @norm.weight {eps=1e-5} : f32[batch, seq, 4]
         %3 = linear %2, @embed_tokens.weight : f32[batch, seq, 9]
+        ");
+    }
+
+    #[test]
+    fn blocks_keep_their_integers_or_get_eight_bits() {
+        let model = "graph(%i: i64[batch, seq], @embed: u8[9, 34], @q: u8[32, 18], @k: u8[32, 20]) {
+            %0 = embed %i, dequantize(@embed, format=q8_0)
+            %1 = linear %0, interleaved_to_half(dequantize(@q, format=q4_0), heads=2, head_dim=16)
+            %2 = linear %1, dequantize(@k, format=q4_1)
+            return out=%2 }";
+        let assigned = |policy: &str| {
+            let mut graph = parse(model);
+            assign_schemes(&mut graph, &policy.parse().unwrap(), &AnyOp).unwrap();
+            assert_round_trip(&graph);
+            let text = graph.to_string();
+            text.lines().filter(|line| line.contains(" = ")).collect::<Vec<_>>().join("\n")
+        };
+        assert_snapshot!(assigned("as-is"), @"
+        %0 = embed %i, quantize(dequantize(@embed, format=q8_0), scheme=q8) : f32[batch, seq, 32]
+        %1 = linear %0, quantize(interleaved_to_half(dequantize(@q, format=q4_0), heads=2, head_dim=16), scheme=q4) : f32[batch, seq, 32]
+        %2 = linear %1, quantize(dequantize(@k, format=q4_1), scheme=q8) : f32[batch, seq, 32]
+        ");
+        assert_snapshot!(assigned("f32"), @"
+        %0 = embed %i, dequantize(@embed, format=q8_0) : f32[batch, seq, 32]
+        %1 = linear %0, interleaved_to_half(dequantize(@q, format=q4_0), heads=2, head_dim=16) : f32[batch, seq, 32]
+        %2 = linear %1, dequantize(@k, format=q4_1) : f32[batch, seq, 32]
         ");
     }
 

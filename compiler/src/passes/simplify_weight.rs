@@ -25,6 +25,7 @@ pub(super) fn simplify(weight: &Weight) -> Weight {
         WeightExpr::Sum { parts } => Weight::sum(parts.iter().map(inner)).ok(),
         WeightExpr::Scale { base, factor } => inner(base).scale(*factor).ok(),
         WeightExpr::SetRowNorms { base, norms } => inner(base).set_row_norms(&inner(norms)).ok(),
+        WeightExpr::Dequantize { base, format } => inner(base).dequantize(*format).ok(),
         WeightExpr::AddLowRank { base, a, b, scale } => {
             inner(base).add_low_rank(&inner(a), &inner(b), *scale).ok()
         }

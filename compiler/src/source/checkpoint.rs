@@ -23,7 +23,7 @@ use super::safetensors::StoredTensor;
 use super::shards::{self, Weights};
 use super::table::{self, Spelling, Table};
 use super::tokenizer::TokenizerFiles;
-use super::{generation, json, locate, meta};
+use super::{generation, gguf, json, locate, meta};
 
 pub(crate) const GENERATION: &str = "generation_config.json";
 
@@ -45,7 +45,7 @@ pub struct TensorInfo {
     pub file: Arc<str>,
     /// Its name in that file.
     pub stored_name: String,
-    /// The type of its elements: F32, F16 or BF16.
+    /// The type of its elements: F32, F16 or BF16; U8 where rows are stored in blocks.
     pub dtype: DType,
     /// Its sizes, outermost first: one or two.
     pub shape: Vec<usize>,
@@ -79,10 +79,10 @@ pub enum Tie {
     Different,
 }
 
-/// A LLaMA checkpoint, in Hugging Face's layout or in Meta's.
+/// A LLaMA checkpoint, in Hugging Face's layout, in Meta's, or a GGUF file.
 #[derive(Debug)]
 pub struct Checkpoint {
-    /// The directory, as it was given.
+    /// The directory or the file, as it was given.
     pub path: PathBuf,
     /// The model's description.
     pub config: Config,
@@ -106,7 +106,7 @@ pub struct Checkpoint {
     pub tie: Tie,
     /// The tokenizer's files.
     pub tokenizer: TokenizerFiles,
-    /// The directory that they are from.
+    /// The directory that they are from, or the GGUF file.
     pub tokenizer_path: PathBuf,
     /// Tensors of the files that the model does not use, by their stored names.
     pub ignored: Vec<String>,
@@ -118,7 +118,7 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Opens the directory `path`, for `head` or for the one that it holds.
+    /// Opens the directory `path`, or the GGUF file, for `head` or for the one that it holds.
     ///
     /// # Errors
     /// All faults of its files together: see the modules of `source`. What is no checkpoint at all is one fault, with
@@ -138,6 +138,9 @@ impl Checkpoint {
         head: Option<Head>,
         warnings: &mut Vec<String>,
     ) -> Result<Self, Diagnostics> {
+        if gguf::is_gguf(path) {
+            return gguf::open(path, head, warnings);
+        }
         if meta::is_meta(path) {
             return meta::open(path, head, warnings);
         }

@@ -71,7 +71,7 @@ pub(crate) fn stand_in(bytes: &[u8]) -> Option<&'static str> {
         (b"<!doctype", PAGE),
         (b"<html", PAGE),
         (b"PK\x03\x04", "this is a PyTorch or zip file: should its name be pytorch_model.bin?"),
-        (b"GGUF", "this is a GGUF file; llamac reads safetensors"),
+        (b"GGUF", "this is a GGUF file: give it as the model, by its own path"),
     ];
     KNOWN.into_iter().find(|(magic, _)| bytes.starts_with(magic)).map(|(_, help)| help)
 }

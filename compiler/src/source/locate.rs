@@ -16,11 +16,7 @@ pub(crate) const CONFIG: &str = "config.json";
 /// Entries of a directory that are looked at.
 const MAX_ENTRIES: usize = 1000;
 
-const EXPECTED: &str =
-    "a directory with config.json and model.safetensors, or with params.json and consolidated.00.pth";
-
-/// A way out of most other formats.
-const CONVERT: &str = "get the checkpoint in safetensors, or save it with save_pretrained()";
+const EXPECTED: &str = "a directory with config.json and model.safetensors, or with params.json and consolidated.00.pth, or a GGUF file";
 
 /// Names of the entries of a directory, sorted; none where it cannot be read.
 pub(super) fn names(directory: &Path) -> Vec<String> {
@@ -41,8 +37,9 @@ fn unsupported(path: &Path, what: &str, help: &str) -> Diagnostic {
 /// Another format that these files are in.
 fn other_format(path: &Path, names: &[String]) -> Option<Diagnostic> {
     let any = |test: &dyn Fn(&str) -> bool| names.iter().any(|name| test(name));
-    if any(&|n| n.ends_with(".gguf")) {
-        return Some(unsupported(path, "GGUF files cannot be read yet", CONVERT));
+    if let Some(file) = names.iter().find(|name| name.ends_with(".gguf")) {
+        let help = format!("give the file: {}", path.join(file).display());
+        return Some(not_a_checkpoint(path).found("a directory with GGUF files").help(help));
     }
     if any(&|n| n.starts_with("consolidated.") && n.ends_with(".pth")) {
         let missing = Diagnostic::new(Code::MissingFile).at(path.join(PARAMS).display().to_string());

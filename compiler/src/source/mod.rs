@@ -10,7 +10,7 @@
 //! [`Adapters`] of the PEFT library change a checkpoint once it is open, whatever its layout.
 //!
 //! What a tensor of the model is made of is a recipe over what the files hold: itself in Hugging Face's layout, parts of
-//! several files in Meta's.
+//! several files in Meta's, blocks of small integers in GGUF's.
 //!
 //! Not here: the arithmetic of weights (`weights`), the graph (`model`), and encoding of texts.
 
@@ -19,6 +19,7 @@ mod checkpoint;
 mod config;
 mod file;
 mod generation;
+pub mod gguf;
 mod head;
 mod json;
 mod labels;

@@ -173,11 +173,12 @@ pub(super) fn to_meta(canonical: &str) -> Option<String> {
     Some(format!("layers.{layer}.{meta}"))
 }
 
-/// The order of rows that turns a projection of Meta's into one of Hugging Face's, for those whose rows are rotated.
+/// The order of rows that turns a projection of Meta's, or its bias, into one of Hugging Face's, for those whose rows are
+/// rotated.
 pub(super) fn rotary_heads(canonical: &str, config: &Config) -> Option<Permutation> {
     let heads = match layer(canonical)?.1 {
-        "self_attn.q_proj.weight" => config.num_attention_heads,
-        "self_attn.k_proj.weight" => config.num_key_value_heads,
+        "self_attn.q_proj.weight" | "self_attn.q_proj.bias" => config.num_attention_heads,
+        "self_attn.k_proj.weight" | "self_attn.k_proj.bias" => config.num_key_value_heads,
         _ => return None,
     };
     Some(Permutation::InterleavedToHalf { heads, head_dim: config.head_dim })

@@ -12,15 +12,20 @@ use llamac_plan::diagnostic::{Code, Diagnostic, Diagnostics};
 use super::Head;
 use super::checkpoint::Stored;
 use super::config::Config;
+use super::gguf;
 use super::locate::CONFIG;
 use super::meta::PARAMS;
 use super::names::{self, EMBEDDING, LM_HEAD, NORM, QA_OUTPUTS, QA_OUTPUTS_BIAS, SCORE, SCORE_BIAS};
+
+/// The types of matrices in GGUF files that can be read.
+const GGUF_TYPES: &str = "F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K to Q6_K, IQ4_NL or IQ4_XS";
 
 /// In whose words a checkpoint is described.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Spelling {
     HuggingFace,
     Meta,
+    Gguf,
 }
 
 impl Spelling {
@@ -29,6 +34,7 @@ impl Spelling {
         match self {
             Self::HuggingFace => CONFIG,
             Self::Meta => PARAMS,
+            Self::Gguf => "the metadata",
         }
     }
 
@@ -39,14 +45,24 @@ impl Spelling {
             (Self::Meta, "num_attention_heads") => "n_heads",
             (Self::Meta, "num_key_value_heads") => "n_kv_heads",
             (Self::Meta, "num_hidden_layers") => "n_layers",
+            (Self::Gguf, "hidden_size") => "llama.embedding_length",
+            (Self::Gguf, "intermediate_size") => "llama.feed_forward_length",
+            (Self::Gguf, "num_attention_heads") => "llama.attention.head_count",
+            (Self::Gguf, "num_key_value_heads") => "llama.attention.head_count_kv",
+            (Self::Gguf, "num_hidden_layers") => "llama.block_count",
+            (Self::Gguf, "head_dim") => "llama.attention.key_length",
             _ => key,
         }
     }
 
     /// A tensor in the files.
     fn tensor(self, canonical: &str) -> String {
-        let meta = if self == Self::Meta { names::to_meta(canonical) } else { None };
-        meta.unwrap_or_else(|| canonical.to_owned())
+        let own = match self {
+            Self::HuggingFace => None,
+            Self::Meta => names::to_meta(canonical),
+            Self::Gguf => gguf::to_gguf(canonical),
+        };
+        own.unwrap_or_else(|| canonical.to_owned())
     }
 }
 
@@ -95,7 +111,8 @@ struct Sizes {
 impl Sizes {
     fn of(config: &Config, spelling: Spelling) -> Self {
         let one = |key, value| Size(vec![(spelling.key(key), value)]);
-        let two = |key, value| Size(vec![(spelling.key(key), value), ("head_dim", config.head_dim)]);
+        let head_dim = (spelling.key("head_dim"), config.head_dim);
+        let two = |key, value| Size(vec![(spelling.key(key), value), head_dim]);
         Self {
             vocab: one("vocab_size", config.vocab_size),
             hidden: one("hidden_size", config.hidden_size),
@@ -209,7 +226,7 @@ impl Table {
         };
         let [queries, keys, values] = self.heads.map(width);
         let other = queries.is_some_and(|width| width != self.head_dim);
-        (other && queries == keys && queries == values).then_some("head_dim")
+        (other && queries == keys && queries == values).then(|| self.spelling.key("head_dim"))
     }
 
     /// Whether the model has a tensor of this canonical name.
@@ -275,7 +292,9 @@ impl Check<'_> {
         }
         if !gaps.is_empty() {
             let found = present.len();
-            let (file, key) = (self.table.spelling.config(), self.table.spelling.key("num_hidden_layers"));
+            let spelling = self.table.spelling;
+            let file = if spelling == Spelling::Gguf { self.root } else { spelling.config() };
+            let key = spelling.key("num_hidden_layers");
             self.faults.push(
                 Diagnostic::new(Code::MissingTensor)
                     .at(format!("{file}: {key}"))
@@ -324,9 +343,12 @@ impl Check<'_> {
             self.faults.extend(fault.map(|d| with_help(d, help)).map(Diagnostics::from).unwrap_or_default());
         }
         for (found, group) in dtypes {
-            let fault = group.fault(Code::WrongDtype).map(|d| {
-                d.expected("F32, F16 or BF16").found(found).help("save the checkpoint in one of these dtypes")
-            });
+            let (expected, help) = match (self.table.spelling, sizes.len()) {
+                (Spelling::Gguf, 2) => (GGUF_TYPES, "quantize the model again, to one of these types"),
+                (Spelling::Gguf, _) => ("F32, F16 or BF16", "convert the model again: vectors are F32"),
+                _ => ("F32, F16 or BF16", "save the checkpoint in one of these dtypes"),
+            };
+            let fault = group.fault(Code::WrongDtype).map(|d| d.expected(expected).found(found).help(help));
             self.faults.extend(fault.map(Diagnostics::from).unwrap_or_default());
         }
     }
@@ -347,6 +369,9 @@ impl Check<'_> {
             };
         }
         if let Some((block, _)) = name.split_once('.').filter(|_| name.ends_with(".bias")) {
+            if self.table.spelling == Spelling::Gguf {
+                return fault.help("others of these projections have a bias");
+            }
             let key = if block == "mlp" { "mlp_bias" } else { "attention_bias" };
             return fault.help(format!("config.json says {key} = true; these weights have no such bias"));
         }

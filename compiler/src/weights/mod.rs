@@ -7,6 +7,7 @@
 //!
 //! Not here: how numbers are quantized (`llamac_ir`), and the layouts of packed weights.
 
+mod blocks;
 mod convert;
 mod reader;
 

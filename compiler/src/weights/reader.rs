@@ -122,7 +122,7 @@ pub struct WeightReader<'a> {
 
 /// Takes the rows of a block as they come: the position of the first one in the block, and their bytes in the recipe's
 /// dtype.
-type Sink<'s> = dyn FnMut(usize, &[u8]) -> Result<(), ReadError> + 's;
+pub(super) type Sink<'s> = dyn FnMut(usize, &[u8]) -> Result<(), ReadError> + 's;
 
 /// Takes quantized rows as they come: the position of a row, its grids, and the codes of its blocks.
 type QuantizedSink<'s> = dyn FnMut(usize, &[Grid], &[u8]) -> Result<(), ReadError> + 's;
@@ -186,7 +186,13 @@ impl<'a> WeightReader<'a> {
 
     /// Gives `block` of `weight`, of which the first row is row `at` of the output, to `sink`; in any order, each row
     /// once.
-    fn visit(&self, weight: &Weight, block: &Block, at: usize, sink: &mut Sink<'_>) -> Result<(), ReadError> {
+    pub(super) fn visit(
+        &self,
+        weight: &Weight,
+        block: &Block,
+        at: usize,
+        sink: &mut Sink<'_>,
+    ) -> Result<(), ReadError> {
         let Block { rows, columns } = block;
         if block.elements() == 0 {
             return Ok(());
@@ -279,6 +285,8 @@ impl<'a> WeightReader<'a> {
                     sink(row, &packed.collect::<Vec<u8>>())
                 })
             }
+            WeightExpr::Dequantize { base, format } => self
+                .blocks(base, *format, block, &mut |i, values| sink(at + i, &narrowed(DType::F32, values))),
             WeightExpr::Literal { dtype, values, .. } => {
                 let width = row_elements(weight);
                 let rows = rows.clone().flat_map(|row| &values[row * width..][columns.clone()]);
@@ -406,8 +414,15 @@ impl<'a> WeightReader<'a> {
         let mut grids = Vec::with_capacity(blocks);
         let mut codes = vec![0; blocks * Scheme::BLOCK];
         rows.clone().enumerate().try_for_each(|(i, row)| {
-            self.floats(base, &Block { rows: row..row + 1, columns: first..end }, &mut values)?;
             grids.clear();
+            if let Some((stored, format, stored_row)) = base.carried(row, *scheme) {
+                self.carried(stored, format, stored_row, &(first..end), &mut grids, &mut codes)?;
+                if let Some(grid) = grids.iter().find(|grid| !grid.scale.is_finite()) {
+                    return Err(self.overflow(base, row, scheme.name(), grid.scale));
+                }
+                return each(i, &grids, &codes);
+            }
+            self.floats(base, &Block { rows: row..row + 1, columns: first..end }, &mut values)?;
             for (values, codes) in values.chunks(Scheme::BLOCK).zip(codes.as_chunks_mut().0) {
                 let grid = scheme.quantize(values, codes);
                 if !grid.scale.is_finite() {

@@ -24,7 +24,7 @@ pub const MAX_PIECE_BYTES: usize = 8000;
 pub const SPACE: char = '\u{2581}';
 
 /// What decoding puts in the place of the unknown piece, unless the model says otherwise.
-const UNKNOWN_SURFACE: &str = " \u{2047} ";
+pub const UNKNOWN_SURFACE: &str = " \u{2047} ";
 
 /// Faulty pieces that are told one by one.
 const TOLD: usize = 20;
@@ -179,6 +179,36 @@ impl SentencePieceModel {
         })
     }
 
+    /// The model as a file that [`SentencePieceModel::parse`] reads, and SentencePiece's own library.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let piece = |piece: &Piece| proto::SentencePiece {
+            piece: piece.text.clone(),
+            score: piece.score,
+            r#type: Some(number(piece.kind)),
+        };
+        let text = |id: Option<u32>| Some(self.pieces.get(id? as usize)?.text.clone());
+        let trainer = proto::TrainerSpec {
+            model_type: Some(proto_type::BPE),
+            treat_whitespace_as_suffix: self.whitespace_as_suffix,
+            byte_fallback: self.byte_fallback,
+            unk_surface: Some(self.unknown_surface.clone()),
+            bos_piece: text(self.bos),
+            eos_piece: text(self.eos),
+        };
+        let normalizer = proto::NormalizerSpec {
+            precompiled_charsmap: self.charsmap.clone(),
+            add_dummy_prefix: Some(self.add_dummy_prefix),
+            remove_extra_whitespaces: Some(self.remove_extra_whitespaces),
+            escape_whitespaces: Some(self.escape_whitespaces),
+        };
+        let model = proto::ModelProto {
+            pieces: self.pieces.iter().map(piece).collect(),
+            trainer_spec: Some(trainer),
+            normalizer_spec: Some(normalizer),
+        };
+        model.encode_to_vec()
+    }
+
     /// The ids of the pieces of a kind.
     pub fn of_kind(&self, kind: PieceKind) -> impl Iterator<Item = u32> {
         let ids = self.pieces.iter().enumerate().filter(move |(_, piece)| piece.kind == kind);
@@ -216,6 +246,18 @@ fn unsupported(name: &str, what: &str) -> Diagnostic {
         "load it with AutoTokenizer.from_pretrained() of transformers and save it with save_pretrained(): \
          llamac reads the tokenizer.json",
     )
+}
+
+/// The number of a kind in files.
+fn number(kind: PieceKind) -> i32 {
+    match kind {
+        PieceKind::Normal => 1,
+        PieceKind::Unknown => 2,
+        PieceKind::Control => 3,
+        PieceKind::UserDefined => 4,
+        PieceKind::Unused => 5,
+        PieceKind::Byte => 6,
+    }
 }
 
 /// A piece of the file, or its text and what is wrong with it.

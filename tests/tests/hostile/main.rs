@@ -7,6 +7,7 @@ mod adapter;
 mod artifact;
 mod checkpoint;
 mod config;
+mod gguf;
 mod limits;
 mod onnx;
 mod plan;

@@ -29,7 +29,7 @@ use crate::progress::{Bar, Unit};
 /// Compile a checkpoint into one file that `run` and `eval` take, or into ONNX
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// A checkpoint's directory, Hugging Face's or Meta's
+    /// A checkpoint: a directory, Hugging Face's or Meta's, or a GGUF file
     #[arg(value_name = "CKPT")]
     checkpoint: PathBuf,
     /// The compiled model, for ONNX a folder; without it only what --emit, --print-after, --dump-ir or --remarks ask for is made

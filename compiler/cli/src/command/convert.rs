@@ -18,7 +18,7 @@ use crate::{human, model};
 /// The folder appears when all of it is written. An interrupted conversion leaves nothing and has to begin anew.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// A checkpoint's directory: Meta's params.json and consolidated.*.pth, or Hugging Face's with pytorch_model.bin
+    /// A checkpoint: a directory, Meta's or Hugging Face's with pytorch_model.bin, or a GGUF file
     #[arg(value_name = "CKPT")]
     checkpoint: PathBuf,
     /// The folder to make

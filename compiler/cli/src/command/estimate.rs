@@ -22,7 +22,7 @@ use crate::model;
 /// Tell sizes, memory, arithmetic and limits of speed before anything is compiled
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// A checkpoint's directory, Hugging Face's or Meta's
+    /// A checkpoint: a directory, Hugging Face's or Meta's, or a GGUF file
     #[arg(value_name = "CKPT")]
     checkpoint: PathBuf,
     /// Tokens of each sequence [default: the model's longest context]

@@ -2,7 +2,7 @@
 
 use ndarray::{ArrayD, ArrayView1, Axis, concatenate};
 
-use super::{FrequencySet, QuantizedPart, Scheme, Weight, WeightExpr};
+use super::{FrequencySet, Grid, QuantizedPart, Scheme, Weight, WeightExpr};
 use crate::frequencies;
 
 /// The value of `weight`, rounded to its element type and widened to `f32`.
@@ -74,10 +74,18 @@ pub fn evaluate(
         WeightExpr::Convert { base, .. } => evaluate(base, read)?,
         WeightExpr::Quantize { base, scheme } => {
             let mut values = evaluate(base, read)?;
-            for mut row in values.rows_mut() {
-                scheme.round_row(row.as_slice_mut().ok_or("rows are not contiguous")?);
+            for (i, mut row) in values.rows_mut().into_iter().enumerate() {
+                if base.carried(i, *scheme).is_none() {
+                    scheme.round_row(row.as_slice_mut().ok_or("rows are not contiguous")?);
+                }
             }
             values
+        }
+        WeightExpr::Dequantize { base, format } => {
+            let mut values = vec![0.0; weight.elements()];
+            let rows = bytes(&evaluate(base, read)?);
+            format.dequantize(&rows, &mut values);
+            ArrayD::from_shape_vec(weight.shape(), values).map_err(|e| format!("{weight}: {e}"))?
         }
         WeightExpr::QuantizedPart { of, part } => quantized_part(of, *part, read)?,
         WeightExpr::PackNibbles { base } => {
@@ -100,6 +108,11 @@ pub fn evaluate(
     Ok(value.mapv(|v| weight.dtype().round(v)))
 }
 
+/// Bytes that were widened.
+fn bytes(values: &ArrayD<f32>) -> Vec<u8> {
+    values.iter().map(|value| *value as u8).collect()
+}
+
 /// A part of the quantized matrix `of`.
 fn quantized_part(
     of: &Weight,
@@ -110,15 +123,24 @@ fn quantized_part(
         return Err(format!("{of} is not quantized"));
     };
     let mut values = Vec::new();
+    let mut add = |grid: Grid, codes: &[u8; Scheme::BLOCK]| match part {
+        QuantizedPart::Codes => values.extend(codes.map(f32::from)),
+        QuantizedPart::Scales => values.push(grid.scale),
+        QuantizedPart::Zeros => values.push(f32::from(grid.zero)),
+    };
     let mut codes = [0; Scheme::BLOCK];
-    for row in evaluate(base, read)?.rows() {
+    for (i, row) in evaluate(base, read)?.rows().into_iter().enumerate() {
+        if let Some((stored, format, row)) = base.carried(i, *scheme) {
+            let row = bytes(&evaluate(stored, read)?.select(Axis(0), &[row]));
+            for block in row.chunks(format.bytes()) {
+                let grid = format.codes(block, &mut codes).ok_or("a format of another scheme")?;
+                add(grid, &codes);
+            }
+            continue;
+        }
         for block in row.to_vec().chunks(Scheme::BLOCK) {
             let grid = scheme.quantize(block, &mut codes);
-            match part {
-                QuantizedPart::Codes => values.extend(codes.map(f32::from)),
-                QuantizedPart::Scales => values.push(grid.scale),
-                QuantizedPart::Zeros => values.push(f32::from(grid.zero)),
-            }
+            add(grid, &codes);
         }
     }
     let rows = of.shape()[0];

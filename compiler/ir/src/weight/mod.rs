@@ -3,6 +3,7 @@
 //! Rewrites only build recipes. Reading bytes is not done here: a caller supplies the tensors of a checkpoint, and
 //! [`evaluate`] computes a recipe naively in memory, as the judge of evaluators that work tile by tile.
 
+mod blocks;
 mod eval;
 mod permutation;
 mod scheme;
@@ -14,6 +15,7 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
+pub use blocks::BlockFormat;
 pub use eval::evaluate;
 pub use permutation::Permutation;
 pub use scheme::{Grid, QuantizedPart, Scheme};
@@ -142,6 +144,13 @@ pub enum WeightExpr {
         /// `u8`, of which the upper bits are zero.
         base: Weight,
     },
+    /// The numbers of a matrix whose rows are stored in blocks, in `f32`.
+    Dequantize {
+        /// `u8[rows, bytes]`: the blocks of each row.
+        base: Weight,
+        /// What the blocks are.
+        format: BlockFormat,
+    },
     /// A few numbers that are no part of a checkpoint.
     Literal {
         /// The element type.
@@ -265,6 +274,35 @@ impl Weight {
         Self::new(WeightExpr::PackNibbles { base: self.clone() })
     }
 
+    /// The numbers of these blocks.
+    pub fn dequantize(&self, format: BlockFormat) -> Result<Self, WeightError> {
+        Self::new(WeightExpr::Dequantize { base: self.clone(), format })
+    }
+
+    /// The stored row that `row` is, with its blocks' type, where these hold the codes of `scheme`: quantizing leaves such
+    /// a row as it is.
+    pub fn carried(&self, row: usize, scheme: Scheme) -> Option<(&Self, BlockFormat, usize)> {
+        match self.expr() {
+            WeightExpr::Dequantize { base, format } => {
+                (format.scheme() == Some(scheme)).then_some((base, *format, row))
+            }
+            WeightExpr::Slice { base, start, .. } => base.carried(start + row, scheme),
+            WeightExpr::Permute { base, order } => base.carried(order.source_row(row), scheme),
+            WeightExpr::Concat { parts } => {
+                let mut row = row;
+                for part in parts {
+                    let rows = *part.shape().first()?;
+                    if row < rows {
+                        return part.carried(row, scheme);
+                    }
+                    row -= rows;
+                }
+                None
+            }
+            _ => None,
+        }
+    }
+
     /// How it is quantized, if it is.
     pub fn scheme(&self) -> Option<Scheme> {
         match self.expr() {
@@ -312,6 +350,7 @@ impl Weight {
             | WeightExpr::Convert { base, .. }
             | WeightExpr::Quantize { base, .. }
             | WeightExpr::Scale { base, .. }
+            | WeightExpr::Dequantize { base, .. }
             | WeightExpr::PackNibbles { base } => vec![base],
             WeightExpr::QuantizedPart { of, .. } => vec![of],
             WeightExpr::AddLowRank { base, a, b, .. } => vec![base, a, b],
@@ -475,6 +514,16 @@ fn infer(expr: &WeightExpr) -> Result<(DType, SmallVec<[usize; 2]>), String> {
             match base.dtype() {
                 DType::U8 => Ok((DType::U8, [rows, columns.div_ceil(2)].as_slice().into())),
                 _ => Err(format!("{} are no codes", base.ty())),
+            }
+        }
+        WeightExpr::Dequantize { base, format } => {
+            let (rows, bytes) = matrix(base, "the operand")?;
+            let numbers = (bytes / format.bytes()).checked_mul(format.numbers());
+            match (base.dtype(), numbers) {
+                (DType::U8, Some(numbers)) if bytes.is_multiple_of(format.bytes()) => {
+                    Ok((DType::F32, [rows, numbers].as_slice().into()))
+                }
+                _ => Err(format!("{} are no rows of {format} blocks", base.ty())),
             }
         }
         WeightExpr::Literal { dtype, shape, values } => {

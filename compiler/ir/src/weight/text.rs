@@ -10,7 +10,7 @@ use crate::suggest::{nearest, question};
 use crate::text::{Cursor, SyntaxError, write_name};
 
 /// The recipes that are written as functions.
-const FUNCTIONS: [&str; 16] = [
+const FUNCTIONS: [&str; 17] = [
     "quantize",
     "quantized_part",
     "pack_nibbles",
@@ -27,6 +27,7 @@ const FUNCTIONS: [&str; 16] = [
     "convert",
     "inv_freq",
     "literal",
+    "dequantize",
 ];
 
 /// Recipes nest by a few levels; more is an attack on the parser's stack.
@@ -51,6 +52,7 @@ impl WeightExpr {
             Self::Quantize { .. } => "quantize",
             Self::QuantizedPart { .. } => "quantized_part",
             Self::PackNibbles { .. } => "pack_nibbles",
+            Self::Dequantize { .. } => "dequantize",
             Self::Literal { .. } => "literal",
         }
     }
@@ -82,6 +84,7 @@ impl WeightExpr {
             Self::Convert { dtype, .. } => vec![("dtype", dtype.to_string())],
             Self::Quantize { scheme, .. } => vec![("scheme", scheme.to_string())],
             Self::QuantizedPart { part, .. } => vec![("part", part.to_string())],
+            Self::Dequantize { format, .. } => vec![("format", format.to_string())],
             Self::Literal { dtype, shape, values } => {
                 vec![("dtype", dtype.to_string()), ("shape", list_text(shape)), ("values", list_text(values))]
             }
@@ -99,6 +102,7 @@ impl WeightExpr {
             | "convert"
             | "quantize"
             | "quantized_part"
+            | "dequantize"
             | "pack_nibbles" => 1,
             "set_row_norms" => 2,
             "add_low_rank" => 3,
@@ -131,6 +135,7 @@ impl WeightExpr {
             "quantize" => Self::Quantize { base: next(), scheme: a.get("scheme")? },
             "quantized_part" => Self::QuantizedPart { of: next(), part: a.get("part")? },
             "pack_nibbles" => Self::PackNibbles { base: next() },
+            "dequantize" => Self::Dequantize { base: next(), format: a.get("format")? },
             "literal" => Self::Literal {
                 dtype: a.get("dtype")?,
                 shape: a.list("shape")?.into(),
@@ -168,6 +173,7 @@ impl fmt::Display for WeightExpr {
             | Self::Convert { base, .. }
             | Self::Quantize { base, .. }
             | Self::Scale { base, .. }
+            | Self::Dequantize { base, .. }
             | Self::PackNibbles { base } => vec![base],
             Self::QuantizedPart { of, .. } => vec![of],
             Self::AddLowRank { base, a, b, .. } => vec![base, a, b],
@@ -256,7 +262,7 @@ fn undeclared(name: &str, declared: &BTreeMap<String, Weight>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::weight::{QuantizedPart, Scheme};
+    use crate::weight::{BlockFormat, QuantizedPart, Scheme};
     use crate::{DType, Real, RopeScaling};
 
     fn source(name: &str, shape: &[usize]) -> Weight {
@@ -264,12 +270,14 @@ mod tests {
     }
 
     fn declared() -> BTreeMap<String, Weight> {
+        let blocks = Weight::source("blocks", DType::U8, &[2, 36]).unwrap();
         let weights = [
             source("q", &[8, 4]),
             source("k", &[4, 4]),
             source("a", &[2, 4]),
             source("b", &[8, 2]),
             source("m", &[8]),
+            blocks,
         ];
         weights.into_iter().map(|w| (w.to_string()[1..].to_owned(), w)).collect()
     }
@@ -302,6 +310,7 @@ mod tests {
                 .unwrap()
                 .pack_nibbles()
                 .unwrap(),
+            d["blocks"].dequantize(BlockFormat::Q4_0).unwrap().quantize(Scheme::Q4).unwrap(),
             Weight::literal(DType::I64, &[2, 1], &[-1.0, 3.0]).unwrap(),
             Weight::literal(DType::F32, &[], &[1e-5]).unwrap(),
         ];
@@ -346,6 +355,11 @@ mod tests {
         insta::assert_snapshot!(error("set_row_norms(@k, @m)"), @"
         line 1, column 1: weight `set_row_norms(@k, @m)`: bf16[8] are no lengths of the rows of bf16[4, 4]
           set_row_norms(@k, @m)
+          ^
+        ");
+        insta::assert_snapshot!(error("dequantize(@blocks, format=q8_0)"), @"
+        line 1, column 1: weight `dequantize(@blocks, format=q8_0)`: u8[2, 36] are no rows of q8_0 blocks
+          dequantize(@blocks, format=q8_0)
           ^
         ");
         insta::assert_snapshot!(error("sum(@q, @k)"), @"

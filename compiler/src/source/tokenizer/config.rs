@@ -48,6 +48,31 @@ pub(super) fn sentencepiece(model: &SentencePieceModel) -> Vec<u8> {
     pretty(&config)
 }
 
+/// What a vocabulary that came without a config says of its tokens.
+pub(super) struct Named<'a> {
+    pub bos: Option<&'a str>,
+    pub eos: Option<&'a str>,
+    pub pad: Option<&'a str>,
+    pub unknown: Option<&'a str>,
+    pub adds_bos: bool,
+    pub adds_eos: bool,
+    pub chat_template: Option<&'a str>,
+}
+
+/// The config of a vocabulary.
+pub(super) fn named(named: &Named<'_>) -> Vec<u8> {
+    let mut config = Map::new();
+    let tokens = [named.bos, named.eos, named.unknown, named.pad];
+    let texts = NAMED.into_iter().zip(tokens).chain([("chat_template", named.chat_template)]);
+    config.extend(texts.filter_map(|(key, text)| Some((key.to_owned(), text?.into()))));
+    let flags = json!({
+        "add_bos_token": named.adds_bos, "add_eos_token": named.adds_eos, "clean_up_tokenization_spaces": false,
+        "legacy": true, "padding_side": "left", "tokenizer_class": CLASS,
+    });
+    config.extend(flags.as_object().cloned().unwrap_or_default());
+    pretty(&config)
+}
+
 /// The config of Llama 3, whose texts end by `eos`, or by the token of its base models.
 pub(super) fn llama3(eos: Option<&str>) -> Vec<u8> {
     let config = json!({

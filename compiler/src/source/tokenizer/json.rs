@@ -22,13 +22,15 @@ const MAX_MERGES: usize = 32 << 20;
 pub(super) struct Added {
     pub id: u32,
     pub content: String,
+    /// Whether it is no text: decoding may leave it out.
+    pub special: bool,
 }
 
 impl Serialize for Added {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let value = json!({
             "id": self.id, "content": self.content, "single_word": false, "lstrip": false, "rstrip": false,
-            "normalized": false, "special": true,
+            "normalized": false, "special": self.special,
         });
         value.serialize(serializer)
     }
@@ -157,7 +159,7 @@ pub(super) fn template(bos: Option<&Added>, eos: Option<&Added>) -> Value {
         bos.chain([sequence]).chain(eos.into_iter().map(special)).collect::<Vec<_>>()
     };
     let named = |token: &Added| {
-        let Added { id, content } = token;
+        let Added { id, content, .. } = token;
         (content.clone(), json!({"id": content, "ids": [id], "tokens": [content]}))
     };
     let tokens: serde_json::Map<String, Value> = bos.into_iter().chain(eos).map(named).collect();

@@ -4,10 +4,12 @@
 //! runtime's business. Llama 3's own file has the same name, `tokenizer.model`; it becomes a `tokenizer.json`.
 //! [`TokenizerFiles::hugging_face`] makes one of each of them, for who reads nothing else.
 
+mod byte_level;
 mod config;
 mod json;
 mod sentencepiece;
 mod tiktoken;
+mod vocabulary;
 
 use std::path::Path;
 
@@ -16,7 +18,9 @@ use llamac_plan::sentencepiece::SentencePieceModel;
 
 use super::file;
 
+pub(super) use byte_level::ByteLevel;
 pub use tiktoken::Llama3;
+pub(super) use vocabulary::Vocabulary;
 
 /// The largest tokenizer file: ten times the largest that is known.
 pub const MAX_BYTES: u64 = 256 << 20;
@@ -125,7 +129,9 @@ impl TokenizerFiles {
         // Llama 3's file has the name of another kind, as which it would be read.
         let is_llama3 = self.pieces.is_some() && self.sentencepiece.is_none();
         let mut files = Vec::new();
-        for name in NAMES.into_iter().filter(|name| !(is_llama3 && *name == MODEL)) {
+        // A GGUF file has them within.
+        let names = NAMES.into_iter().filter(|name| !(is_llama3 && *name == MODEL));
+        for name in names.filter(|_| checkpoint.is_dir()) {
             let bytes = file::read(&checkpoint.join(name), MAX_BYTES)?;
             files.extend(bytes.map(|bytes| (name, bytes)));
         }

@@ -37,7 +37,7 @@ pub(super) fn to_json(
     let pieces = &model.pieces;
     let tokens: Vec<String> = pieces.iter().map(|piece| piece.text.clone()).collect();
     let merges = json::merges(&tokens, &order(pieces), starts_character, name)?;
-    let added = |id: u32| Added { id, content: tokens[id as usize].clone() };
+    let added = |id: u32| Added { id, content: tokens[id as usize].clone(), special: true };
     let special = [PieceKind::Unknown, PieceKind::Control].into_iter().flat_map(|kind| model.of_kind(kind));
     let mut added_tokens: Vec<Added> = special.map(added).collect();
     added_tokens.sort_by_key(|token| token.id);

@@ -4,13 +4,10 @@
 use std::collections::HashMap;
 
 use llamac_plan::diagnostic::{Code, Diagnostic, Diagnostics};
-use serde_json::json;
 
 use super::super::Capped;
-use super::json::{self, Added, Bpe, TokenizerJson};
-
-/// How a text is split before it is cut into tokens.
-const SPLIT: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+use super::byte_level::{self, ByteLevel};
+use super::json::{self, Added, Bpe};
 
 /// Special tokens, which follow on the vocabulary.
 const SPECIAL: u32 = 256;
@@ -127,25 +124,10 @@ pub(super) fn to_json(bytes: &[u8], generation: Llama3, name: &str) -> Result<(V
     let text = |token: &Vec<u8>| token.iter().map(|&byte| alphabet[usize::from(byte)]).collect::<String>();
     let pieces: Vec<String> = tokens.iter().map(text).collect();
     let special = generation.special().into_iter().zip(tokens.len() as u32..);
-    let added: Vec<Added> = special.map(|(content, id)| Added { id, content }).collect();
-    let byte_level = |trim_offsets: bool| json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": trim_offsets, "use_regex": false});
-    let split =
-        json!({"type": "Split", "pattern": {"Regex": SPLIT}, "behavior": "Isolated", "invert": false});
+    let added: Vec<Added> = special.map(|(content, id)| Added { id, content, special: true }).collect();
     let bos = added.iter().find(|token| token.content == BOS);
-    let template = json::template(bos, None);
-    let mut model = Bpe::new(&pieces, merges);
-    model.ignore_merges = true;
-    let file = TokenizerJson {
-        version: "1.0",
-        truncation: (),
-        padding: (),
-        normalizer: json!(null),
-        pre_tokenizer: json!({"type": "Sequence", "pretokenizers": [split, byte_level(true)]}),
-        post_processor: json!({"type": "Sequence", "processors": [byte_level(false), template]}),
-        decoder: json!({"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true}),
-        added_tokens: added,
-        model,
-    };
+    let model = Bpe::new(&pieces, merges);
+    let file = byte_level::file(ByteLevel::Llama3, model, bos, None, added.clone());
     Ok((json::write(&file), tokens.len() + SPECIAL as usize))
 }
 

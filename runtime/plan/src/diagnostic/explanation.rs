@@ -127,7 +127,7 @@ For the rest there is none but another model: leaving the key out would compute 
             Self::UnsupportedModel => {
                 "\
 The files hold a model, but not one of the LLaMA family in a form that can be read: `model_type` is
-not `llama`, or the weights are GGUF, PyTorch's `.bin`, Meta's original format, or an adapter alone.
+not `llama`, or the weights are PyTorch's `.bin`, Meta's original format, or an adapter alone.
 
 **Cure**: a LLaMA in another form can be loaded with transformers and saved again with
 `save_pretrained()`, which writes safetensors; `merge_and_unload()` of peft first, if it is an
@@ -225,6 +225,15 @@ overlap or are there twice, compressed or encrypted, or a tensor reaches beyond 
 
 **Cure**: download the file again and compare its size, or save it again with `torch.save()`,
 which neither compresses nor encrypts."
+            }
+            Self::DamagedGguf => {
+                "\
+A GGUF file begins with its metadata, keys and values, and a list that says where each tensor lies
+behind it. Here a number, a length or a place in them cannot be right: the file ends too soon, a
+type does not exist, or tensors overlap.
+
+**Cure**: compare the size of the file with that of its source and download it again. Whoever wrote
+the file can check it with `gguf-dump` of llama.cpp."
             }
             Self::ForbiddenPickle => {
                 "\

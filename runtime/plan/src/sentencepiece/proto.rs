@@ -23,6 +23,17 @@ pub(super) struct SentencePiece {
     pub r#type: Option<i32>,
 }
 
+/// A whole model, to be written.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct ModelProto {
+    #[prost(message, repeated, tag = "1")]
+    pub pieces: Vec<SentencePiece>,
+    #[prost(message, optional, tag = "2")]
+    pub trainer_spec: Option<TrainerSpec>,
+    #[prost(message, optional, tag = "3")]
+    pub normalizer_spec: Option<NormalizerSpec>,
+}
+
 /// What training decided.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct TrainerSpec {

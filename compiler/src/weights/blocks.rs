@@ -1,0 +1,56 @@
+//! Rows that are stored in blocks: only those blocks are read that a tile meets.
+
+use std::ops::Range;
+
+use llamac_ir::weight::{BlockFormat, Grid, Scheme, Weight};
+
+use super::reader::{Block, ReadError, WeightReader};
+
+impl WeightReader<'_> {
+    /// Gives the numbers of each row of `block` to `each`, with the number of the row from the first on. `base` holds the
+    /// blocks.
+    pub(super) fn blocks(
+        &self,
+        base: &Weight,
+        format: BlockFormat,
+        block: &Block,
+        each: &mut dyn FnMut(usize, &[f32]) -> Result<(), ReadError>,
+    ) -> Result<(), ReadError> {
+        let Block { rows, columns } = block;
+        let first = columns.start / format.numbers();
+        let stored = first..columns.end.div_ceil(format.numbers());
+        let mut values = vec![0.0; stored.len() * format.numbers()];
+        let skipped = columns.start - first * format.numbers();
+        let row_bytes = stored.len() * format.bytes();
+        self.visit(base, &stored_block(rows.clone(), &stored, format), 0, &mut |row, bytes| {
+            bytes.chunks_exact(row_bytes).enumerate().try_for_each(|(i, bytes)| {
+                format.dequantize(bytes, &mut values);
+                each(row + i, &values[skipped..skipped + columns.len()])
+            })
+        })
+    }
+
+    /// The codes that row `row` of `base` holds of the numbers of `columns`, which are whole blocks, and what they stand
+    /// for.
+    pub(super) fn carried(
+        &self,
+        base: &Weight,
+        format: BlockFormat,
+        row: usize,
+        columns: &Range<usize>,
+        grids: &mut Vec<Grid>,
+        codes: &mut [u8],
+    ) -> Result<(), ReadError> {
+        let stored = columns.start / Scheme::BLOCK..columns.end / Scheme::BLOCK;
+        self.visit(base, &stored_block(row..row + 1, &stored, format), 0, &mut |_, bytes| {
+            let blocks = bytes.chunks_exact(format.bytes()).zip(codes.as_chunks_mut().0);
+            grids.extend(blocks.filter_map(|(block, codes)| format.codes(block, codes)));
+            Ok(())
+        })
+    }
+}
+
+/// Where `blocks` of `rows` are.
+fn stored_block(rows: Range<usize>, blocks: &Range<usize>, format: BlockFormat) -> Block {
+    Block { rows, columns: blocks.start * format.bytes()..blocks.end * format.bytes() }
+}
