@@ -6,6 +6,9 @@ use llamac_ir::weight::{BlockFormat, Grid, Scheme, Weight};
 
 use super::reader::{Block, ReadError, WeightReader};
 
+/// Takes rows as they come: the number of a row, and its numbers.
+type NumberSink<'s> = dyn FnMut(usize, &[f32]) -> Result<(), ReadError> + 's;
+
 impl WeightReader<'_> {
     /// Gives the numbers of each row of `block` to `each`, with the number of the row from the first on. `base` holds the
     /// blocks.
@@ -14,7 +17,7 @@ impl WeightReader<'_> {
         base: &Weight,
         format: BlockFormat,
         block: &Block,
-        each: &mut dyn FnMut(usize, &[f32]) -> Result<(), ReadError>,
+        each: &mut NumberSink<'_>,
     ) -> Result<(), ReadError> {
         let Block { rows, columns } = block;
         let first = columns.start / format.numbers();

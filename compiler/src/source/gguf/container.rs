@@ -155,7 +155,6 @@ fn alignment(file: &str, given: Option<&Value<'_>>) -> Result<u64, Diagnostic> {
 
 /// Tensor `n` without its place, and its offset from the start of the data. What is wrong with it alone is the inner
 /// fault.
-#[expect(clippy::type_complexity, reason = "a fault of the file, or of this tensor")]
 fn info(
     file: &str,
     cursor: &mut Cursor<'_>,

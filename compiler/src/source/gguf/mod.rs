@@ -1,7 +1,7 @@
 //! GGUF files, llama.cpp's: weights, configuration and tokenizer in one file, or in a few.
 //!
-//! Such a file becomes a [`Checkpoint`] like any other: a configuration in Hugging Face's words ([`keys`], [`config`]), a
-//! tokenizer's files ([`tokenizer`]), and for each tensor a recipe over its bytes. Tensors in blocks are dequantized in
+//! Such a file becomes a [`Checkpoint`] like any other: a configuration in Hugging Face's words (`keys`, `config`), a
+//! tokenizer's files (`tokenizer`), and for each tensor a recipe over its bytes. Tensors in blocks are dequantized in
 //! their recipes, to the numbers that `ggml`'s own code gives. Rows of the query and key projections have their rotary
 //! pairs side by side, as Meta's have, and are put in Hugging Face's order. Divisors of rotary frequencies are a part of
 //! the configuration, and the only numbers of tensors that are read here.
