@@ -27,15 +27,16 @@ pub struct LoraSource {
 }
 
 /// Files of weights, in the order in which they are looked for.
-const FILES: [(&str, Parse); 2] =
-    [("adapter_model.safetensors", safetensors::parse), ("adapter_model.bin", torch::parse)];
+const FILES: [(&str, Read); 2] =
+    [("adapter_model.safetensors", safetensors::read), ("adapter_model.bin", torch::read)];
 
 /// Whether a file is one of an adapter's weights.
 pub(in super::super) fn is_adapter(path: &Path) -> bool {
     FILES.iter().any(|(name, _)| path.file_name().is_some_and(|file| file == *name))
 }
 
-type Parse = fn(&str, &[u8]) -> Result<Vec<StoredTensor>, Diagnostics>;
+/// Finds the tensors in a file.
+type Read = fn(&MappedFile) -> Result<Vec<StoredTensor>, Diagnostics>;
 
 /// The configuration and the tensors of an adapter's folder, whatever its kind.
 pub(super) struct Folder {
@@ -81,12 +82,12 @@ fn no_config(path: &Path) -> Diagnostic {
 }
 
 fn weights(path: &Path) -> Result<(MappedFile, Vec<StoredTensor>), Diagnostics> {
-    for (name, parse) in FILES {
+    for (name, read) in FILES {
         let path = path.join(name);
         if path.exists() {
             let name = path.display().to_string();
-            let file = MappedFile::open(path, name.clone())?;
-            let tensors = parse(&name, file.bytes())?;
+            let file = MappedFile::open(path, name)?;
+            let tensors = read(&file)?;
             return Ok((file, tensors));
         }
     }

@@ -32,6 +32,8 @@ struct Change {
     sums: Vec<Sum>,
     /// Rows that are replaced, ascending, and what by: each a row of a matrix.
     rows: Vec<(usize, Weight)>,
+    /// The file that they come from.
+    rows_file: String,
     /// Added to the bias.
     biases: Vec<Weight>,
     /// The lengths of rows, of an adapter that has some.
@@ -108,10 +110,13 @@ impl Change {
     fn join(&mut self, lora: &Lora, module: &str, other: Self) -> Result<(), Diagnostics> {
         let place = format!("{}: {module}", lora.file.name());
         if !self.rows.is_empty() && !other.rows.is_empty() {
-            return Err(contested(place, lora).into());
+            return Err(contested(place, &self.rows_file).into());
+        }
+        if !other.rows.is_empty() {
+            self.rows = other.rows;
+            self.rows_file = lora.file.name().to_owned();
         }
         self.sums.extend(other.sums);
-        self.rows.extend(other.rows);
         self.biases.extend(other.biases);
         self.norms = self.norms.take().or(other.norms);
         if self.norms.is_some() && self.sums.len() > 1 {
@@ -260,7 +265,11 @@ impl Reader<'_> {
                 let fault = Diagnostic::new(Code::AdapterMismatch)
                     .at(format!("{}: trainable_token_indices", self.lora.path.join(super::CONFIG).display()));
                 let expected = format!("rows of {}, below {rows} and each once", self.module);
-                self.faults.push(fault.expected(expected).found(format!("up to {:?}", distinct.last())));
+                let found = match distinct.last() {
+                    Some(last) if distinct.len() == tokens.len() => format!("row {last}"),
+                    _ => "a row twice".to_owned(),
+                };
+                self.faults.push(fault.expected(expected).found(found));
                 return Ok(None);
             }
             let delta = delta.convert(DType::F32)?;

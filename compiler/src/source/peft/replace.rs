@@ -22,7 +22,7 @@ pub(super) fn apply(base: &mut Checkpoint, loras: &[Lora], taken: &mut Taken) ->
         for (name, stored) in &lora.replaced {
             if let Some((other, _)) = by.insert(name, (i, stored)) {
                 let place = format!("{}: {}", lora.file.name(), stored.name);
-                faults.push(contested(place, &loras[other]));
+                faults.push(contested(place, loras[other].file.name()));
             }
         }
     }
@@ -58,11 +58,11 @@ pub(super) fn apply(base: &mut Checkpoint, loras: &[Lora], taken: &mut Taken) ->
 /// What is replaced, by canonical name: by which adapter, with which tensor, as which recipe.
 type New<'a> = BTreeMap<&'a str, (usize, &'a StoredTensor, Weight)>;
 
-/// Two adapters that replace one tensor.
-pub(super) fn contested(place: String, other: &Lora) -> Diagnostic {
+/// Two adapters that replace one tensor; `other` is the file of the one that came first.
+pub(super) fn contested(place: String, other: &str) -> Diagnostic {
     Diagnostic::new(Code::AdapterMismatch)
         .at(place)
-        .message(format!("{} replaces the same: what is replaced cannot be added up", other.file.name()))
+        .message(format!("{other} replaces the same: what is replaced cannot be added up"))
         .help("leave one of the two adapters out")
 }
 
