@@ -11,9 +11,9 @@ use llamac_plan::diagnostic::{Code, Diagnostic, Diagnostics};
 use super::super::checkpoint::{Checkpoint, Tie};
 use super::super::names::{self, EMBEDDING, HEADS, LM_HEAD};
 use super::adapter::{Lora, Parts};
-use super::apply::{Expected, Taken, configure, no_module};
+use super::configuration::untie;
 use super::names::Part;
-use super::replace::contested;
+use super::taken::{Expected, Taken, contested, no_module};
 
 /// A module with what adapters add to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -341,11 +341,4 @@ impl Checkpoint {
         }
         faults.or(self)
     }
-}
-
-/// Says in a checkpoint's configuration that its embeddings are two.
-pub(super) fn untie(base: &mut Checkpoint) -> Result<(), Diagnostic> {
-    base.tie = Tie::Untied;
-    base.config.tie_word_embeddings = false;
-    configure(base, |members| members.set("tie_word_embeddings", &false))
 }

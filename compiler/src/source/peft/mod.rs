@@ -12,9 +12,11 @@
 mod adapter;
 mod apply;
 mod config;
+mod configuration;
 mod lora;
 mod names;
 mod replace;
+mod taken;
 #[cfg(test)]
 mod tests;
 

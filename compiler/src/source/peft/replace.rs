@@ -11,8 +11,8 @@ use super::super::checkpoint::{Checkpoint, Tie};
 use super::super::names::{EMBEDDING, HEADS, LM_HEAD, QA_OUTPUTS, QA_OUTPUTS_BIAS, SCORE, SCORE_BIAS};
 use super::super::safetensors::StoredTensor;
 use super::adapter::Lora;
-use super::apply::{Expected, Taken, configure, no_module};
-use super::lora::untie;
+use super::configuration::{configure, untie};
+use super::taken::{Expected, Taken, contested, no_module};
 
 /// Puts what `loras` replace into the place of what `base` has, and changes its configuration to what that makes of it.
 pub(super) fn apply(base: &mut Checkpoint, loras: &[Lora], taken: &mut Taken) -> Result<(), Diagnostics> {
@@ -57,14 +57,6 @@ pub(super) fn apply(base: &mut Checkpoint, loras: &[Lora], taken: &mut Taken) ->
 
 /// What is replaced, by canonical name: by which adapter, with which tensor, as which recipe.
 type New<'a> = BTreeMap<&'a str, (usize, &'a StoredTensor, Weight)>;
-
-/// Two adapters that replace one tensor; `other` is the file of the one that came first.
-pub(super) fn contested(place: String, other: &str) -> Diagnostic {
-    Diagnostic::new(Code::AdapterMismatch)
-        .at(place)
-        .message(format!("{other} replaces the same: what is replaced cannot be added up"))
-        .help("leave one of the two adapters out")
-}
 
 /// The tensors of a head.
 fn of_head(head: Head) -> &'static [&'static str] {
