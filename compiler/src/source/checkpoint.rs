@@ -21,9 +21,9 @@ use super::names::{self, EMBEDDING, LM_HEAD, Meaning, QA_OUTPUTS, SCORE, SCORE_B
 use super::peft::{self, Adapted};
 use super::safetensors::StoredTensor;
 use super::shards::{self, Weights};
-use super::table::{self, Spelling, Table};
+use super::table::{self, HUGGING_FACE, Table};
 use super::tokenizer::TokenizerFiles;
-use super::{generation, gguf, json, locate, meta};
+use super::{generation, gguf, ignored, json, locate, meta};
 
 pub(crate) const GENERATION: &str = "generation_config.json";
 
@@ -425,7 +425,7 @@ impl Named {
         let head = wanted.unwrap_or_else(|| self.head(config, warnings));
         let mut stored = self.tensors.clone();
         let tie = self.tie(config, head, &mut stored, warnings);
-        let table = Table::of(config, head, tie == Tie::Tied, Spelling::HuggingFace);
+        let table = Table::of(config, head, tie == Tie::Tied, HUGGING_FACE);
         table.check(self.root, &stored, &self.strangers)?;
         let mut unused = Vec::new();
         let (mut tensors, mut weights) = (BTreeMap::new(), BTreeMap::new());
@@ -449,31 +449,25 @@ impl Named {
         Ok(Model { head, tie, tensors, weights, ignored })
     }
 
-    /// Tells of tensors that are in the files and change nothing, though somebody may have meant them to. Those of
-    /// another head are not worth a word. `unused` holds canonical and stored names.
+    /// Tells of tensors that change nothing. Those of another head are not worth a word. `unused` holds canonical and
+    /// stored names.
     fn warn(&self, config: &Config, head: Head, unused: &[(String, String)], warnings: &mut Vec<String>) {
         let layers = config.num_hidden_layers;
-        let in_layers = || unused.iter().filter_map(|(name, stored)| Some((names::layer(name)?.0, stored)));
-        let beyond: Vec<&String> =
-            in_layers().filter(|(n, _)| *n >= layers).map(|(_, stored)| stored).collect();
-        let biases: Vec<&String> =
-            in_layers().filter(|(n, _)| *n < layers).map(|(_, stored)| stored).collect();
-        let score_bias =
-            |(name, _): &&(String, String)| head == Head::TokenClassification && name == SCORE_BIAS;
-        let score_biases: Vec<&String> = unused.iter().filter(score_bias).map(|(_, stored)| stored).collect();
-        let strangers: Vec<&String> = self.strangers.iter().collect();
+        let stored = |of: &dyn Fn(&str) -> bool| -> Vec<&str> {
+            unused.iter().filter(|(name, _)| of(name)).map(|(_, stored)| stored.as_str()).collect()
+        };
+        let layer = |name: &str| names::layer(name).map(|(n, _)| n);
+        let beyond = stored(&|name| layer(name).is_some_and(|n| n >= layers));
+        let biases = stored(&|name| layer(name).is_some_and(|n| n < layers));
+        let score_biases = stored(&|name| head == Head::TokenClassification && name == SCORE_BIAS);
+        let strangers: Vec<&str> = self.strangers.iter().map(String::as_str).collect();
         for (tensors, reason) in [
-            (beyond, format!("config.json says num_hidden_layers = {layers}")),
-            (biases, "config.json says that these projections have no biases".to_owned()),
-            (score_biases, "config.json says token_classification_bias = false".to_owned()),
-            (strangers, "no LLaMA model has tensors of these names".to_owned()),
+            (beyond, &*format!("config.json says num_hidden_layers = {layers}")),
+            (biases, "config.json says that these projections have no biases"),
+            (score_biases, "config.json says token_classification_bias = false"),
+            (strangers, ignored::STRANGERS),
         ] {
-            if let Some(first) = tensors.first() {
-                warnings.push(match tensors.len() {
-                    1 => format!("a tensor is ignored: {first} ({reason})"),
-                    n => format!("{n} tensors are ignored: {first} and others ({reason})"),
-                });
-            }
+            ignored::warn(&tensors, reason, warnings);
         }
     }
 }

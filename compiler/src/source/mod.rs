@@ -21,6 +21,7 @@ mod file;
 mod generation;
 pub mod gguf;
 mod head;
+mod ignored;
 mod json;
 mod labels;
 mod locate;

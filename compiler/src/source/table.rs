@@ -12,57 +12,49 @@ use llamac_plan::diagnostic::{Code, Diagnostic, Diagnostics};
 use super::Head;
 use super::checkpoint::Stored;
 use super::config::Config;
-use super::gguf;
 use super::locate::CONFIG;
-use super::meta::PARAMS;
 use super::names::{self, EMBEDDING, LM_HEAD, NORM, QA_OUTPUTS, QA_OUTPUTS_BIAS, SCORE, SCORE_BIAS};
 
-/// The types of matrices in GGUF files that can be read.
-const GGUF_TYPES: &str = "F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K to Q6_K, IQ4_NL or IQ4_XS";
-
-/// In whose words a checkpoint is described.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Spelling {
-    HuggingFace,
-    Meta,
-    Gguf,
+/// In whose words a checkpoint is described: every layout has its own.
+#[derive(Clone, Copy)]
+pub(super) struct Spelling {
+    /// What has the configuration, in a sentence.
+    pub config: &'static str,
+    /// Whether that is the file of the weights itself.
+    pub in_weights: bool,
+    /// A member of the configuration, by its name in Hugging Face's.
+    pub key: fn(&'static str) -> &'static str,
+    /// A tensor in the files, by its canonical name; nothing where it is the same.
+    pub tensor: fn(&str) -> Option<String>,
+    /// The types that tensors of so many dimensions may have, and what to do about another one.
+    pub types: fn(usize) -> (&'static str, &'static str),
+    /// Why a block (`mlp`, `self_attn`) should have biases.
+    pub biases: fn(&str) -> String,
 }
 
+/// The types that numbers of a tensor may have.
+pub(super) const TYPES: &str = "F32, F16 or BF16";
+
+/// The words of Hugging Face's layout.
+pub(super) const HUGGING_FACE: Spelling = Spelling {
+    config: CONFIG,
+    in_weights: false,
+    key: |key| key,
+    tensor: |_| None,
+    types: |_| (TYPES, "save the checkpoint in one of these dtypes"),
+    biases: |block| {
+        let key = if block == "mlp" { "mlp_bias" } else { "attention_bias" };
+        format!("config.json says {key} = true; these weights have no such bias")
+    },
+};
+
 impl Spelling {
-    /// The file of the configuration.
-    fn config(self) -> &'static str {
-        match self {
-            Self::HuggingFace => CONFIG,
-            Self::Meta => PARAMS,
-            Self::Gguf => "the metadata",
-        }
-    }
-
-    /// A member of the configuration.
     fn key(self, key: &'static str) -> &'static str {
-        match (self, key) {
-            (Self::Meta, "hidden_size") => "dim",
-            (Self::Meta, "num_attention_heads") => "n_heads",
-            (Self::Meta, "num_key_value_heads") => "n_kv_heads",
-            (Self::Meta, "num_hidden_layers") => "n_layers",
-            (Self::Gguf, "hidden_size") => "llama.embedding_length",
-            (Self::Gguf, "intermediate_size") => "llama.feed_forward_length",
-            (Self::Gguf, "num_attention_heads") => "llama.attention.head_count",
-            (Self::Gguf, "num_key_value_heads") => "llama.attention.head_count_kv",
-            (Self::Gguf, "num_hidden_layers") => "llama.block_count",
-            (Self::Gguf, "head_dim") => "llama.attention.key_length",
-            _ => key,
-        }
+        (self.key)(key)
     }
 
-    /// A tensor in the files.
     fn tensor(self, canonical: &str) -> String {
-        let own = match self {
-            Self::HuggingFace => None,
-            Self::Meta => names::to_meta(canonical),
-            Self::Gguf => gguf::to_gguf(canonical),
-        };
-        own.unwrap_or_else(|| canonical.to_owned())
+        (self.tensor)(canonical).unwrap_or_else(|| canonical.to_owned())
     }
 }
 
@@ -210,7 +202,7 @@ impl Table {
 
     /// What the configuration says, and what the weights have instead.
     fn says(&self, key: &str, value: usize, found: usize) -> String {
-        let file = self.spelling.config();
+        let file = self.spelling.config;
         match self.absent.contains(&key) {
             true => format!("{file} has no {key}, which is then {value}; these weights have {found}"),
             false => format!("{file} says {key} = {value}; these weights have {found}"),
@@ -293,7 +285,7 @@ impl Check<'_> {
         if !gaps.is_empty() {
             let found = present.len();
             let spelling = self.table.spelling;
-            let file = if spelling == Spelling::Gguf { self.root } else { spelling.config() };
+            let file = if spelling.in_weights { self.root } else { spelling.config };
             let key = spelling.key("num_hidden_layers");
             self.faults.push(
                 Diagnostic::new(Code::MissingTensor)
@@ -343,11 +335,7 @@ impl Check<'_> {
             self.faults.extend(fault.map(|d| with_help(d, help)).map(Diagnostics::from).unwrap_or_default());
         }
         for (found, group) in dtypes {
-            let (expected, help) = match (self.table.spelling, sizes.len()) {
-                (Spelling::Gguf, 2) => (GGUF_TYPES, "quantize the model again, to one of these types"),
-                (Spelling::Gguf, _) => ("F32, F16 or BF16", "convert the model again: vectors are F32"),
-                _ => ("F32, F16 or BF16", "save the checkpoint in one of these dtypes"),
-            };
+            let (expected, help) = (self.table.spelling.types)(sizes.len());
             let fault = group.fault(Code::WrongDtype).map(|d| d.expected(expected).found(found).help(help));
             self.faults.extend(fault.map(Diagnostics::from).unwrap_or_default());
         }
@@ -369,11 +357,7 @@ impl Check<'_> {
             };
         }
         if let Some((block, _)) = name.split_once('.').filter(|_| name.ends_with(".bias")) {
-            if self.table.spelling == Spelling::Gguf {
-                return fault.help("others of these projections have a bias");
-            }
-            let key = if block == "mlp" { "mlp_bias" } else { "attention_bias" };
-            return fault.help(format!("config.json says {key} = true; these weights have no such bias"));
+            return fault.help((self.table.spelling.biases)(block));
         }
         let missing = fault.at.as_deref().and_then(|at| at.rsplit(' ').next()).unwrap_or(name);
         let help = self.stranger(missing);

@@ -32,7 +32,6 @@ use self::config::{Divisors, Seen};
 pub use self::container::GgufTensor;
 use self::keys::Keys;
 use self::names::Meaning;
-pub(super) use self::names::to_gguf;
 use self::tokenizer::Tokens;
 pub use self::types::GgmlType;
 use self::types::Reading;
@@ -42,8 +41,32 @@ use super::checkpoint::{Checkpoint, Stored, TensorInfo, Tie};
 use super::file::MappedFile;
 use super::names::{EMBEDDING, LM_HEAD, layer, rotary_heads};
 use super::safetensors::{StoredDtype, StoredTensor};
-use super::table::{Spelling, Table};
-use super::{Config, generation};
+use super::table::{Spelling, TYPES, Table};
+use super::{Config, generation, ignored};
+
+/// The words of GGUF's metadata and tensors.
+const SPELLING: Spelling = Spelling {
+    config: "the metadata",
+    in_weights: true,
+    key: |key| match key {
+        "hidden_size" => "llama.embedding_length",
+        "intermediate_size" => "llama.feed_forward_length",
+        "num_attention_heads" => "llama.attention.head_count",
+        "num_key_value_heads" => "llama.attention.head_count_kv",
+        "num_hidden_layers" => "llama.block_count",
+        "head_dim" => "llama.attention.key_length",
+        other => other,
+    },
+    tensor: names::to_gguf,
+    types: |dimensions| match dimensions {
+        2 => (
+            "F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K to Q6_K, IQ4_NL or IQ4_XS",
+            "quantize the model again, to one of these types",
+        ),
+        _ => (TYPES, "convert the model again: vectors are F32"),
+    },
+    biases: |_| "others of these projections have a bias".to_owned(),
+};
 
 /// Whether there is a GGUF file at `path`: by its first bytes, or by the end of its name.
 pub fn is_gguf(path: &Path) -> bool {
@@ -101,7 +124,7 @@ pub(super) fn open(
     let config = Config::parse(root, &config_json, &mut Vec::new())?;
     let generation_json = config::generation(&tokens);
     let generation = generation::parse(root, Some(&generation_json), Some(&config), &mut Vec::new())?;
-    let table = Table::of(&config, head, tied, Spelling::Gguf);
+    let table = Table::of(&config, head, tied, SPELLING);
     table.check(root, &named.whole(), &named.strangers)?;
     if let Some(pieces) = tokenizer.pieces.filter(|pieces| *pieces > config.vocab_size) {
         return Err(Diagnostic::new(Code::BadTokenizer)
@@ -293,21 +316,14 @@ impl Named {
         self.strangers.iter().cloned().chain(unused).collect()
     }
 
+    /// Tells of tensors that change nothing.
     fn warn(&self, config: &Config, warnings: &mut Vec<String>) {
         let layers = config.num_hidden_layers;
-        let beyond = self.tensors.keys().filter(|name| layer(name).is_some_and(|(n, _)| n >= layers)).count();
-        if beyond > 0 {
-            warnings.push(format!("{beyond} tensors are ignored: llama.block_count is {layers}"));
-        }
-        match &self.strangers[..] {
-            [] => {}
-            [one] => warnings
-                .push(format!("a tensor is ignored: {one} (no LLaMA model has a tensor of this name)")),
-            [first, ..] => warnings.push(format!(
-                "{} tensors are ignored: {first} and others (no LLaMA model has tensors of these names)",
-                self.strangers.len()
-            )),
-        }
+        let beyond = self.tensors.iter().filter(|(name, _)| layer(name).is_some_and(|(n, _)| n >= layers));
+        let beyond: Vec<&str> = beyond.map(|(_, placed)| placed.tensor.name.as_str()).collect();
+        let strangers: Vec<&str> = self.strangers.iter().map(String::as_str).collect();
+        ignored::warn(&beyond, &format!("llama.block_count is {layers}"), warnings);
+        ignored::warn(&strangers, ignored::STRANGERS, warnings);
     }
 }
 

@@ -62,7 +62,7 @@ fn in_layer(stored: &str) -> Option<Meaning> {
 }
 
 /// The name in GGUF files of the tensor that `canonical` names.
-pub(in crate::source) fn to_gguf(canonical: &str) -> Option<String> {
+pub(super) fn to_gguf(canonical: &str) -> Option<String> {
     if let Some((gguf, _)) = MODEL.iter().find(|(_, name)| *name == canonical) {
         return Some((*gguf).to_owned());
     }

@@ -26,7 +26,7 @@ use super::config::Config;
 use super::file::{self, MappedFile};
 use super::generation;
 use super::names::{self, EMBEDDING, LM_HEAD, MetaMeaning};
-use super::table::{self, Spelling, Table};
+use super::table::{self, HUGGING_FACE, Spelling, Table};
 use super::tokenizer::{Llama3, TokenizerFiles};
 use super::{json, locate, torch};
 
@@ -37,6 +37,20 @@ pub(super) const PARAMS: &str = "params.json";
 pub(super) fn is_meta(path: &Path) -> bool {
     path.join(PARAMS).exists() && !path.join(locate::CONFIG).exists()
 }
+
+/// Meta's words.
+const SPELLING: Spelling = Spelling {
+    config: PARAMS,
+    key: |key| match key {
+        "hidden_size" => "dim",
+        "num_attention_heads" => "n_heads",
+        "num_key_value_heads" => "n_kv_heads",
+        "num_hidden_layers" => "n_layers",
+        other => other,
+    },
+    tensor: names::to_meta,
+    ..HUGGING_FACE
+};
 
 /// Opens the directory `path`, for `head` or as a causal language model, which is what all of them are.
 pub(super) fn open(
@@ -72,7 +86,7 @@ pub(super) fn open(
     };
     parts.check_count(&config)?;
     tokenizer.check_vocabulary(config.vocab_size, warnings)?;
-    let table = Table::of(&config, head, tied, Spelling::Meta);
+    let table = Table::of(&config, head, tied, SPELLING);
     table.check(parts.root(), &parts.whole(), &parts.strangers)?;
     let (tensors, weights) = recipes(&parts, &config, &table)?;
     let unused = parts.iter().filter(|(name, _)| !weights.contains_key(*name));

@@ -8,6 +8,7 @@ use llamac_plan::diagnostic::{Code, Diagnostic, Diagnostics};
 use super::params::Params;
 use super::{EMBEDDING, LM_HEAD, MappedFile, MetaMeaning, Stored, names};
 use crate::source::config::Config;
+use crate::source::ignored;
 use crate::source::safetensors::StoredTensor;
 
 /// How a tensor is cut among the files.
@@ -141,10 +142,6 @@ impl Parts {
         self.tensors.iter().map(|(name, whole)| (name.as_str(), whole))
     }
 
-    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
-        self.tensors.keys().map(String::as_str)
-    }
-
     /// The tensors as if each were whole in one file.
     pub(super) fn whole(&self) -> BTreeMap<String, Stored> {
         let whole = |whole: &Whole| {
@@ -228,19 +225,12 @@ impl Parts {
             ));
         }
         let layers = config.num_hidden_layers;
-        let beyond = self.names().filter(|name| names::layer(name).is_some_and(|(n, _)| n >= layers)).count();
-        if beyond > 0 {
-            warnings.push(format!("{beyond} tensors are ignored: params.json says n_layers = {layers}"));
-        }
-        match &self.strangers[..] {
-            [] => {}
-            [one] => warnings
-                .push(format!("a tensor is ignored: {one} (no LLaMA model has a tensor of this name)")),
-            [first, ..] => warnings.push(format!(
-                "{} tensors are ignored: {first} and others (no LLaMA model has tensors of these names)",
-                self.strangers.len()
-            )),
-        }
+        let beyond =
+            self.tensors.iter().filter(|(name, _)| names::layer(name).is_some_and(|(n, _)| n >= layers));
+        let beyond: Vec<&str> = beyond.map(|(_, whole)| whole.parts[0].stored.name.as_str()).collect();
+        let strangers: Vec<&str> = self.strangers.iter().map(String::as_str).collect();
+        ignored::warn(&beyond, &format!("params.json says n_layers = {layers}"), warnings);
+        ignored::warn(&strangers, ignored::STRANGERS, warnings);
     }
 }
 
