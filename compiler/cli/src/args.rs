@@ -1,4 +1,4 @@
-//! The arguments that commands share, and the list of commands.
+//! The arguments that commands share.
 //!
 //! Values and options that are planned and not available are not declared here, so that the help tells what there is;
 //! [`crate::unavailable`] explains them.
@@ -7,34 +7,12 @@ use std::ffi::OsStr;
 use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
 
+use clap::ValueEnum;
 use clap::builder::{PossibleValue, StringValueParser, TypedValueParser};
-use clap::{ArgAction, Parser, ValueEnum};
 use llamac_compiler::passes::{WeightFormat, WeightPolicy};
 use llamac_compiler::source::{Head, LoraSource};
 use llamac_runtime::EngineOptions;
 use llamac_runtime::plan::{self, KvDtype};
-
-use crate::command::Command;
-use crate::message::Format;
-
-/// Compiles LLaMA checkpoints and runs them.
-#[derive(Debug, Parser)]
-#[command(name = "llamac", version, arg_required_else_help = true)]
-pub struct Cli {
-    /// Print errors and results only
-    #[arg(short, long, global = true, conflicts_with = "verbose", display_order = 900)]
-    pub quiet: bool,
-    /// Say what is being done; twice (-vv) for details: times of passes, tensors without a use
-    #[arg(short, long, global = true, action = ArgAction::Count, display_order = 901)]
-    pub verbose: u8,
-    /// Format of messages: human, or json (an object a line)
-    #[arg(long, global = true, value_enum, value_name = "FORMAT", default_value_t = Format::Human,
-        hide_default_value = true, hide_possible_values = true, display_order = 902)]
-    pub message_format: Format,
-    /// What to do
-    #[command(subcommand)]
-    pub command: Command,
-}
 
 /// Reads a whole number in `range`, for clap; a minus sign in front of it is no option, so that the range is told.
 pub fn whole<T: TryFrom<u64>>(range: RangeInclusive<u64>) -> impl Fn(&str) -> Result<T, String> + Clone {

@@ -5,6 +5,7 @@
 
 mod args;
 mod bug;
+mod cli;
 mod command;
 mod comparison;
 mod console;
@@ -30,7 +31,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use args::Cli;
+use cli::Cli;
 use console::Console;
 use failure::Failure;
 use message::Format;

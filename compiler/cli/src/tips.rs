@@ -8,7 +8,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 use llamac_compiler::diagnostic::shell_word;
 
-use crate::args::Cli;
+use crate::cli::Cli;
 
 /// `error` with a tip, if there is one.
 pub fn add(mut error: clap::Error, arguments: &[OsString]) -> clap::Error {

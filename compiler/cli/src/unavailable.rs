@@ -71,7 +71,7 @@ mod tests {
     use clap::Parser;
 
     use super::*;
-    use crate::args::Cli;
+    use crate::cli::Cli;
 
     fn explained(line: &str) -> Option<Diagnostic> {
         let arguments: Vec<OsString> = line.split_whitespace().map(OsString::from).collect();
