@@ -8,9 +8,6 @@ use serde_json::{Map, Value, json};
 use super::TILE;
 use crate::source::{Checkpoint, EMBEDDING, Head, layer_of};
 
-/// The file that names the shards.
-pub(super) const INDEX: &str = "model.safetensors.index.json";
-
 /// What the header of each file says of who wrote it.
 pub(super) const PRODUCER: &str = "\"producer\":\"llamac\"";
 

@@ -20,7 +20,7 @@ use rayon::prelude::*;
 use self::layout::{Placed, Shard};
 use crate::driver::{Converted, Progress};
 use crate::output::{Folder, Output, write_fault};
-use crate::source::{CONFIG, Checkpoint, GENERATION, TOKENIZER_FILES};
+use crate::source::{CONFIG, Checkpoint, GENERATION, INDEX, TOKENIZER_FILES};
 use crate::weights::{Block, WeightReader};
 
 /// Bytes of a weight that a thread prepares at a time, at least one row.
@@ -45,7 +45,7 @@ pub(crate) fn write(
     let mut files: Vec<(&str, Vec<u8>)> = vec![(CONFIG, checkpoint.config_json.clone())];
     files.extend(checkpoint.generation_json.clone().map(|bytes| (GENERATION, bytes)));
     if shards.len() > 1 {
-        files.push((layout::INDEX, layout::index(&shards)));
+        files.push((INDEX, layout::index(&shards)));
     }
     let mut warnings = Vec::new();
     let context = checkpoint.config.max_position_embeddings;
@@ -115,7 +115,7 @@ pub fn guard(path: &Path) -> Result<(), Diagnostic> {
     names.sort();
     let is_weights = |name: &&String| name.starts_with("model") && name.ends_with(".safetensors");
     let known = |name: &String| {
-        [CONFIG, GENERATION, layout::INDEX].contains(&name.as_str())
+        [CONFIG, GENERATION, INDEX].contains(&name.as_str())
             || TOKENIZER_FILES.contains(&name.as_str())
             || is_weights(&name)
     };

@@ -9,23 +9,11 @@ use llamac_ir::{Activation, Real};
 use llamac_plan::diagnostic::{Code, Diagnostics};
 use serde_json::Value;
 
+use super::bounds;
 use super::json::{self, Fields, Given};
 use super::labels::{self, Labels};
 use super::rope::{self, Rope};
 use super::suggest::did_you_mean;
-
-/// Bounds that every published model stays far below. They keep all products of two sizes within 64 bits.
-pub(super) mod bounds {
-    use std::ops::RangeInclusive;
-
-    pub const VOCAB: RangeInclusive<u64> = 1..=i32::MAX as u64;
-    pub const WIDTH: RangeInclusive<u64> = 1..=1 << 20;
-    pub const INTERMEDIATE: RangeInclusive<u64> = 1..=1 << 24;
-    pub const LAYERS: RangeInclusive<u64> = 1..=512;
-    pub const HEADS: RangeInclusive<u64> = 1..=1 << 16;
-    pub const HEAD_DIM: RangeInclusive<u64> = 2..=1 << 16;
-    pub const POSITIONS: RangeInclusive<u64> = 1..=1 << 40;
-}
 
 /// The description of a LLaMA model, with every default filled in.
 #[derive(Clone, Debug, PartialEq)]
@@ -249,18 +237,7 @@ fn refuse_variants(fields: &mut Fields<'_>) {
         fields.fault(Code::UnsupportedConfig, "is_causal", |d| d.expected("true").found("false"));
     }
     let factor = fields.maybe_number("partial_rotary_factor", "a number", |_| true);
-    refuse_partial_rotation(fields, factor);
-}
-
-/// transformers' LLaMA has no partial rotation, whatever this key says.
-pub(super) fn refuse_partial_rotation(fields: &mut Fields<'_>, factor: Option<Given<f64>>) {
-    if let Some(Given::Value(factor)) = factor
-        && factor != 1.0
-    {
-        fields.fault(Code::UnsupportedConfig, "partial_rotary_factor", |d| {
-            d.expected("1.0: LLaMA models rotate whole heads").found(factor.to_string())
-        });
-    }
+    rope::refuse_partial_rotation(fields, factor);
 }
 
 /// Checks that heads divide the width, as transformers does even where `head_dim` is given.

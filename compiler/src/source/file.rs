@@ -76,6 +76,17 @@ pub(crate) fn stand_in(bytes: &[u8]) -> Option<&'static str> {
     KNOWN.into_iter().find(|(magic, _)| bytes.starts_with(magic)).map(|(_, help)| help)
 }
 
+/// Entries of a directory that are looked at.
+const MAX_ENTRIES: usize = 1000;
+
+/// Names of the entries of a directory, sorted; none where it cannot be read.
+pub(super) fn names(directory: &Path) -> Vec<String> {
+    let entries = fs::read_dir(directory).into_iter().flatten().take(MAX_ENTRIES);
+    let mut names: Vec<String> = entries.filter_map(|e| e.ok()?.file_name().into_string().ok()).collect();
+    names.sort();
+    names
+}
+
 /// A file of weights in memory, read by the operating system as its bytes are touched.
 #[derive(Debug)]
 pub struct MappedFile {

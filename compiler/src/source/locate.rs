@@ -1,30 +1,25 @@
 //! What a path holds that is no checkpoint: hints for a wrong folder, another format, or a half-finished download.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use llamac_ir::suggest::nearest;
 use llamac_plan::diagnostic::{Code, Diagnostic};
 
-use super::meta::PARAMS;
-use super::shards::{INDEX, SINGLE};
+use super::file::names;
 use super::suggest;
 
 /// The file that every checkpoint has.
 pub(crate) const CONFIG: &str = "config.json";
 
-/// Entries of a directory that are looked at.
-const MAX_ENTRIES: usize = 1000;
+/// The file of Meta's that has the sizes of the model.
+pub(super) const PARAMS: &str = "params.json";
+
+/// The file that holds all tensors, of safetensors.
+pub(super) const SINGLE: &str = "model.safetensors";
+/// The file that names the shards, of safetensors.
+pub(crate) const INDEX: &str = "model.safetensors.index.json";
 
 const EXPECTED: &str = "a directory with config.json and model.safetensors, or with params.json and consolidated.00.pth, or a GGUF file";
-
-/// Names of the entries of a directory, sorted; none where it cannot be read.
-pub(super) fn names(directory: &Path) -> Vec<String> {
-    let entries = fs::read_dir(directory).into_iter().flatten().take(MAX_ENTRIES);
-    let mut names: Vec<String> = entries.filter_map(|e| e.ok()?.file_name().into_string().ok()).collect();
-    names.sort();
-    names
-}
 
 fn not_a_checkpoint(path: &Path) -> Diagnostic {
     Diagnostic::new(Code::NotACheckpoint).at(path.display().to_string()).expected(EXPECTED)

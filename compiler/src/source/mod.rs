@@ -14,6 +14,7 @@
 //!
 //! Not here: the arithmetic of weights (`weights`), the graph (`model`), and encoding of texts.
 
+mod bounds;
 mod capped;
 mod checkpoint;
 mod config;
@@ -21,6 +22,7 @@ mod file;
 mod generation;
 pub mod gguf;
 mod head;
+mod hugging_face;
 mod ignored;
 mod json;
 mod labels;
@@ -28,6 +30,7 @@ mod locate;
 mod members;
 mod meta;
 mod names;
+mod open;
 mod peft;
 mod rope;
 pub mod safetensors;
@@ -40,17 +43,17 @@ mod tokenizer;
 pub mod torch;
 
 pub(crate) use capped::Capped;
-pub(crate) use checkpoint::GENERATION;
-pub use checkpoint::{Checkpoint, TensorInfo, Tie};
+pub use checkpoint::{Adapted, Checkpoint, TensorInfo, Tie};
 pub use config::Config;
 pub use file::MappedFile;
 pub(crate) use file::{read as read_file, stand_in};
+pub(crate) use hugging_face::GENERATION;
 pub use llamac_plan::HeadKind as Head;
-pub(crate) use locate::CONFIG;
+pub(crate) use locate::{CONFIG, INDEX};
 pub(crate) use members::Members;
 pub(crate) use names::layer_of;
 pub use names::{EMBEDDING, LM_HEAD, NORM, QA_OUTPUTS, QA_OUTPUTS_BIAS, SCORE, SCORE_BIAS};
-pub use peft::{Adapted, Adapters, LoraSource};
+pub use peft::{Adapters, LoraSource};
 pub use rope::Rope;
 pub(crate) use shards::has_weights;
 pub use suggest::{did_you_mean, nearest_path};

@@ -6,7 +6,6 @@
 use llamac_ir::Permutation;
 
 use super::config::Config;
-use super::meta::Split;
 
 /// The input embedding.
 pub const EMBEDDING: &str = "model.embed_tokens.weight";
@@ -122,6 +121,17 @@ pub(super) enum MetaMeaning {
     Buffer,
     /// Nothing that a LLaMA model has.
     Unknown,
+}
+
+/// How a tensor is cut among the files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Split {
+    /// Each file has some of its rows.
+    Rows,
+    /// Each file has some of its columns.
+    Columns,
+    /// Each file has all of it.
+    Copied,
 }
 
 /// Tensors outside of layers: Meta's names, the canonical ones, and how they are cut.

@@ -10,7 +10,7 @@ use llamac_ir::{Real, RopeScaling};
 use llamac_plan::diagnostic::Code;
 use serde_json::{Map, Value};
 
-use super::config::{bounds, refuse_partial_rotation};
+use super::bounds;
 use super::json::{Fields, Given, show};
 use super::suggest::did_you_mean;
 
@@ -320,4 +320,15 @@ fn divisors(fields: &mut Fields<'_>, key: &str, context: Option<&Context>) -> Op
         return None;
     }
     Some(list)
+}
+
+/// transformers' LLaMA has no partial rotation, whatever this key says.
+pub(super) fn refuse_partial_rotation(fields: &mut Fields<'_>, factor: Option<Given<f64>>) {
+    if let Some(Given::Value(factor)) = factor
+        && factor != 1.0
+    {
+        fields.fault(Code::UnsupportedConfig, "partial_rotary_factor", |d| {
+            d.expected("1.0: LLaMA models rotate whole heads").found(factor.to_string())
+        });
+    }
 }

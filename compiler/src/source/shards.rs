@@ -11,13 +11,9 @@ use serde::Deserialize;
 
 use super::capped::Capped;
 use super::file::{self, MappedFile};
+use super::locate::{self, INDEX, SINGLE};
 use super::safetensors::{self, StoredTensor};
-use super::{json, locate, torch};
-
-/// The file that holds all tensors, of safetensors.
-pub(super) const SINGLE: &str = "model.safetensors";
-/// The file that names the shards, of safetensors.
-pub(super) const INDEX: &str = "model.safetensors.index.json";
+use super::{json, torch};
 
 /// A kind of files that hold weights.
 struct Format {
@@ -144,7 +140,7 @@ fn open_shard(
     }
     let path = directory.join(name);
     if !path.exists() {
-        let present = if with_hints { locate::names(directory) } else { Vec::new() };
+        let present = if with_hints { file::names(directory) } else { Vec::new() };
         let near = nearest(name, present.iter().map(String::as_str).filter(|n| n.ends_with(end)));
         // A neighbour in a series of shards is near in letters, but it is another shard.
         let near = near.filter(|near| digits(near) == digits(name));

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use llamac_ir::suggest::nearest;
 use llamac_plan::diagnostic::Diagnostic;
 
-use super::locate;
+use super::file;
 
 /// `fault` with the candidate as its help that `name` is most likely a misspelling of.
 pub fn did_you_mean<'a>(
@@ -23,7 +23,7 @@ pub fn did_you_mean<'a>(
 pub fn nearest_path(path: &Path) -> Option<PathBuf> {
     let parent = path.parent()?;
     let name = path.file_name()?.to_str()?;
-    let siblings = locate::names(if parent.as_os_str().is_empty() { Path::new(".") } else { parent });
+    let siblings = file::names(if parent.as_os_str().is_empty() { Path::new(".") } else { parent });
     // A link that leads nowhere is there by name.
     let near = nearest(name, siblings.iter().map(String::as_str).filter(|sibling| *sibling != name))?;
     Some(parent.join(near))

@@ -7,7 +7,7 @@ use llamac_plan::diagnostic::{Code, Diagnostic, Diagnostics};
 use serde_json::{Map, Value as Json};
 
 use super::value::Value;
-use crate::source::config::bounds;
+use crate::source::bounds;
 use crate::source::json::{Fields, Given};
 
 /// Lists of numbers that are looked at have one for each layer.

@@ -18,24 +18,21 @@ use llamac_ir::Weight;
 use llamac_plan::diagnostic::{Code, Diagnostic, Diagnostics};
 
 use self::params::Params;
-pub(super) use self::parts::Split;
 use self::parts::{Part, Parts};
 use super::Head;
 use super::checkpoint::{Checkpoint, Stored, TensorInfo, Tie};
 use super::config::Config;
 use super::file::{self, MappedFile};
 use super::generation;
-use super::names::{self, EMBEDDING, LM_HEAD, MetaMeaning};
+use super::locate::{CONFIG, PARAMS};
+use super::names::{self, EMBEDDING, LM_HEAD, MetaMeaning, Split};
 use super::table::{self, HUGGING_FACE, Spelling, Table};
 use super::tokenizer::{Llama3, TokenizerFiles};
-use super::{json, locate, torch};
-
-/// The file with the sizes of the model.
-pub(super) const PARAMS: &str = "params.json";
+use super::{json, torch};
 
 /// Whether a directory holds a checkpoint in Meta's layout, and none in Hugging Face's.
 pub(super) fn is_meta(path: &Path) -> bool {
-    path.join(PARAMS).exists() && !path.join(locate::CONFIG).exists()
+    path.join(PARAMS).exists() && !path.join(CONFIG).exists()
 }
 
 /// Meta's words.
@@ -120,7 +117,7 @@ fn files(path: &Path) -> Result<Vec<MappedFile>, Diagnostics> {
         digits.parse().ok().filter(|_| digits.len() == 2)
     };
     let name = |n: usize| format!("consolidated.{n:02}.pth");
-    let last = locate::names(path).iter().filter_map(|name| number(name)).max();
+    let last = file::names(path).iter().filter_map(|name| number(name)).max();
     let mut faults = Diagnostics::new();
     let mut files = Vec::new();
     for n in 0..=last.unwrap_or(0) {

@@ -8,7 +8,7 @@ use llamac_plan::diagnostic::{Code, Diagnostics};
 use serde_json::{Map, Value, json};
 
 use super::parts::Parts;
-use crate::source::config::bounds;
+use crate::source::bounds;
 use crate::source::json::{self, Fields, Given};
 
 /// Rows of the vocabulary of Llama 3, which tells it from the generations before.

@@ -6,21 +6,10 @@ use std::sync::Arc;
 use llamac_plan::diagnostic::{Code, Diagnostic, Diagnostics};
 
 use super::params::Params;
-use super::{EMBEDDING, LM_HEAD, MappedFile, MetaMeaning, Stored, names};
+use super::{EMBEDDING, LM_HEAD, MappedFile, MetaMeaning, Split, Stored, names};
 use crate::source::config::Config;
 use crate::source::ignored;
 use crate::source::safetensors::StoredTensor;
-
-/// How a tensor is cut among the files.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::source) enum Split {
-    /// Each file has some of its rows.
-    Rows,
-    /// Each file has some of its columns.
-    Columns,
-    /// Each file has all of it.
-    Copied,
-}
 
 /// What one file has of a tensor.
 #[derive(Clone, Debug)]

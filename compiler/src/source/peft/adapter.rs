@@ -31,7 +31,7 @@ const FILES: [(&str, Read); 2] =
     [("adapter_model.safetensors", safetensors::read), ("adapter_model.bin", torch::read)];
 
 /// Whether a file is one of an adapter's weights.
-pub(in super::super) fn is_adapter(path: &Path) -> bool {
+pub(super) fn is_adapter(path: &Path) -> bool {
     FILES.iter().any(|(name, _)| path.file_name().is_some_and(|file| file == *name))
 }
 

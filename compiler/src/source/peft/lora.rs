@@ -8,23 +8,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use llamac_ir::{DType, Real, Weight, WeightError};
 use llamac_plan::diagnostic::{Code, Diagnostic, Diagnostics};
 
-use super::super::checkpoint::{Checkpoint, Tie};
+use super::super::checkpoint::{Adapted, Checkpoint, Tie};
 use super::super::names::{self, EMBEDDING, HEADS, LM_HEAD};
 use super::adapter::{Lora, Parts};
 use super::configuration::untie;
 use super::names::Part;
 use super::taken::{Expected, Taken, contested, no_module};
-
-/// A module with what adapters add to it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Adapted {
-    /// The weight without them.
-    pub base: Weight,
-    /// The weight with them.
-    pub weight: Weight,
-    /// The bias with them, where they have one.
-    pub bias: Option<Weight>,
-}
 
 /// What adapters do to one module.
 #[derive(Clone, Default)]

@@ -4,7 +4,7 @@
 //! low-rank matrices for projections and embeddings, and tensors that replace those of the base whole. [`Adapters`]
 //! reads any number of them and [`applies`](Adapters::apply) them to a checkpoint of any layout: what replaces is taken in the
 //! base's place, with the vocabulary and the head that it brings, and what is added becomes a recipe for each module
-//! ([`Adapted`]), which a pass puts into the graph. No number is read here.
+//! ([`Adapted`](super::Adapted)), which a pass puts into the graph. No number is read here.
 //!
 //! The keys of the file decide which modules are changed, not the configuration's `target_modules`: so does PEFT when it
 //! loads an adapter. Not here: the arithmetic (`weights`), and training.
@@ -20,9 +20,8 @@ mod taken;
 #[cfg(test)]
 mod tests;
 
-pub(super) use adapter::is_adapter;
+use adapter::is_adapter;
 pub use adapter::{Adapters, LoraSource};
-pub use lora::Adapted;
 
 use std::path::Path;
 
@@ -55,6 +54,11 @@ impl Checkpoint {
             (Some(adapters), Some(base)) => adapters.apply(base, head, warnings),
             _ => Err(faults),
         }
+    }
+
+    /// Whether adapters were applied to it.
+    pub(crate) fn has_adapters(&self) -> bool {
+        self.files.iter().any(|file| is_adapter(file.path()))
     }
 }
 

@@ -1,6 +1,7 @@
 use std::fs;
 
 use ::safetensors::tensor::Dtype;
+use llamac_ir::DType;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
