@@ -7,6 +7,7 @@
 //! there, while Meta's files hold the matrix twice. Nothing of this reads weights, but for the comparison of two
 //! embeddings that may be one.
 
+mod config;
 mod params;
 mod parts;
 
