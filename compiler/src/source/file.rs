@@ -124,19 +124,19 @@ impl MappedFile {
         &self.map
     }
 
-    /// What `read` makes of the content, of which it touches small pieces far from each other: what lies around them is
-    /// not read along with them.
-    pub fn in_pieces<T>(&self, read: impl FnOnce(&[u8]) -> T) -> T {
-        self.advise(Advice::Random);
-        let made = read(&self.map);
-        self.advise(Advice::Normal);
-        made
-    }
-
     /// Tells the system how the content is read; what it cannot be told only takes longer.
     fn advise(&self, advice: Advice) {
         self.map.advise(advice).unwrap_or_default();
     }
+}
+
+/// What `read` makes of `files`, of which it touches small pieces far from each other: what lies around them is not read
+/// along with them.
+pub(super) fn in_pieces<T>(files: &[MappedFile], read: impl FnOnce() -> T) -> T {
+    files.iter().for_each(|file| file.advise(Advice::Random));
+    let made = read();
+    files.iter().for_each(|file| file.advise(Advice::Normal));
+    made
 }
 
 impl AsRef<[u8]> for MappedFile {

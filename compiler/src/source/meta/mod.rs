@@ -90,7 +90,7 @@ pub(super) fn open(
     let unused = parts.iter().filter(|(name, _)| !weights.contains_key(*name));
     let unused = unused.map(|(_, whole)| whole.parts[0].stored.name.clone());
     let ignored: Vec<String> = parts.strangers.iter().cloned().chain(unused).collect();
-    parts.warn(&config, &files, warnings);
+    file::in_pieces(&files, || parts.warn(&config, &files, warnings));
     Ok(Checkpoint {
         path: path.to_owned(),
         config,

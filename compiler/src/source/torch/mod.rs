@@ -27,7 +27,7 @@ use super::safetensors::StoredTensor;
 /// As [`parse`].
 pub fn read(file: &MappedFile) -> Result<Vec<StoredTensor>, Diagnostics> {
     // A zip file has a header before each storage.
-    file.in_pieces(|bytes| parse(file.name(), bytes))
+    file::in_pieces(std::slice::from_ref(file), || parse(file.name(), file.bytes()))
 }
 
 /// The tensors of the file whose whole content is `bytes`, in the order of the file's dictionary; `file` names it in
