@@ -250,14 +250,26 @@ fn pickles_take_little_memory() {
             assert!(result.is_err());
         }
     }
-    // One name of a megabyte, for as many tensors as there is room for.
-    let mut pickle = b"\x80\x02}X\x00\x00\x10\x00".to_vec();
-    pickle.extend(vec![b'x'; 1 << 20]);
-    pickle.extend(b"\x94(");
-    let mut zip = Zip::new();
-    zip.add("a/data.pkl", &[&pickle[..], &b"h\x00N".repeat(100_000), b"u."].concat(), 0, 0);
-    let zip = zip.finish();
-    assert!(limited(zip.len(), || llamac_compiler::source::torch::parse("f.pth", &zip)).is_err());
+}
+
+/// One long name, for one tensor as often as there is room for.
+#[test]
+fn names_of_pickles_are_short() {
+    let tensor = b"ctorch._utils\n_rebuild_tensor_v2\n((X\x07\x00\x00\x00storagectorch\nFloatStorage\n\
+        X\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x02tQK\x00K\x02\x85K\x01\x85\x89ccollections\nOrderedDict\n)RtR\x94";
+    let refused = |length: u32, why: &str| {
+        let name = [&b"X"[..], &length.to_le_bytes(), &vec![b'x'; length as usize], b"\x94"].concat();
+        let entries = b"h\x00h\x01".repeat(100_000);
+        let pickle = [&b"\x80\x02}("[..], &name, tensor, &entries, b"u."].concat();
+        let mut zip = Zip::new();
+        zip.add("a/data.pkl", &pickle, 0, 0);
+        zip.add("a/data/0", &[0; 8], 0, 0);
+        let zip = zip.finish();
+        let faults = limited(zip.len(), || llamac_compiler::source::torch::parse("f.pth", &zip)).unwrap_err();
+        assert!(faults.to_string().contains(why), "{faults}");
+    };
+    refused(1 << 23, "a text has 8388608 bytes, more than 4096");
+    refused(4096, "and 99980 more such faults");
 }
 
 #[test]

@@ -17,6 +17,9 @@ const MAX_STEPS: usize = 1 << 19;
 /// The longest name of a module, or in one.
 const MAX_NAME: usize = 256;
 
+/// The longest other text. Many objects may refer to one, and each reference is looked at.
+const MAX_TEXT: usize = 4096;
+
 /// Where a string is in the pickle.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Span {
@@ -364,6 +367,9 @@ impl<'a> Machine<'a> {
     fn text(&mut self, length: u64) -> Result<(), Wrong> {
         let start = self.at as u32;
         let bytes = self.take(usize::try_from(length).unwrap_or(usize::MAX))?;
+        if bytes.len() > MAX_TEXT {
+            return damaged(format!("a text has {length} bytes, more than {MAX_TEXT}"));
+        }
         if std::str::from_utf8(bytes).is_err() {
             return damaged("a text is not UTF-8");
         }
