@@ -13,7 +13,7 @@ use super::json::{self, Added, Bpe};
 const SPECIAL: u32 = 256;
 
 /// The most tokens: four times those of Llama 3.
-const MAX_TOKENS: usize = 1 << 19;
+const MAX_TOKENS: usize = 1 << 18;
 
 /// The generation of Llama 3 whose special tokens follow on the vocabulary.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

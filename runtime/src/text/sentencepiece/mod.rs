@@ -13,6 +13,7 @@ mod merge;
 mod normalize;
 mod vocabulary;
 
+pub(super) use charsmap::CharsMap;
 pub(super) use decode::decode;
 pub(super) use merge::encode;
 pub(super) use normalize::normalize;

@@ -10,7 +10,7 @@ use llamac_plan::sentencepiece::{Piece, PieceKind, SentencePieceModel};
 use super::charsmap::CharsMap;
 
 /// The most bytes of pieces that are searched for in texts: those that are never cut, and special ones.
-const MAX_SEARCHED: usize = 1 << 20;
+const MAX_SEARCHED: usize = 1 << 19;
 
 /// A model, ready for encoding.
 pub(in crate::text) struct Vocabulary {
