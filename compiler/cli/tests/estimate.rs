@@ -83,3 +83,20 @@ fn people_get_a_table() {
     let beyond = llamac("estimate {stories} --context 513", &[("stories", &stories)]).failure(5);
     assert!(beyond.contains("at most 512 tokens") && beyond.contains("513"), "{beyond}");
 }
+
+#[test]
+fn what_cannot_be_counted_is_told() {
+    let place = folder();
+    let config = fs::read_to_string(fixture("stories").join("config.json")).expect("a configuration");
+    let mut config = json(&config);
+    config["max_position_embeddings"] = (1 << 24).into();
+    fs::write(place.path().join("config.json"), config.to_string()).expect("a file");
+    let weights = "model.safetensors";
+    fs::copy(fixture("stories").join(weights), place.path().join(weights)).expect("a file");
+    for (context, why) in [(1 << 20, "the work cannot be counted"), (1 << 24, "does not fit into any memory")]
+    {
+        let line = format!("estimate {{model}} --context {context} --batch 4294967295");
+        let text = llamac(&line, &[("model", place.path())]).failure(5);
+        assert!(text.contains(why) && text.contains("a smaller --batch"), "{text}");
+    }
+}

@@ -119,8 +119,12 @@ impl Args {
             let sizes = [(Symbol::Batch, batch), (Symbol::Seq, seq), (Symbol::Past, past), (Symbol::Keep, 1)];
             let sizes =
                 sizes.into_iter().fold(Bindings::new(), |all, (symbol, n)| all.with(symbol, n as i64));
-            report::flops(graph, &sizes).expect("the graph has these symbols only")
+            let too_many =
+                || Diagnostic::new(Code::OutOfMemory).message("the work cannot be counted in 64 bits");
+            report::flops(graph, &sizes).ok_or_else(|| too_many().help("give a smaller --batch or --context"))
         };
+        let flops = Flops { prefill: flops(context, 0)?, decode: flops(1, context - 1)? };
+        // Less than the total, which could be counted.
         let read_bytes = read_bytes(plan) + memory.cache;
         let estimate = Estimate {
             head: plan.head.name(),
@@ -131,7 +135,7 @@ impl Args {
             weights,
             artifact_bytes: artifact.bytes,
             memory,
-            flops: Flops { prefill: flops(context, 0), decode: flops(1, context - 1) },
+            flops,
             decode: Decode { read_bytes, steps_per_second_at_10_gb_s: 1e10 / read_bytes as f64 },
         };
         let mut out = Stdout::lock();
@@ -146,15 +150,18 @@ impl Args {
     }
 
     fn memory(&self, plan: &Plan, weights: &[Group], context: u64) -> Result<Memory, Diagnostics> {
-        let too_large =
-            || Diagnostic::new(Code::OutOfMemory).message("the cache does not fit into any memory");
+        let too_large = || {
+            let fault = Diagnostic::new(Code::OutOfMemory).message("the cache does not fit into any memory");
+            fault.help("give a smaller --batch or --context")
+        };
         let cache = usize::try_from(context).ok().and_then(|context| cache_bytes(plan, None, context));
         let cache =
             cache.and_then(|bytes| bytes.checked_mul(self.batch as usize)).ok_or_else(too_large)? as u64;
         let tokens = EngineOptions::default().chunk_tokens(plan);
         let activations = (tokens * plan.arena_bytes_per_token) as u64;
-        let weights = weights.iter().map(|group| group.bytes).sum();
-        Ok(Memory { weights, cache, activations, total: weights + cache + activations })
+        let weights: u64 = weights.iter().map(|group| group.bytes).sum();
+        let total = (weights + activations).checked_add(cache).ok_or_else(too_large)?;
+        Ok(Memory { weights, cache, activations, total })
     }
 }
 
