@@ -2,32 +2,33 @@
 
 use std::fmt;
 
+use indexmap::IndexMap;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::{RawValue, to_raw_value};
 
 /// The members of an object in the order of the file, their values as they are there.
 #[derive(Debug)]
 pub struct Members {
-    members: Vec<(String, Box<RawValue>)>,
+    members: IndexMap<String, Box<RawValue>>,
     changed: bool,
 }
 
 impl Members {
     /// The names of the members, in their order.
     pub fn keys(&self) -> impl Iterator<Item = &str> {
-        self.members.iter().map(|(name, _)| name.as_str())
+        self.members.keys().map(String::as_str)
     }
 
     /// The value of a member, as text.
     pub fn get(&self, key: &str) -> Option<&str> {
-        self.members.iter().find(|(name, _)| name == key).map(|(_, value)| value.get())
+        self.members.get(key).map(|value| value.get())
     }
 
     /// Changes or adds a member.
     pub fn set(&mut self, key: &str, value: &impl serde::Serialize) {
         let value = to_raw_value(value).expect("numbers, texts and lists of them are JSON");
         self.changed = true;
-        self.insert(key.to_owned(), value);
+        self.members.insert(key.to_owned(), value);
     }
 
     /// Sets what is not there, or null.
@@ -37,20 +38,13 @@ impl Members {
         }
     }
 
-    /// As in every reader, the last of several members of one name counts.
-    fn insert(&mut self, key: String, value: Box<RawValue>) {
-        match self.members.iter_mut().find(|(name, _)| *name == key) {
-            Some((_, old)) => *old = value,
-            None => self.members.push((key, value)),
-        }
-    }
-
     /// The object as text, if it was changed.
     pub fn text(&self) -> Option<Vec<u8>> {
-        let member = |(key, value): &(String, Box<RawValue>)| {
-            format!("  {}: {value}", serde_json::Value::from(key.as_str()))
-        };
-        let lines: Vec<String> = self.members.iter().map(member).collect();
+        let lines = self
+            .members
+            .iter()
+            .map(|(key, value)| format!("  {}: {value}", serde_json::Value::from(key.as_str())));
+        let lines: Vec<String> = lines.collect();
         self.changed.then(|| format!("{{\n{}\n}}\n", lines.join(",\n")).into_bytes())
     }
 }
@@ -66,11 +60,12 @@ impl<'de> Deserialize<'de> for Members {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members, A::Error> {
-                let mut members = Members { members: Vec::new(), changed: false };
+                let mut members = IndexMap::new();
+                // As in every reader, the last of several members of one name counts.
                 while let Some((key, value)) = map.next_entry()? {
                     members.insert(key, value);
                 }
-                Ok(members)
+                Ok(Members { members, changed: false })
             }
         }
         deserializer.deserialize_map(Object)
