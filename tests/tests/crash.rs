@@ -10,15 +10,16 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use llamac_compiler::diagnostic::{Code, Diagnostics};
-use llamac_compiler::driver::{self, CompileOptions, Silent};
-use llamac_compiler::output::Output;
+use llamac_compiler::driver::{self, CompileOptions, ConvertOptions, Silent};
+use llamac_compiler::hugging_face;
+use llamac_compiler::output::{Folder, Output};
 use llamac_compiler::source::Checkpoint;
 use llamac_runtime::{Engine, EngineOptions, Feed, Keep, Model, OpenOptions, Session, SessionOptions};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 
-/// What the child does: `compile`, `limit` or `fill`.
+/// What the child does: `compile`, `convert`, `limit` or `fill`.
 const WORK: &str = "LLAMAC_TEST_WORK";
 /// The checkpoint that it compiles.
 const CHECKPOINT: &str = "LLAMAC_TEST_CHECKPOINT";
@@ -41,6 +42,13 @@ fn compile(checkpoint: &Path, folder: &Path) -> Result<(), Diagnostics> {
     let options = CompileOptions { threads: 2, ..CompileOptions::default() };
     driver::compile(&checkpoint, &options, &output, &Silent)?;
     Ok(output.publish()?)
+}
+
+fn convert(checkpoint: &Path, output: &Path) -> Result<(), Diagnostics> {
+    let mut folder = Folder::create(output, hugging_face::guard)?;
+    let options = ConvertOptions { max_shard_size: 1 << 20, threads: 2 };
+    driver::convert(Checkpoint::open(checkpoint, None)?, options, &mut folder, &Silent)?;
+    Ok(folder.publish()?)
 }
 
 /// What is in a folder, by name.
@@ -73,6 +81,7 @@ fn child() {
     let (checkpoint, folder) = (path(CHECKPOINT), path(FOLDER));
     match work.as_str() {
         "compile" => compile(&checkpoint, &folder).unwrap_or_else(|e| panic!("{e}")),
+        "convert" => convert(&checkpoint, &folder).unwrap_or_else(|e| panic!("{e}")),
         "limit" => limit(&checkpoint, &folder),
         "fill" => fill(&checkpoint, &folder),
         other => panic!("{other}"),
@@ -148,6 +157,41 @@ fn a_killed_compilation_leaves_the_old_file_or_the_whole_new_one() {
         before >= KILLS / 10 && after >= 1,
         "{before} before, {after} after: the times were badly chosen"
     );
+}
+
+/// Of several files there is a moment in which a kill leaves a temporary folder; the next conversion removes it.
+#[test]
+fn a_killed_conversion_leaves_no_folder_or_the_whole_one() {
+    const KILLS: u32 = 100;
+    let checkpoint = larger_checkpoint();
+    let parent = tempfile::tempdir().unwrap();
+    let out = parent.path().join("out");
+    let start = Instant::now();
+    assert!(again(&[], "convert", checkpoint.path(), &out).status().unwrap().success());
+    let duration = start.elapsed();
+    let new = content(&out);
+    assert!(new.len() > 10, "{} files", new.len());
+    let (mut before, mut after) = (0, 0);
+    for i in 0..KILLS {
+        let _ = fs::remove_dir_all(&out);
+        let mut child = again(&[], "convert", checkpoint.path(), &out).spawn().unwrap();
+        std::thread::sleep(duration.mul_f64(1.4 * f64::from(i * 37 % KILLS) / f64::from(KILLS)));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        if out.exists() {
+            assert!(content(&out) == new, "{:?}", fs::read_dir(&out).unwrap().count());
+            after += 1;
+        } else {
+            before += 1;
+        }
+    }
+    assert!(
+        before >= KILLS / 10 && after >= 1,
+        "{before} before, {after} after: the times were badly chosen"
+    );
+    let _ = fs::remove_dir_all(&out);
+    assert!(again(&[], "convert", checkpoint.path(), &out).status().unwrap().success());
+    assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 1, "temporary folders are left");
 }
 
 /// Compiles over an old file with a limit on the size of files at every kibibyte.
