@@ -2,8 +2,9 @@
 //!
 //! As long as the work takes, the files have no names. Only when all of them are whole and stored do they get names,
 //! in a temporary folder beside the place of the finished one, which then becomes it in one step: a moment in which a
-//! process that is killed leaves a temporary folder behind, for the next output there to remove. A folder that is there and empty is filled where it is:
-//! it may be where a disk is mounted, or belong to somebody else than the folder around it.
+//! process that is killed leaves a temporary folder behind, for the next output there to remove. A folder that is there
+//! and empty is filled where it is: it may be where a disk is mounted, or belong to somebody else than the folder around
+//! it.
 
 use std::fs::{self, File};
 use std::io;

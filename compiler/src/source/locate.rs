@@ -19,7 +19,8 @@ pub(super) const SINGLE: &str = "model.safetensors";
 /// The file that names the shards, of safetensors.
 pub(crate) const INDEX: &str = "model.safetensors.index.json";
 
-const EXPECTED: &str = "a directory with config.json and model.safetensors, or with params.json and consolidated.00.pth, or a GGUF file";
+const EXPECTED: &str = "a directory with config.json and model.safetensors, or with params.json and \
+    consolidated.00.pth, or a GGUF file";
 
 fn not_a_checkpoint(path: &Path) -> Diagnostic {
     Diagnostic::new(Code::NotACheckpoint).at(path.display().to_string()).expected(EXPECTED)

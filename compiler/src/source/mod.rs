@@ -1,9 +1,9 @@
-//! Checkpoints: from a Hugging Face directory, whatever is in it, to one description that the rest of the compiler
-//! can rely on.
+//! Checkpoints: from Hugging Face's directories, Meta's, or GGUF files, whatever is in them, to one description that the
+//! rest of the compiler can rely on.
 //!
-//! [`Checkpoint::open`] reads `config.json` in all its spellings, `generation_config.json`, the tokenizer's files and
-//! what the files of weights say they hold, safetensors or PyTorch's own; it normalises the names of tensors, finds the head, and checks every tensor
-//! against the configuration. Files are input from strangers: whatever is wrong becomes a
+//! [`Checkpoint::open`] reads the configuration in all its spellings, `generation_config.json`, the tokenizer's files
+//! and what the files of weights say they hold; it normalises the names of tensors, finds the head, and checks every
+//! tensor against the configuration. Files are input from strangers: whatever is wrong becomes a
 //! [`Diagnostic`](llamac_plan::diagnostic::Diagnostic), all that is wrong is reported together, and no number of a file
 //! is trusted with an allocation.
 //!

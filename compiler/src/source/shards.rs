@@ -1,6 +1,7 @@
 //! The weight files of a directory: one file, or shards that an index names, of safetensors or of PyTorch.
 //!
-//! Safetensors come first where both are there. The index is authoritative: a tensor is read from the file that it names, whatever else lies in the directory.
+//! Safetensors come first where both are there. The index is authoritative: a tensor is read from the file that it
+//! names, whatever else lies in the directory.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Component, Path};

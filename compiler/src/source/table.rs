@@ -320,7 +320,7 @@ impl Check<'_> {
         }
         let words: Vec<String> = wanted.shape.iter().map(Size::words).collect();
         let expected = format!("{sizes:?}  ({})", words.join(", "));
-        let is_head = [LM_HEAD, SCORE, SCORE_BIAS, QA_OUTPUTS, QA_OUTPUTS_BIAS].contains(&wanted.name);
+        let is_head = names::HEADS.contains(&wanted.name);
         if let Some(fault) = missing.fault(if is_head { Code::MissingHead } else { Code::MissingTensor }) {
             self.faults.push(self.missing(fault, wanted.name).expected(expected.clone()));
         }

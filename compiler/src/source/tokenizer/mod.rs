@@ -1,4 +1,4 @@
-//! The tokenizer's files of a checkpoint, in either of its layouts.
+//! The tokenizer's files of a checkpoint, in any of its layouts.
 //!
 //! `tokenizer.json` is carried along as it is, and so is a SentencePiece `tokenizer.model`: what they mean is the
 //! runtime's business. Llama 3's own file has the same name, `tokenizer.model`; it becomes a `tokenizer.json`.
