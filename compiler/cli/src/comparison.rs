@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use llamac_compiler::diagnostic::{Code, Diagnostic, Diagnostics};
 use llamac_compiler::onnx::{self, Summary};
-use llamac_compiler::passes::WeightPolicy;
+use llamac_compiler::passes::{PolicyEntry, WeightPolicy};
 use llamac_compiler::source::{Checkpoint, Head};
 use llamac_compiler::{reference, verify};
-use llamac_runtime::plan::{Compute, KvDtype, WeightLayout};
+use llamac_runtime::plan::layout::MatrixLayout;
+use llamac_runtime::plan::{Compute, KvDtype, Plan, WeightLayout};
 use llamac_runtime::{Engine, EngineOptions, Model, OpenOptions, Output, Request, eval, is_artifact};
 
 use crate::args::ChangeArgs;
@@ -23,7 +24,7 @@ pub enum Side {
     Compiled(Arc<Model>),
     Exported {
         model: exported::Model,
-        bits: Option<u32>,
+        narrowest: Option<String>,
     },
 }
 
@@ -42,8 +43,8 @@ impl Side {
             let model = exported::open(path, console)?;
             let described = onnx::Model::open(&file)?;
             let weights = Summary::of(&described).weights;
-            let bits = weights.iter().filter_map(|weights| verify::significant_bits(&weights.dtype)).min();
-            return Ok(Self::Exported { model, bits });
+            let narrowest = verify::narrowest(weights.iter().map(|weights| weights.dtype.as_ref()));
+            return Ok(Self::Exported { model, narrowest: narrowest.map(str::to_owned) });
         }
         if path.is_file() && is_artifact(path) {
             return Ok(Self::Compiled(Model::open(path, OpenOptions { verify: true, threads })?));
@@ -85,21 +86,29 @@ impl Side {
         }
     }
 
-    /// The significant bits of the narrowest matrix.
-    fn bits(&self) -> Option<u32> {
+    /// The dtype of the narrowest matrix.
+    fn narrowest(&self) -> Option<&str> {
         match self {
             Self::Checkpoint(checkpoint, _) => {
                 let matrices = checkpoint.tensors.values().filter(|tensor| tensor.shape.len() > 1);
-                matrices.filter_map(|tensor| verify::significant_bits(tensor.dtype.name())).min()
+                verify::narrowest(matrices.map(|tensor| tensor.dtype.name()))
             }
             Self::Compiled(model) => {
-                let dtype = |layout: &WeightLayout| match layout {
-                    WeightLayout::Matrix(matrix) => verify::significant_bits(matrix.dtype.name()),
-                    WeightLayout::Vector { .. } => None,
-                };
-                model.plan().weights.iter().filter_map(|weight| dtype(&weight.layout)).min()
+                verify::narrowest(matrices(model.plan()).map(|(_, matrix)| matrix.dtype.name()))
             }
-            Self::Exported { bits, .. } => *bits,
+            Self::Exported { narrowest, .. } => narrowest.as_deref(),
+        }
+    }
+
+    /// Rounds the weights of a checkpoint to what `other` stores, if that is a compiled model: what is left then are
+    /// differences of computing.
+    pub fn round_as(&mut self, other: &Self) {
+        if let (Self::Checkpoint(_, policy), Self::Compiled(model)) = (self, other) {
+            let entries = matrices(model.plan()).flat_map(|(tensor, matrix)| {
+                let format = matrix.dtype.name().parse().expect("formats of matrices are those of policies");
+                unfused(tensor).into_iter().map(move |name| PolicyEntry { pattern: Some(name), format })
+            });
+            policy.entries = entries.collect();
         }
     }
 
@@ -120,6 +129,23 @@ impl Side {
     }
 }
 
+/// The matrices of a plan by the names of their tensors.
+fn matrices(plan: &Plan) -> impl Iterator<Item = (&str, &MatrixLayout)> {
+    plan.weights.iter().filter_map(|entry| match &entry.layout {
+        WeightLayout::Matrix(matrix) => Some((entry.tensor.as_str(), matrix)),
+        WeightLayout::Vector { .. } => None,
+    })
+}
+
+/// The tensors that a fused one is made of: `a.{q,k}_proj` is `a.q_proj` and `a.k_proj`.
+fn unfused(tensor: &str) -> Vec<String> {
+    let parts = tensor.split_once('{').and_then(|(before, rest)| {
+        let (names, after) = rest.split_once('}')?;
+        Some(names.split(',').map(|name| format!("{before}{name}{after}")).collect())
+    });
+    parts.unwrap_or_else(|| vec![tensor.to_owned()])
+}
+
 /// What a comparison has found.
 pub struct Comparison {
     /// What both models read.
@@ -130,8 +156,16 @@ pub struct Comparison {
     pub agreed: Vec<verify::Agreed>,
 }
 
+impl Comparison {
+    /// The largest difference, as a part of its output's largest value.
+    pub fn largest(&self) -> f32 {
+        self.agreed.iter().fold(0.0, |largest, agreed| largest.max(agreed.relative))
+    }
+}
+
 /// Runs both models on `request`, or random tokens, and compares `found`, which is called `what`, with `reference`. The
-/// tolerance is what the weights call for, unless it is given.
+/// tolerance is what the weights call for, unless it is given; those of a checkpoint and a compiled model are to be the
+/// same ([`Side::round_as`]).
 ///
 /// # Errors
 /// `NumbersDiffer` if they do; what the models say of the request.
@@ -156,9 +190,14 @@ pub fn compare(
             verify::request(vocab_size, context, sides.iter().all(|side| side.has_cache()))
         }
     };
-    let tolerance = tolerance.unwrap_or_else(|| match (reference.bits(), found.bits()) {
-        (Some(a), Some(b)) => verify::tolerance([a, b]),
-        _ => verify::TOLERANCE,
+    let tolerance = tolerance.unwrap_or_else(|| match (reference, found) {
+        (Side::Checkpoint(..), Side::Compiled(_)) | (Side::Compiled(_), Side::Checkpoint(..)) => {
+            verify::TOLERANCE
+        }
+        _ => match (reference.narrowest(), found.narrowest()) {
+            (Some(a), Some(b)) => verify::tolerance([a, b]),
+            _ => verify::TOLERANCE,
+        },
     });
     let expected = reference.trace(&request, threads)?;
     let outputs = found.trace(&request, threads)?;

@@ -44,6 +44,27 @@ fn a_compiled_model_agrees_with_its_checkpoint() {
 }
 
 #[test]
+fn quantized_weights_are_compared_with_themselves() {
+    let (folder, model) = (folder(), fixture("stories"));
+    let compiled = folder.path().join("model.llamac");
+    let paths = [("model", &*model), ("compiled", &*compiled)];
+    for weights in ["q8", "q4", "f16", "q4a,lm_head=f32,layers.1=bf16"] {
+        llamac(&format!("compile {{model}} -o {{compiled}} --weights {weights}"), &paths).success();
+        for line in ["verify {model} {compiled}", "verify {compiled} {model}"] {
+            let text = llamac(line, &paths).quiet();
+            assert!(text.lines().next().is_some_and(|line| line.ends_with(" within 1e-4")), "{text}");
+        }
+    }
+    // Others do not agree, but may be as far from each other as rounding makes them.
+    let other = folder.path().join("other.llamac");
+    let paths = [("model", &*model), ("compiled", &*compiled), ("other", &*other)];
+    llamac("compile {model} -o {other} --weights q8", &paths).success();
+    let text = llamac("verify {other} {compiled}", &paths).quiet();
+    let first = text.lines().next().expect("a line");
+    assert!(first.contains(" differs from ") && first.ends_with("where 5e-1 is allowed"), "{text}");
+}
+
+#[test]
 fn the_first_module_that_differs_is_named() {
     let (folder, model) = (folder(), fixture("tiny/gqa-f32"));
     let [other, compiled] = ["other", "model.llamac"].map(|name| folder.path().join(name));
@@ -64,12 +85,15 @@ fn the_first_module_that_differs_is_named() {
 
 #[test]
 fn narrower_weights_are_allowed_more() {
-    let (folder, model) = (folder(), fixture("tiny/gqa-f32"));
-    let compiled = folder.path().join("model.llamac");
-    let paths = [("model", &*model), ("compiled", &*compiled)];
-    llamac("compile {model} -o {compiled} --weights bf16", &paths).success();
-    llamac("verify {model} {compiled}", &paths).quiet();
-    llamac("verify {model} {compiled} --tolerance 1e-5", &paths).failure(6);
+    let folder = folder();
+    let [f32, bf16] = ["f32", "bf16"].map(|name| folder.path().join(name));
+    let model = fixture("tiny/gqa-f32");
+    let paths = [("model", &*model), ("f32", &*f32), ("bf16", &*bf16)];
+    llamac("compile {model} -o {f32}", &paths).success();
+    llamac("compile {model} -o {bf16} --weights bf16", &paths).success();
+    llamac("verify {f32} {bf16}", &paths).quiet();
+    llamac("verify {f32} {bf16} --tolerance 1e-5", &paths).failure(6);
+    llamac("verify {f32} {bf16} --tolerance 1e-4", &paths).failure(6);
 }
 
 #[test]

@@ -58,11 +58,16 @@ pub fn agreement(
         if !within {
             let Worst { index, expected: wanted, found, scale, .. } = &worst;
             let before = if agreed.is_empty() { "" } else { "; what is computed before agrees" };
-            return Err(Diagnostic::new(Code::NumbersDiffer)
+            let fault = Diagnostic::new(Code::NumbersDiffer)
                 .at(place)
                 .expected(format!("at most {tolerance:e} of its largest value, {scale}{before}"))
-                .found(format!("{:.1e} of it: {found} instead of {wanted} at {index:?}", worst.relative()))
-                .help("--tolerance allows more, where weights are narrower"));
+                .found(format!("{:.1e} of it: {found} instead of {wanted} at {index:?}", worst.relative()));
+            return Err(match wanted.is_finite() {
+                true => fault,
+                false => {
+                    fault.help("the reference is not finite either: weights hold infinities or no numbers")
+                }
+            });
         }
         agreed.push(Agreed {
             name: expected.name.clone(),

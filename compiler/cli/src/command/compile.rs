@@ -140,18 +140,22 @@ impl Args {
         };
         let compiled =
             driver::compile(&checkpoint, &options, &output, &Bar::new(console, "packing", Unit::Bytes))?;
+        let mut verified = None;
         if self.verify && compiled.artifact.is_some() {
             let threads = options.threads;
             let model = Model::from_file(output.file(), path, OpenOptions { verify: false, threads })?;
             let reference = Side::Checkpoint(Box::new(checkpoint), options.passes.weights);
             let sides = [&reference, &Side::Compiled(model)];
-            comparison::compare(sides, "the compiled model", None, Some(verify::TOLERANCE), threads)?;
+            let tolerance = Some(verify::TOLERANCE);
+            let found = comparison::compare(sides, "the compiled model", None, tolerance, threads)?;
+            verified = Some(format!("; verified, differences up to {:.1e}", found.largest()));
         }
         // The model first: whoever reads what is shown may have gone away.
         if let Some(artifact) = compiled.artifact {
             output.publish()?;
             let seconds = start.elapsed().as_secs_f64();
-            console.note(summary(path, artifact.bytes, "", seconds, &compiled.outcome));
+            let text = summary(path, artifact.bytes, "", seconds, &compiled.outcome);
+            console.note(format!("{text}{}", verified.unwrap_or_default()));
         }
         self.show(&compiled.outcome, graphs, console)
     }

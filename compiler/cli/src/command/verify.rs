@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use llamac_compiler::diagnostic::{Code, Diagnostic, Diagnostics, shell_word};
-use llamac_compiler::verify::Agreed;
+use llamac_compiler::verify::{self, Agreed};
 use llamac_runtime::plan::Plan;
 use llamac_runtime::{Model, OpenOptions, Request};
 
@@ -62,7 +62,7 @@ impl Args {
         // A checkpoint is compared as what the other model is.
         let head = self.head.head().or_else(|| first.as_ref()?.head());
         let second = faults.absorb(Side::open(other, head, threads, console));
-        let (Some(request), Some(mut first), Some(second)) = (request, first, second) else {
+        let (Some(request), Some(mut first), Some(mut second)) = (request, first, second) else {
             return Err(faults.into());
         };
         if matches!(first, Side::Checkpoint(..))
@@ -70,6 +70,8 @@ impl Args {
         {
             first = Side::open(&self.file, second.head(), threads, console)?;
         }
+        first.round_as(&second);
+        second.round_as(&first);
         let what = other.display().to_string();
         let found = comparison::compare([&first, &second], &what, request, self.tolerance, threads)?;
         let mut rows = vec![["output", "largest difference", "of its largest value"].map(str::to_owned)];
@@ -78,7 +80,16 @@ impl Args {
         }));
         let Request { batch, seq, cached, .. } = found.request;
         let mut out = Stdout::lock();
-        writeln!(out, "{what} agrees with {} within {:e}", self.file.display(), found.tolerance)?;
+        let (place, tolerance) = (self.file.display(), found.tolerance);
+        if tolerance <= verify::TOLERANCE {
+            writeln!(out, "{what} agrees with {place} within {tolerance:e}")?;
+        } else {
+            let largest = found.largest();
+            writeln!(
+                out,
+                "{what} differs from {place} by at most {largest:.1e}, where {tolerance:e} is allowed"
+            )?;
+        }
         writeln!(out, "read: {batch} × {seq} tokens, {cached} of them through the cache")?;
         write!(out, "{}", table(&rows))?;
         out.flush()
