@@ -20,9 +20,10 @@ fn pages() -> Vec<PathBuf> {
 }
 
 /// The lines of blocks of shell that begin with the command.
-fn commands(page: &str) -> Vec<&str> {
+fn commands(page: &str) -> Vec<String> {
     let blocks = page.split("```sh\n").skip(1).map(|block| block.split("```").next().unwrap_or_default());
-    blocks.flat_map(str::lines).filter(|line| line.starts_with("llamac ")).collect()
+    let whole = blocks.map(|block| block.replace("\\\n", "")).collect::<String>();
+    whole.lines().filter(|line| line.starts_with("llamac ")).map(str::to_owned).collect()
 }
 
 /// Each is run as it stands where nothing is of what it names: it may miss a file, but must not be misunderstood.
@@ -35,7 +36,7 @@ fn commands_in_documents_are_understood() {
         let page = fs::read_to_string(&path).expect("a page");
         for line in commands(&page) {
             let mut shell = Command::new("/bin/sh");
-            shell.args(["-c", line]).current_dir(place.path()).stdin(Stdio::null());
+            shell.args(["-c", &line]).current_dir(place.path()).stdin(Stdio::null());
             let output = shell.env("PATH", command).output().expect("a shell");
             let usage = 2;
             let stderr = String::from_utf8_lossy(&output.stderr);

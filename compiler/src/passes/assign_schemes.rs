@@ -127,6 +127,12 @@ fn unknown(pattern: &str, format: WeightFormat, is_vector: bool, names: &BTreeSe
     };
     let known: BTreeSet<String> = names.iter().flat_map(parts).collect();
     let fault = fault.message("no weight of the model has this in its name");
+    let layer = |name: &str| name.strip_prefix("layers.")?.parse::<usize>().ok();
+    if layer(pattern).is_some()
+        && let Some(last) = known.iter().filter_map(|name| layer(name)).max()
+    {
+        return fault.help(format!("layers are numbered from 0 to {last}"));
+    }
     match nearest(pattern, known.iter().map(String::as_str)) {
         Some(near) => fault.help(format!("did you mean {near}?")),
         None => fault.help("name a module, as in lm_head, down_proj or layers.0"),
@@ -242,7 +248,7 @@ mod tests {
         error[E0001]: invalid argument
           --> --weights layers.1=q4
            no weight of the model has this in its name
-           help: did you mean layers.0?
+           help: layers are numbered from 0 to 0
         error[E0001]: invalid argument
           --> --weights v_proj=q4
            no weight of the model has this in its name

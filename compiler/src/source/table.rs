@@ -353,7 +353,7 @@ impl Check<'_> {
                 fault.message(format!("the head {} needs this tensor{because}", self.table.head.name()));
             return match self.stranger(name) {
                 Some(help) => fault.help(help),
-                None => fault.help("--head base compiles the model without a head"),
+                None => fault.help("--head base takes the model without a head"),
             };
         }
         if let Some((block, _)) = name.split_once('.').filter(|_| name.ends_with(".bias")) {

@@ -105,11 +105,9 @@ impl Args {
         let plan = &artifact.plan;
         let (longest, context) = (plan.shape.max_context as u64, self.context.map(u64::from));
         if context.is_some_and(|context| context > longest) {
-            let fault = Diagnostic::new(Code::ContextFull).at(self.checkpoint.display().to_string());
-            return Err(fault
-                .expected(format!("at most {longest} tokens"))
-                .found(format!("{} tokens", context.unwrap_or_default()))
-                .into());
+            let fault =
+                Diagnostic::new(Code::ContextFull).at(format!("--context {}", context.unwrap_or_default()));
+            return Err(fault.expected(format!("at most {longest} tokens, the model's own context")).into());
         }
         let (context, batch) = (context.unwrap_or(longest), u64::from(self.batch));
         let weights = weights(&plan.weights);

@@ -104,19 +104,23 @@ impl Args {
     /// The text's tokens, cut as the arguments say.
     fn sequences(&self, model: &Model, text: &str) -> Result<Vec<Vec<u32>>, Diagnostics> {
         let tokenizer = model.tokenizer()?;
-        if self.lines {
-            return lines(&tokenizer, text, model.plan().generation.eos_token_ids.first().copied());
+        let longest = model.context();
+        if let Some(window) = self.context.filter(|&window| window as usize > longest) {
+            let fault = Diagnostic::new(Code::ContextFull).at(format!("--context {window}"));
+            return Err(fault.expected(format!("at most {longest} tokens")).into());
         }
-        let window = self.context.map_or_else(|| model.context().min(512), |n| n as usize);
-        let ids = tokenizer.encode(text, true)?;
-        if ids.len() < 2 {
+        let sequences = match self.lines {
+            true => lines(&tokenizer, text, model.plan().generation.eos_token_ids.first().copied())?,
+            false => {
+                let window = self.context.map_or_else(|| longest.min(512), |n| n as usize);
+                windows(&tokenizer.encode(text, true)?, window)
+            }
+        };
+        if sequences.is_empty() {
             let fault = Diagnostic::new(Code::BadArgument).at(self.file.display().to_string());
-            return Err(fault
-                .expected("a text of some tokens")
-                .found(format!("{} tokens", ids.len()))
-                .into());
+            return Err(fault.expected("a text of some tokens").found("nothing to score").into());
         }
-        Ok(windows(&ids, window))
+        Ok(sequences)
     }
 }
 

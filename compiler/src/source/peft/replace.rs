@@ -161,7 +161,7 @@ fn head(base: &mut Checkpoint) -> Result<(), Diagnostics> {
                 Diagnostic::new(Code::MissingHead)
                     .at(*name)
                     .message(format!("the head {head} needs this tensor, and no adapter brings it"))
-                    .help("--head base compiles the model without a head"),
+                    .help("--head base takes the model without a head"),
             );
         }
     }

@@ -70,13 +70,14 @@ number of threads."
             }
             Self::NotACheckpoint => {
                 "\
-The path is neither a compiled model nor a folder that holds a checkpoint: `config.json` beside
-`model.safetensors`, or beside `model.safetensors.index.json` and the shards that it names.
+The path is neither a compiled model nor a checkpoint. A checkpoint is a folder with `config.json`
+beside `model.safetensors` or `pytorch_model.bin`, in one file or in shards that an index names; a
+folder with Meta's `params.json` and `consolidated.00.pth`; or a `.gguf` file.
 
 **Cause**: often the folder above or below the right one, or a download that has not finished.
 
-**Cure**: give the folder that holds `config.json`. In the cache of the Hugging Face hub that is
-`models--OWNER--NAME/snapshots/REVISION`."
+**Cure**: give the folder that holds `config.json` or `params.json`, or the file. In the cache of
+the Hugging Face hub that is `models--OWNER--NAME/snapshots/REVISION`."
             }
             Self::BadJson => {
                 "\
@@ -127,11 +128,11 @@ For the rest there is none but another model: leaving the key out would compute 
             Self::UnsupportedModel => {
                 "\
 The files hold a model, but not one of the LLaMA family in a form that can be read: `model_type` is
-not `llama`, or the weights are PyTorch's `.bin`, Meta's original format, or an adapter alone.
+not `llama`, or the folder holds an adapter alone, or weights of TensorFlow or another format.
 
-**Cure**: a LLaMA in another form can be loaded with transformers and saved again with
-`save_pretrained()`, which writes safetensors; `merge_and_unload()` of peft first, if it is an
-adapter. Other architectures cannot be converted."
+**Cure**: give an adapter with `--lora`, and its base as the checkpoint. A LLaMA in another form can
+be loaded with transformers and saved again with `save_pretrained()`, which writes safetensors.
+Other architectures cannot be converted."
             }
             Self::MissingFile => {
                 "\
