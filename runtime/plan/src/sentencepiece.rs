@@ -4,6 +4,7 @@
 //! What is read is a byte-pair model, as every LLaMA has one. The file is a stranger's: each piece is decoded by
 //! itself after the count was held to a limit, so memory is bounded by the file and faults name the piece.
 
+mod charsmap;
 mod proto;
 mod wire;
 
@@ -12,6 +13,7 @@ use std::collections::HashMap;
 use prost::Message;
 
 use crate::diagnostic::{Code, Diagnostic, Diagnostics};
+pub use charsmap::CharsMap;
 use wire::{Damage, Field, Fields};
 
 /// The most pieces: twice the largest vocabulary that is known.
@@ -81,7 +83,7 @@ pub struct SentencePieceModel {
     /// Whether spaces become [`SPACE`].
     pub escape_whitespaces: bool,
     /// The rules by which characters are replaced: the size of a trie, the trie, and the texts that it points to. Empty
-    /// for none.
+    /// for none; [`CharsMap`] looks them up.
     pub charsmap: Vec<u8>,
 }
 
@@ -153,6 +155,9 @@ impl SentencePieceModel {
                 Some(_) => "a kind of model that does not exist",
             };
             return Err(unsupported(name, &format!("it is {kind}; LLaMA's merge pairs (BPE)")).into());
+        }
+        if let Err(why) = CharsMap::parse(&normalizer.precompiled_charsmap) {
+            faults.push(fault(why).help("the file is damaged or was not downloaded in full: fetch it again"));
         }
         check_vocabulary(&pieces, trainer.byte_fallback, name, &mut faults);
         let unknown = pieces.iter().position(|piece| piece.kind == PieceKind::Unknown);

@@ -1,6 +1,7 @@
 //! The parts of a `tokenizer.json`, looked at one by one: what the `tokenizers` crate does not check, and which part
 //! is wrong where the crate only says that something is.
 
+use llamac_plan::sentencepiece::CharsMap;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -11,7 +12,6 @@ use tokenizers::{
 };
 
 use super::guard::guard;
-use super::sentencepiece::CharsMap;
 
 /// The members of the file that mean something.
 #[derive(Deserialize)]
@@ -97,7 +97,7 @@ fn growth(value: &Value) -> Result<usize, String> {
 /// As [`growth`], of a table of characters in base64. What cannot be decoded, the crate refuses.
 fn table_growth(text: &str) -> Result<usize, String> {
     let Ok(blob) = base64::decode(text) else { return Ok(1) };
-    Ok(CharsMap::parse(blob)?.map_or(1, |map| map.growth()))
+    Ok(CharsMap::parse(&blob)?.map_or(1, |map| map.growth()))
 }
 
 /// The first part that the crate does not take by itself.

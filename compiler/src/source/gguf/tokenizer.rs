@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use llamac_plan::diagnostic::{Code, Diagnostic, Diagnostics};
-use llamac_plan::sentencepiece::PieceKind;
+use llamac_plan::sentencepiece::{CharsMap, PieceKind};
 
 use super::value::{Array, Value};
 use crate::source::tokenizer::{ByteLevel, TokenizerFiles, Vocabulary};
@@ -67,6 +67,10 @@ pub(super) fn read(
     ends.extend(turn_ends);
     let flag = |key: &str| m.boolean(&format!("tokenizer.ggml.{key}"));
     let opens = byte_level.is_none_or(|split| split == ByteLevel::Llama3);
+    let charsmap = m.bytes("tokenizer.ggml.precompiled_charsmap").unwrap_or_default();
+    if let Err(why) = CharsMap::parse(&charsmap) {
+        return Err(m.fault("tokenizer.ggml.precompiled_charsmap").message(why).into());
+    }
     let vocabulary = Vocabulary {
         name: format!("{file}: tokenizer.ggml.tokens"),
         scores: m.scores(tokens.len())?,
@@ -82,7 +86,7 @@ pub(super) fn read(
         adds_eos: flag("add_eos_token")?.unwrap_or(false),
         space_prefix: flag("add_space_prefix")?.unwrap_or(true),
         removes_spaces: flag("remove_extra_whitespaces")?.unwrap_or(false),
-        charsmap: m.bytes("tokenizer.ggml.precompiled_charsmap").unwrap_or_default(),
+        charsmap,
         chat_template: metadata.get("tokenizer.chat_template").and_then(Value::text).map(str::to_owned),
     };
     Ok((TokenizerFiles::from_vocabulary(vocabulary)?, Tokens { bos, eos, pad, ends }))

@@ -58,7 +58,7 @@ fn what_is_given_is_read() {
     };
     let off = Some(false);
     let normalizer = NormalizerSpec {
-        precompiled_charsmap: vec![1, 2],
+        precompiled_charsmap: b"\0\0\0\0x\0".to_vec(),
         add_dummy_prefix: off,
         remove_extra_whitespaces: off,
         escape_whitespaces: off,
@@ -69,7 +69,7 @@ fn what_is_given_is_read() {
     assert_eq!((read.bos, read.eos, read.unknown_surface.as_str()), (Some(1), Some(2), "?"));
     assert!(!(read.add_dummy_prefix || read.remove_extra_whitespaces || read.escape_whitespaces));
     assert!(read.byte_fallback && read.whitespace_as_suffix);
-    assert_eq!((read.charsmap, read.pieces.len()), (vec![1, 2], 261));
+    assert_eq!((read.charsmap, read.pieces.len()), (b"\0\0\0\0x\0".to_vec(), 261));
 }
 
 #[test]
@@ -128,6 +128,9 @@ fn other_kinds_of_models_are_refused() {
         let told = faults(&model(&small(), &trainer, &NormalizerSpec::default()));
         assert!(told[0].contains("E0106") && told[0].contains(word), "{told:?}");
     }
+    let damaged =
+        NormalizerSpec { precompiled_charsmap: vec![0, 0, 0, 0, 0xff], ..NormalizerSpec::default() };
+    assert!(faults(&model(&small(), &bpe(), &damaged))[0].contains("its table of characters: invalid utf-8"));
     let rewriting = NormalizerSpec { precompiled_charsmap: vec![1], ..NormalizerSpec::default() };
     let bytes = [model(&small(), &bpe(), &NormalizerSpec::default()), field(proto::DENORMALIZER, &rewriting)];
     assert!(faults(&bytes.concat())[0].contains("rewrites the text that it decodes"));

@@ -7,13 +7,11 @@
 //! Not here: special tokens that are written out in a text. SentencePiece does not know them in texts; the pipeline
 //! around it does, as transformers' does.
 
-mod charsmap;
 mod decode;
 mod merge;
 mod normalize;
 mod vocabulary;
 
-pub(super) use charsmap::CharsMap;
 pub(super) use decode::decode;
 pub(super) use merge::encode;
 pub(super) use normalize::normalize;

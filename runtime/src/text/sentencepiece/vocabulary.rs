@@ -5,9 +5,7 @@ use std::collections::HashMap;
 use std::fmt;
 
 use daachorse::{DoubleArrayAhoCorasick, DoubleArrayAhoCorasickBuilder, MatchKind};
-use llamac_plan::sentencepiece::{Piece, PieceKind, SentencePieceModel};
-
-use super::charsmap::CharsMap;
+use llamac_plan::sentencepiece::{CharsMap, Piece, PieceKind, SentencePieceModel};
 
 /// The most bytes of pieces that are searched for in texts: those that are never cut, and special ones.
 const MAX_SEARCHED: usize = 1 << 19;
@@ -36,7 +34,7 @@ impl Vocabulary {
                 "control and user-defined pieces are {bytes} bytes long, more than {MAX_SEARCHED}"
             ));
         }
-        let charsmap = CharsMap::parse(std::mem::take(&mut model.charsmap))?;
+        let charsmap = CharsMap::parse(&std::mem::take(&mut model.charsmap))?;
         let user_defined: Vec<(&str, u32)> = model
             .of_kind(PieceKind::UserDefined)
             .map(|id| (model.pieces[id as usize].text.as_str(), id))

@@ -4,8 +4,9 @@
 //! A unit of the array is 32 bits: a label in the lowest eight (and bit 31, which only units that hold values have),
 //! whether a value follows in bit 8, and the distance to the next unit in the upper 22, times 256 if bit 9 is set.
 
-/// The rules of a model.
-pub(in crate::text) struct CharsMap {
+/// The rules of a model, ready to be looked up.
+#[derive(Debug)]
+pub struct CharsMap {
     trie: Vec<u32>,
     /// Texts, each ended by a zero.
     texts: String,
@@ -22,7 +23,7 @@ impl CharsMap {
     /// # Errors
     /// Where the trie is longer than all, the texts are not UTF-8, or one is so long that a short input would become
     /// a huge one.
-    pub fn parse(blob: Vec<u8>) -> Result<Option<Self>, String> {
+    pub fn parse(blob: &[u8]) -> Result<Option<Self>, String> {
         if blob.is_empty() {
             return Ok(None);
         }
@@ -74,17 +75,17 @@ mod tests {
 
     #[test]
     fn damaged_tables_are_refused_or_replace_nothing() {
-        assert!(CharsMap::parse(Vec::new()).is_ok_and(|map| map.is_none()));
+        assert!(CharsMap::parse(&[]).is_ok_and(|map| map.is_none()));
         for blob in [&[1, 0, 0][..], &[5, 0, 0, 0, 1, 2, 3, 4], &[0, 0, 0, 0, 0xff]] {
-            assert!(CharsMap::parse(blob.to_vec()).is_err());
+            assert!(CharsMap::parse(blob).is_err());
         }
         let table = |length| [&[0; 4][..], &vec![b'b'; length], b"\0c\0"].concat();
-        assert_eq!(CharsMap::parse(table(256)).unwrap().unwrap().growth(), 256);
-        assert!(CharsMap::parse(table(257)).is_err_and(|why| why.contains("more than 256 bytes")));
+        assert_eq!(CharsMap::parse(&table(256)).unwrap().unwrap().growth(), 256);
+        assert!(CharsMap::parse(&table(257)).is_err_and(|why| why.contains("more than 256 bytes")));
         for trie in [&[][..], &[u32::MAX; 3], &[0x8000_0100, 0, 0x161]] {
             let bytes: Vec<u8> = trie.iter().flat_map(|unit| unit.to_le_bytes()).collect();
             let blob = [&(bytes.len() as u32).to_le_bytes()[..], &bytes, b"x\0"].concat();
-            let map = CharsMap::parse(blob).unwrap().unwrap();
+            let map = CharsMap::parse(&blob).unwrap().unwrap();
             assert!(map.longest(b"a\0\xff").is_none_or(|(length, _)| length <= 3));
         }
     }
