@@ -3,11 +3,14 @@
 //! It reads weights through the packer's code and computes every operation naively, so it judges the native target.
 //! It is slow.
 
+mod prompt;
+
 use std::collections::BTreeMap;
 use std::ops::Range;
 
 use llamac_ir::rewrite::AnyOp;
 use llamac_ir::{Bindings, Graph, RopeScaling, Symbol, Tensor, Weight, evaluate};
+use llamac_plan::PromptKind;
 use llamac_plan::diagnostic::{Code, Diagnostic, Diagnostics};
 use llamac_plan::eval::{self, Output, Request, Tokens};
 
@@ -25,14 +28,19 @@ pub fn eval(
     weights: &WeightPolicy,
     request: &Request,
 ) -> Result<Vec<Output>, Diagnostics> {
-    eval_graph(checkpoint, &graph(checkpoint, weights, request)?, request)
+    validate(checkpoint, request)?;
+    let request = prompt::behind(checkpoint, weights, request)?;
+    eval_graph(checkpoint, &graph(checkpoint, weights, &request)?, &request)
 }
 
-/// The unfused graph that answers `request`, which fits it.
-fn graph(checkpoint: &Checkpoint, weights: &WeightPolicy, request: &Request) -> Result<Graph, Diagnostics> {
+fn validate(checkpoint: &Checkpoint, request: &Request) -> Result<(), Diagnostics> {
     let config = &checkpoint.config;
     request.validate(config.vocab_size, config.hidden_size)?;
-    request.check_head(&checkpoint.plan_head())?;
+    Ok(request.check_head(&checkpoint.plan_head())?)
+}
+
+/// The unfused graph that answers `request`, which is valid.
+fn graph(checkpoint: &Checkpoint, weights: &WeightPolicy, request: &Request) -> Result<Graph, Diagnostics> {
     let options = ModelOptions {
         inputs: match request.tokens {
             Tokens::Ids(_) => Inputs::Ids,
@@ -50,7 +58,8 @@ fn graph(checkpoint: &Checkpoint, weights: &WeightPolicy, request: &Request) -> 
 }
 
 /// Runs a valid `request` on `graph`, which is a [`model`] of `checkpoint` with hidden states where the request wants
-/// them, whatever was done to it since. What the graph does not take (a mask, positions) is left out.
+/// them, whatever was done to it since. What the graph does not take (a mask, positions) is left out. Caches begin with
+/// the prefix of the checkpoint, if it has one; other soft prompts are a matter of the request.
 ///
 /// # Errors
 /// When the graph lacks one of them, or a weight cannot be read.
@@ -74,7 +83,9 @@ pub fn trace(
     weights: &WeightPolicy,
     request: &Request,
 ) -> Result<Vec<Output>, Diagnostics> {
+    validate(checkpoint, request)?;
     let request = Request { hidden_states: true, ..request.clone() };
+    let request = prompt::behind(checkpoint, weights, &request)?;
     trace_graph(checkpoint, &graph(checkpoint, weights, &request)?, &request)
 }
 
@@ -83,11 +94,15 @@ fn trace_graph(
     graph: &Graph,
     request: &Request,
 ) -> Result<Vec<Output>, Diagnostics> {
-    let mut run = Run { checkpoint, request, graph, caches: BTreeMap::new(), rope_length: 0 };
+    let mut run = Run { checkpoint, request, graph, caches: BTreeMap::new(), prefix: 0, rope_length: 0 };
+    if let Some(prompt) = checkpoint.prompt.as_ref().filter(|prompt| prompt.kind == PromptKind::Prefix) {
+        run.caches = prompt::caches(checkpoint, prompt, request.batch)?;
+        run.prefix = prompt.tokens;
+    }
     let prefill = 0..request.seq - request.cached;
     let steps = (prefill.end..request.seq).map(|column| column..column + 1);
     let pooled = match checkpoint.head {
-        Head::SequenceClassification => Some(request.pooled_columns(checkpoint.config.pad_token_id)?),
+        Head::SequenceClassification => Some(request.pooled_columns(checkpoint.config.pad_token_id, None)?),
         _ => None,
     };
     let mut outputs: Vec<Output> = Vec::new();
@@ -123,6 +138,8 @@ struct Run<'a> {
     graph: &'a Graph,
     /// The grown caches of the last forward, by the name of the parameter that takes them.
     caches: BTreeMap<String, Tensor>,
+    /// Entries of the caches before the request's.
+    prefix: usize,
     /// The length that stretched frequencies are for.
     rope_length: u64,
 }
@@ -157,7 +174,9 @@ impl Run<'_> {
         }
         let positions = per_token(phase.clone(), &|row, column| request.position(row, column))?;
         inputs.insert("positions".to_owned(), positions);
-        let mask = per_token(0..phase.end, &|row, column| i64::from(request.is_real(row, column)))?;
+        let mask = per_token(0..self.prefix + phase.end, &|row, entry| {
+            i64::from(entry.checked_sub(self.prefix).is_none_or(|column| request.is_real(row, column)))
+        })?;
         inputs.insert("mask".to_owned(), mask);
         inputs.retain(|name, _| self.graph.param(name).is_some());
         if self.graph.param("length").is_some() {

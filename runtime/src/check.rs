@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 
 use llamac_plan::layout::{ALIGNMENT, PANEL};
-use llamac_plan::{Frequencies, Head, Plan, Rows, Slice, Step, WeightId, WeightLayout};
+use llamac_plan::{Frequencies, Head, Plan, PromptKind, Rows, Slice, Step, WeightId, WeightLayout};
 
 use crate::arena::buffer_bytes;
 
@@ -35,6 +35,7 @@ pub(crate) fn check(plan: &Plan, bytes: usize) -> Result<(), String> {
         Checker { plan }.step(step).map_err(|why| format!("step {i}: {why}"))?;
     }
     layers(plan)?;
+    prompt(plan)?;
     let outputs = plan.steps.iter().filter(|s| matches!(s, Step::Output { .. } | Step::OutputLinear { .. }));
     match outputs.count() {
         1 => Ok(()),
@@ -65,6 +66,21 @@ fn layers(plan: &Plan) -> Result<(), String> {
         return Ok(());
     }
     Err("a layer has no cache, or a hidden state is never handed out".into())
+}
+
+/// A soft prompt leaves room in the context, and has the weights that its kind needs.
+fn prompt(plan: &Plan) -> Result<(), String> {
+    let (Some(prompt), s) = (&plan.prompt, &plan.shape) else { return Ok(()) };
+    if prompt.tokens == 0 || prompt.tokens >= s.max_context {
+        return Err("its soft prompt is empty, or leaves no room in the context".into());
+    }
+    // The cache's size was checked, which is more than either product.
+    let (count, width) = match prompt.kind {
+        PromptKind::Embeddings => (1, s.hidden_size),
+        PromptKind::Prefix => (s.layers, 2 * s.kv_heads * s.head_dim),
+    };
+    same("the number of weights of its soft prompt", prompt.weights.len(), count)?;
+    prompt.weights.iter().try_for_each(|&id| Checker { plan }.vector(id, prompt.tokens * width))
 }
 
 fn shape(plan: &Plan) -> Result<(), String> {

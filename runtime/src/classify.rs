@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use llamac_plan::diagnostic::Diagnostics;
 use llamac_plan::eval::pooled_position;
-use llamac_plan::{Head, HeadKind};
+use llamac_plan::{Head, HeadKind, PromptKind};
 
 use crate::engine::{Engine, Feed, Keep};
 use crate::sequences;
@@ -66,11 +66,15 @@ pub fn classify(
         return head.expect(HeadKind::SequenceClassification, model.path()).map_err(Diagnostics::from);
     };
     let scoring = Scoring::of(problem_type.as_deref(), labels.len());
+    // Behind embeddings nobody looks at ids.
+    let is_embedded =
+        model.plan().prompt.as_ref().is_some_and(|prompt| prompt.kind == PromptKind::Embeddings);
+    let pad = pad_token_id.filter(|_| !is_embedded);
     sequences::in_batches(&model, sequences, |batch, sessions| {
         let batched = sessions.iter_mut().zip(&sequences[batch.clone()]);
         let mut feeds: Vec<Feed<'_>> = batched
             .map(|(session, ids)| {
-                let pooled = pooled_position(ids, *pad_token_id);
+                let pooled = pooled_position(ids, pad);
                 Feed::ids(session, ids, Keep::Range(pooled, pooled + 1))
             })
             .collect();

@@ -63,6 +63,9 @@ pub enum Input<'a> {
     Ids(&'a [u32]),
     /// Embeddings in place of tokens, `[tokens, hidden_size]`.
     Embeddings(&'a [f32]),
+    /// The embeddings of the model's soft prompt, which a session reads before its first token. A caller feeds them only
+    /// to see what comes out: they are read in any case.
+    Prompt,
 }
 
 /// The rows of the head's output that a caller wants.
@@ -117,7 +120,13 @@ impl<'a> Feed<'a> {
         match self.input {
             Input::Ids(ids) => ids.len(),
             Input::Embeddings(rows) => rows.len() / self.session.model.plan().shape.hidden_size,
+            Input::Prompt => self.session.pending(),
         }
+    }
+
+    /// The largest position of its tokens.
+    fn last_position(&self) -> Option<i64> {
+        (0..self.tokens()).map(|token| self.position(token)).max()
     }
 
     pub(crate) fn is_visible(&self, token: usize) -> bool {
@@ -129,10 +138,11 @@ impl<'a> Feed<'a> {
     }
 
     pub(crate) fn position(&self, token: usize) -> i64 {
-        match self.positions {
-            Some(positions) => positions[token],
-            None => (self.session.fed + token) as i64,
-        }
+        let before = match self.input {
+            Input::Prompt => 0,
+            Input::Ids(_) | Input::Embeddings(_) => self.session.fed + self.session.pending(),
+        };
+        self.positions.map_or((before + token) as i64, |positions| positions[token])
     }
 }
 
@@ -276,7 +286,7 @@ impl Engine {
     ///
     /// # Errors
     /// When a token is outside the vocabulary, a cache has no room, or lengths do not fit together; no session has
-    /// changed then.
+    /// more tokens then.
     pub fn forward(&mut self, feeds: &mut [Feed<'_>]) -> Result<Outputs<'_>, Diagnostics> {
         self.run(feeds, 0..0)
     }
@@ -309,10 +319,38 @@ impl Engine {
         wanted_hidden: Range<usize>,
     ) -> Result<Outputs<'_>, Diagnostics> {
         self.validate(feeds)?;
+        self.read_prompts(feeds)?;
+        self.run_valid(feeds, wanted_hidden)
+    }
+
+    /// Sessions without a token read the embeddings of the model's soft prompt before they are fed others.
+    fn read_prompts(&mut self, feeds: &mut [Feed<'_>]) -> Result<(), Diagnostics> {
+        let mut prompts = Vec::new();
+        for feed in feeds.iter_mut() {
+            let is_first = feed.session.pending() > 0 && !matches!(feed.input, Input::Prompt);
+            if let Some(last) = feed.last_position().filter(|_| is_first) {
+                // The frequencies are those of the tokens behind it.
+                let length = Some(feed.length.unwrap_or_else(|| feed.session.length(last)));
+                let session = &mut *feed.session;
+                let (input, positions, visible, keep) = (Input::Prompt, None, None, Keep::None);
+                prompts.push(Feed { session, input, positions, visible, keep, length });
+            }
+        }
+        if !prompts.is_empty() {
+            self.run_valid(&mut prompts, 0..0)?;
+        }
+        Ok(())
+    }
+
+    fn run_valid(
+        &mut self,
+        feeds: &mut [Feed<'_>],
+        wanted_hidden: Range<usize>,
+    ) -> Result<Outputs<'_>, Diagnostics> {
         let hidden_size = self.model.plan().shape.hidden_size;
         self.results.begin(feeds, wanted_hidden, self.model.output_width(), hidden_size)?;
         for feed in feeds.iter_mut() {
-            if let Some(last) = (0..feed.tokens()).map(|token| feed.position(token)).max() {
+            if let Some(last) = feed.last_position() {
                 feed.session.advance_length(last, feed.length);
             }
         }
@@ -358,6 +396,13 @@ impl Engine {
                     continue;
                 }
                 Input::Embeddings(_) => {}
+                Input::Prompt if feed.session.pending() == 0 => {
+                    faults.push(Diagnostic::new(Code::BadInputTensor).message(
+                        "a new session of a model with a soft prompt of embeddings reads it, and no other",
+                    ));
+                    continue;
+                }
+                Input::Prompt => {}
             }
             let tokens = feed.tokens();
             for (what, len) in [
@@ -373,11 +418,13 @@ impl Engine {
             }
             let visible =
                 if feed.visible.is_none_or(|v| v.len() == tokens) { feed.visible_tokens() } else { tokens };
-            if visible > feed.session.capacity() - feed.session.slots {
+            let prompt = matches!(feed.input, Input::Prompt);
+            if !prompt && visible > feed.session.room() {
+                let used = feed.session.capacity() - feed.session.room();
                 faults.push(
                     Diagnostic::new(Code::ContextFull)
                         .expected(format!("at most {} tokens", feed.session.capacity()))
-                        .found(format!("{} tokens", feed.session.slots + visible))
+                        .found(format!("{} tokens", used + visible))
                         .help("open the session with a larger capacity, or feed less"),
                 );
             }

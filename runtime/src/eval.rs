@@ -2,13 +2,15 @@
 //!
 //! Inside, the batch is ragged: masked tokens at the edges of a sequence are not computed (unless a classifier pools
 //! one) and read as zeros in the outputs, where transformers leaves them undefined. Masked tokens between real ones
-//! are computed as transformers does: they see what came before them, and nobody sees them.
+//! are computed as transformers does: they see what came before them, and nobody sees them. A soft prompt of embeddings
+//! has rows in the outputs, before those of the request, as in PEFT.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use llamac_plan::diagnostic::{Code, Diagnostic, Diagnostics};
 use llamac_plan::eval::{self, Output, Request, Tokens};
-use llamac_plan::{Head, KvDtype};
+use llamac_plan::{Head, KvDtype, Plan, SoftPrompt};
 
 use crate::engine::{Engine, Feed, Input, Keep};
 use crate::session::{Session, SessionOptions};
@@ -22,13 +24,18 @@ pub fn eval(engine: &mut Engine, request: &Request, kv: KvDtype) -> Result<Vec<O
     let plan = model.plan();
     request.validate(plan.shape.vocab_size, plan.shape.hidden_size)?;
     request.check_head(&plan.head)?;
-    let wanted = Wanted::new(&plan.head, request)?;
+    let wanted = Wanted::new(plan, request)?;
+    let request =
+        &plan.prompt.as_ref().map_or(Cow::Borrowed(request), |prompt| Cow::Owned(request.behind(prompt)));
     let fed: Vec<Range<usize>> = (0..request.batch).map(|row| fed_columns(request, row, &wanted)).collect();
     let options = SessionOptions { capacity: request.seq, kv: Some(kv) };
     let mut sessions =
         (0..request.batch).map(|_| Session::new(&model, options)).collect::<Result<Vec<_>, Diagnostic>>()?;
     let mut sink = Sink::new(&model, request, &wanted)?;
     let prefill = 0..request.seq - request.cached;
+    if sink.lead > 0 {
+        read_prompt(engine, request.rope_length(prefill.clone()), &mut sessions, &mut sink)?;
+    }
     for phase in
         std::iter::once(prefill.clone()).chain((prefill.end..request.seq).map(|column| column..column + 1))
     {
@@ -37,7 +44,7 @@ pub fn eval(engine: &mut Engine, request: &Request, kv: KvDtype) -> Result<Vec<O
     Ok(eval::spans_apart(sink.outputs))
 }
 
-/// Which columns of each row the head's output is wanted for.
+/// Which columns of each row of the request the head's output is wanted for.
 enum Wanted {
     /// The same columns of every row.
     Columns(Range<usize>),
@@ -46,8 +53,8 @@ enum Wanted {
 }
 
 impl Wanted {
-    fn new(head: &Head, request: &Request) -> Result<Self, Diagnostic> {
-        match head {
+    fn new(plan: &Plan, request: &Request) -> Result<Self, Diagnostic> {
+        match &plan.head {
             Head::CausalLm => {
                 let keep = request.keep.filter(|&keep| keep > 0).unwrap_or(request.seq).min(request.seq);
                 Ok(Self::Columns(request.seq - keep..request.seq))
@@ -56,7 +63,8 @@ impl Wanted {
                 Ok(Self::Columns(0..request.seq))
             }
             Head::SequenceClassification { pad_token_id, .. } => {
-                request.pooled_columns(*pad_token_id).map(Self::Pooled)
+                let prompt = plan.prompt.as_ref().map(|prompt| prompt.kind);
+                request.pooled_columns(*pad_token_id, prompt).map(Self::Pooled)
             }
         }
     }
@@ -87,6 +95,32 @@ fn fed_columns(request: &Request, row: usize, wanted: &Wanted) -> Range<usize> {
 fn intersect(a: &Range<usize>, b: &Range<usize>) -> Range<usize> {
     let start = b.start.clamp(a.start, a.end);
     start..b.end.clamp(start, a.end)
+}
+
+/// Feeds every session the soft prompt, for a sequence of `length` positions, and files what comes out.
+fn read_prompt(
+    engine: &mut Engine,
+    length: u64,
+    sessions: &mut [Session],
+    sink: &mut Sink,
+) -> Result<(), Diagnostics> {
+    let batch = sessions.len();
+    let keep = if sink.head_lead > 0 { Keep::All } else { Keep::None };
+    let feed = |session| Feed { input: Input::Prompt, length: Some(length), ..Feed::ids(session, &[], keep) };
+    let mut feeds: Vec<Feed<'_>> = sessions.iter_mut().map(feed).collect();
+    let outputs = match sink.hidden_states() {
+        0 => engine.forward(&mut feeds)?,
+        _ => engine.forward_with_hidden_states(&mut feeds)?,
+    };
+    for row in 0..batch {
+        if sink.head_lead > 0 {
+            sink.put(0, row, 0, outputs.feed(row));
+        }
+        for index in 0..sink.hidden_states() {
+            sink.put(index + 1, row, 0, outputs.hidden(row, index));
+        }
+    }
+    Ok(())
 }
 
 /// Feeds the columns of `phase` and files what comes out.
@@ -147,20 +181,30 @@ fn forward(
 /// The outputs, filled in as forwards deliver them: the head's first, then the hidden states.
 struct Sink {
     outputs: Vec<Output>,
+    /// Columns of hidden states before the request's: those of a soft prompt.
+    lead: usize,
+    /// The same of the head's output.
+    head_lead: usize,
 }
 
 impl Sink {
     fn new(model: &crate::Model, request: &Request, wanted: &Wanted) -> Result<Self, Diagnostic> {
         let plan = model.plan();
+        let lead = plan.prompt.as_ref().map_or(0, SoftPrompt::read_tokens);
+        // The last columns that are kept are the request's.
+        let whole = matches!(wanted, Wanted::Columns(_)) && request.keep.is_none_or(|keep| keep == 0);
+        let head_lead = if whole { lead } else { 0 };
         let mut shapes = vec![(
             plan.head.output().to_owned(),
             match wanted {
-                Wanted::Columns(columns) => vec![request.batch, columns.len(), model.output_width()],
+                Wanted::Columns(columns) => {
+                    vec![request.batch, head_lead + columns.len(), model.output_width()]
+                }
                 Wanted::Pooled(_) => vec![request.batch, model.output_width()],
             },
         )];
         if request.hidden_states {
-            let shape = vec![request.batch, request.seq, plan.shape.hidden_size];
+            let shape = vec![request.batch, lead + request.seq, plan.shape.hidden_size];
             shapes.extend(
                 (0..=plan.shape.layers).map(|index| (format!("hidden_states.{index}"), shape.clone())),
             );
@@ -179,7 +223,8 @@ impl Sink {
                     .help("ask for fewer positions (`--keep N`)")),
             }
         };
-        Ok(Self { outputs: shapes.into_iter().map(zeros).collect::<Result<_, _>>()? })
+        let outputs = shapes.into_iter().map(zeros).collect::<Result<_, _>>()?;
+        Ok(Self { outputs, lead, head_lead })
     }
 
     fn hidden_states(&self) -> usize {
@@ -187,11 +232,11 @@ impl Sink {
     }
 
     fn head(&mut self, row: usize, first: usize, data: &[f32]) {
-        self.put(0, row, first, data);
+        self.put(0, row, self.head_lead + first, data);
     }
 
     fn hidden(&mut self, index: usize, row: usize, first: usize, data: &[f32]) {
-        self.put(index + 1, row, first, data);
+        self.put(index + 1, row, self.lead + first, data);
     }
 
     fn put(&mut self, output: usize, row: usize, first: usize, data: &[f32]) {

@@ -86,14 +86,8 @@ impl Engine {
                     let tokens = piece.first_token..piece.first_token + piece.rows.len();
                     match feeds[piece.feed].input {
                         Input::Ids(ids) => kernels::embed(context, &ids[tokens], model.matrix(*table), out),
-                        Input::Embeddings(rows) => {
-                            let width = out.width();
-                            kernels::copy(
-                                context,
-                                Rows::new(&rows[tokens.start * width..tokens.end * width], width),
-                                out,
-                            );
-                        }
+                        Input::Embeddings(rows) => copy_rows(context, rows, tokens, out),
+                        Input::Prompt => copy_rows(context, model.prompt_rows(), tokens, out),
                     }
                 }
             }
@@ -219,6 +213,12 @@ impl Engine {
             }
         }
     }
+}
+
+/// Copies some of `rows`, each as wide as one of `out`.
+fn copy_rows(context: &kernels::Context, rows: &[f32], range: Range<usize>, out: RowsMut<'_>) {
+    let width = out.width();
+    kernels::copy(context, Rows::new(&rows[range.start * width..range.end * width], width), out);
 }
 
 /// The same empty vector for elements of another lifetime; in-place collection keeps its memory.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use llamac_plan::artifact::PLAN;
 use llamac_plan::diagnostic::{Code, Diagnostic, Diagnostics};
-use llamac_plan::{Frequencies, Plan, Step, WeightId, WeightLayout};
+use llamac_plan::{Frequencies, Plan, PromptKind, Step, WeightId, WeightLayout};
 
 use crate::artifact::{self, Artifact, HEADER};
 use crate::check;
@@ -130,13 +130,21 @@ impl Model {
         check::output_width(&self.plan)
     }
 
-    /// Tokens that a sequence may have: the model's positions. Dynamic frequencies stretch to any length; there it is
-    /// only what the artifact was limited to.
+    /// Tokens that a sequence may have: the model's positions behind its soft prompt. Dynamic frequencies stretch to any
+    /// length; there it is only what the artifact was limited to.
     pub fn context(&self) -> usize {
         let limit = self.plan.shape.max_context;
         match self.frequencies() {
             Some(&Frequencies::Dynamic { max_position, .. }) if limit as u64 >= max_position => usize::MAX,
-            _ => limit,
+            _ => limit - self.plan.prompt_tokens(),
+        }
+    }
+
+    /// The rows of the soft prompt that are read in place of embeddings: `[tokens, hidden_size]`. None without one.
+    pub(crate) fn prompt_rows(&self) -> &[f32] {
+        match &self.plan.prompt {
+            Some(prompt) if prompt.kind == PromptKind::Embeddings => self.vector(prompt.weights[0]),
+            _ => &[],
         }
     }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use llamac_plan::diagnostic::{Code, Diagnostic};
-use llamac_plan::{Frequencies, KvDtype, Plan};
+use llamac_plan::{Frequencies, KvDtype, Plan, PromptKind, SoftPrompt};
 
 use crate::kernels::KvLayout;
 use crate::memory::Memory;
@@ -12,22 +12,26 @@ use crate::model::Model;
 /// How a session is opened.
 #[derive(Clone, Copy, Debug)]
 pub struct SessionOptions {
-    /// Tokens that the cache has room for. Memory is taken as it is used.
+    /// Tokens that the cache has room for, behind the model's soft prompt if it has one. Memory is taken as it is used.
     pub capacity: usize,
     /// How the cache stores keys and values; the model's default if not given.
     pub kv: Option<KvDtype>,
 }
 
 /// A sequence that is being read or written.
+///
+/// It begins with the model's soft prompt, if there is one: a prefix is in a new session's cache, and embeddings are read
+/// with the first tokens that it is fed.
 #[derive(Debug)]
 pub struct Session {
     pub(crate) model: Arc<Model>,
     pub(crate) layout: KvLayout,
     cache: Memory,
+    /// Cache slots, those of the soft prompt included.
     capacity: usize,
-    /// Cache slots in use: the visible tokens so far.
+    /// Cache slots in use: the visible tokens so far, and the soft prompt's.
     pub(crate) slots: usize,
-    /// Tokens so far, visible or not.
+    /// Positions so far, of tokens visible or not, and of the soft prompt.
     pub(crate) fed: usize,
     rope: RopeState,
 }
@@ -55,14 +59,15 @@ fn layout(plan: &Plan, kv: Option<KvDtype>) -> KvLayout {
 }
 
 impl Session {
-    /// An empty session.
+    /// A session without tokens.
     ///
     /// # Errors
     /// When there is not enough memory for the cache.
     pub fn new(model: &Arc<Model>, options: SessionOptions) -> Result<Self, Diagnostic> {
         let plan = model.plan();
         let layout = layout(plan, options.kv);
-        let slots = u32::try_from(options.capacity).ok().map(|_| options.capacity);
+        let capacity = options.capacity.saturating_add(plan.prompt_tokens());
+        let slots = u32::try_from(capacity).ok().map(|_| capacity);
         let bytes = slots.and_then(|slots| cache_bytes(plan, options.kv, slots));
         let cache = bytes.and_then(Memory::zeroed).ok_or_else(|| {
             let size = bytes.map(|bytes| format!(", {} MiB,", bytes.div_ceil(1 << 20))).unwrap_or_default();
@@ -78,37 +83,58 @@ impl Session {
             }
             _ => RopeState { declared: 0, current: 0, inv_freq: Vec::new() },
         };
-        Ok(Self {
-            model: Arc::clone(model),
-            layout,
-            cache,
-            capacity: options.capacity,
-            slots: 0,
-            fed: 0,
-            rope,
-        })
+        let mut session = Self { model: Arc::clone(model), layout, cache, capacity, slots: 0, fed: 0, rope };
+        if let Some(prompt) = plan.prompt.as_ref().filter(|prompt| prompt.kind == PromptKind::Prefix) {
+            session.put_prefix(model, prompt);
+        }
+        Ok(session)
+    }
+
+    /// Stores the entries of `prompt`, which is a prefix, in the first slots.
+    fn put_prefix(&mut self, model: &Model, prompt: &SoftPrompt) {
+        let layout = self.layout;
+        let width = layout.kv_heads * layout.head_dim;
+        for (layer, id) in prompt.weights.iter().enumerate() {
+            let cache = self.layer_mut(layer);
+            for (slot, entry) in model.vector(*id).chunks_exact(2 * width).enumerate() {
+                let (key, value) = entry.split_at(width);
+                layout.append(cache, slot, key, value);
+            }
+        }
+        (self.slots, self.fed) = (prompt.tokens, prompt.tokens);
+    }
+
+    /// Virtual tokens that are still to be read, before the first token.
+    pub(crate) fn pending(&self) -> usize {
+        self.model.plan().prompt.as_ref().filter(|_| self.fed == 0).map_or(0, SoftPrompt::read_tokens)
     }
 
     /// Tokens fed so far.
     pub fn len(&self) -> usize {
-        self.fed
+        self.fed.saturating_sub(self.model.plan().prompt_tokens())
     }
 
     /// Whether nothing was fed yet.
     pub fn is_empty(&self) -> bool {
-        self.fed == 0
+        self.len() == 0
     }
 
     /// Tokens that the cache has room for.
     pub fn capacity(&self) -> usize {
-        self.capacity
+        self.capacity - self.model.plan().prompt_tokens()
     }
 
-    /// Says that the sequence will have at least `positions` positions.
+    /// Slots for tokens that were not fed yet.
+    pub(crate) fn room(&self) -> usize {
+        self.capacity - self.slots - self.pending()
+    }
+
+    /// Says that the sequence will have at least `tokens` tokens.
     ///
     /// Only models whose rotary frequencies depend on the length (dynamic, longrope) take notice. Declared before the
     /// first chunk of a prompt, it makes the result independent of how the prompt is cut.
-    pub fn declare_length(&mut self, positions: u64) {
+    pub fn declare_length(&mut self, tokens: u64) {
+        let positions = tokens.saturating_add(self.model.plan().prompt_tokens() as u64);
         self.rope.declared = self.rope.declared.max(positions);
     }
 
@@ -128,17 +154,22 @@ impl Session {
     /// # Panics
     /// If there are fewer.
     pub(crate) fn rewind(&mut self, tokens: usize) {
-        assert!(tokens <= self.slots && tokens <= self.fed, "{tokens} of {} tokens", self.fed);
+        let slots = self.slots.saturating_sub(self.model.plan().prompt_tokens());
+        assert!(tokens <= slots && tokens <= self.len(), "{tokens} of {} tokens", self.len());
         // Nothing reads a cache past its slots in use.
         self.slots -= tokens;
         self.fed -= tokens;
     }
 
+    /// The sequence's length in a forward whose largest position is `last`.
+    pub(crate) fn length(&self, last: i64) -> u64 {
+        u64::try_from(last.saturating_add(1)).unwrap_or(0).max(self.rope.declared)
+    }
+
     /// Follows the sequence's length before a forward whose largest position is `last`, or that has another say.
     pub(crate) fn advance_length(&mut self, last: i64, length: Option<u64>) {
+        let length = length.unwrap_or_else(|| self.length(last));
         let Some(frequencies) = self.model.frequencies() else { return };
-        let own = u64::try_from(last.saturating_add(1)).unwrap_or(0).max(self.rope.declared);
-        let length = length.unwrap_or(own);
         let rope = &mut self.rope;
         match *frequencies {
             Frequencies::Static { .. } => {}

@@ -160,7 +160,8 @@ impl Case {
                 comparison.problem(format!("{what}: there is no such output"));
                 continue;
             };
-            if found.shape.len() != expected.shape.len() {
+            let columns = |output: &Output| output.shape.get(1).copied();
+            if found.shape.len() != expected.shape.len() || columns(found) < columns(expected) {
                 comparison.problem(format!("{what}: {:?} instead of {:?}", found.shape, expected.shape));
                 continue;
             }
@@ -197,11 +198,12 @@ impl Case {
         let request = &self.request;
         for row in 0..request.batch {
             for column in 0..columns {
-                // `keep` counts from the end; recorded rows are columns of the whole sequence.
-                let (place, real) = match (&self.rows, request.keep.filter(|_| expected.name == "logits")) {
-                    (_, Some(_)) => (column, request.is_real(row, request.seq - columns + column)),
-                    (Some(rows), None) => (rows[column], request.is_real(row, rows[column])),
-                    (None, None) => (column, request.is_real(row, column)),
+                // `keep` counts from the end; recorded rows are columns of the whole sequence. Columns before those of
+                // the request are a soft prompt's.
+                let text = (request.seq + column).checked_sub(columns);
+                let (place, real) = match &self.rows {
+                    Some(rows) => (rows[column], request.is_real(row, rows[column])),
+                    None => (column, text.is_none_or(|text| request.is_real(row, text))),
                 };
                 if real {
                     let at = |columns: usize, column: usize| (row * columns + column) * width;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use llamac_compiler::driver::CompileOptions;
 use llamac_compiler::passes::WeightPolicy;
 use llamac_compiler::reference;
-use llamac_compiler::source::{Checkpoint, Head, LoraSource};
+use llamac_compiler::source::{AdapterSources, Checkpoint, Head, LoraSource};
 use llamac_plan::diagnostic::Diagnostics;
 use llamac_plan::eval::{Output, Request};
 use llamac_plan::{Compute, KvDtype};
@@ -43,10 +43,11 @@ fn open(name: &str) -> Adapted {
     let index = std::fs::read(path.join("golden.json")).expect("the fixture has an index");
     let Index { base, lora } = serde_json::from_slice(&index).expect("the index is as described");
     let base = fixtures().join("tiny").join(base);
-    let lora: Vec<LoraSource> =
+    let loras =
         lora.iter().map(|(name, scale)| LoraSource { path: folder().join(name), scale: *scale }).collect();
+    let adapters = AdapterSources { loras, soft_prompt: None };
     // The adapter alone says which head it is for.
-    let checkpoint = Checkpoint::open_adapted(&base, None, &lora, &mut Vec::new());
+    let checkpoint = Checkpoint::open_adapted(&base, None, &adapters, &mut Vec::new());
     let mut checkpoint = checkpoint.unwrap_or_else(|faults| panic!("{name}: {faults}"));
     assert_eq!(Some(checkpoint.head), Head::from_name(&fixture.head), "{name}");
     if name == "reward" {

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use clap::ValueEnum;
 use clap::builder::{PossibleValue, StringValueParser, TypedValueParser};
 use llamac_compiler::passes::{WeightFormat, WeightPolicy};
-use llamac_compiler::source::{Head, LoraSource};
+use llamac_compiler::source::{AdapterSources, Head, LoraSource};
 use llamac_runtime::EngineOptions;
 use llamac_runtime::plan::{self, KvDtype};
 
@@ -45,6 +45,9 @@ pub struct ChangeArgs {
     /// Merge a LoRA adapter of PEFT into a checkpoint, scaled if a number is given; several add up
     #[arg(long, value_name = "DIR[=SCALE]", value_parser = lora)]
     pub lora: Vec<LoraSource>,
+    /// Begin every text with a soft prompt of PEFT: prompt tuning, P-tuning or prefix tuning
+    #[arg(long, value_name = "DIR")]
+    pub soft_prompt: Option<PathBuf>,
 }
 
 impl ChangeArgs {
@@ -53,8 +56,14 @@ impl ChangeArgs {
         match self {
             Self { layers: Some(_), .. } => Some("--layers"),
             Self { lora, .. } if !lora.is_empty() => Some("--lora"),
+            Self { soft_prompt: Some(_), .. } => Some("--soft-prompt"),
             _ => None,
         }
+    }
+
+    /// The adapters.
+    pub fn adapters(&self) -> AdapterSources {
+        AdapterSources { loras: self.lora.clone(), soft_prompt: self.soft_prompt.clone() }
     }
 }
 

@@ -74,7 +74,7 @@ impl Side {
     /// The longest sequence, if the model says.
     fn context(&self) -> Option<usize> {
         match self {
-            Self::Compiled(model) => Some(model.plan().shape.max_context),
+            Self::Compiled(model) => Some(model.context()),
             Self::Checkpoint(..) | Self::Exported { .. } => None,
         }
     }

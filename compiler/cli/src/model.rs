@@ -10,7 +10,7 @@ use llamac_compiler::output::Output;
 use llamac_compiler::passes::{self, WeightPolicy};
 use llamac_compiler::source::gguf::is_gguf;
 use llamac_compiler::source::{Checkpoint, Head, TokenizerFiles, nearest_path};
-use llamac_runtime::plan::{self, GenerationDefaults};
+use llamac_runtime::plan::{self, GenerationDefaults, PromptKind};
 use llamac_runtime::text::Tokenizer;
 use llamac_runtime::{Model, OpenOptions, is_artifact};
 use tracing::{debug, info};
@@ -55,6 +55,14 @@ impl Source {
         }
     }
 
+    /// What a soft prompt consists of, if every text begins with one.
+    pub fn prompt(&self) -> Option<PromptKind> {
+        match self {
+            Self::Checkpoint(checkpoint) => checkpoint.prompt.as_ref().map(|prompt| prompt.kind),
+            Self::Artifact(model) => model.plan().prompt.as_ref().map(|prompt| prompt.kind),
+        }
+    }
+
     /// The tokenizer.
     ///
     /// # Errors
@@ -83,7 +91,7 @@ pub fn checkpoint(
         return Err(fault.help(format!("run it: llamac run {} -p TEXT", shell_word(path))).into());
     }
     let mut warnings = Vec::new();
-    let opened = Checkpoint::open_adapted(path, head, &changes.lora, &mut warnings);
+    let opened = Checkpoint::open_adapted(path, head, &changes.adapters(), &mut warnings);
     for warning in &warnings {
         console.warn(warning);
     }

@@ -14,10 +14,8 @@ use crate::tips;
 const COMMANDS: &[(&str, &str)] = &[("serve", "a server")];
 
 /// Options: the commands that will have them, with what they are for and a way out.
-const OPTIONS: &[(&str, &[&str], &str, &str)] = &[
-    ("--chat", &["run"], "chat templates", "write the template out in the prompt (`-p`)"),
-    ("--soft-prompt", &["compile"], "soft prompts", ""),
-];
+const OPTIONS: &[(&str, &[&str], &str, &str)] =
+    &[("--chat", &["run"], "chat templates", "write the template out in the prompt (`-p`)")];
 
 /// Values of options, with what they are for and a way out. A value that is a list, or has parts, is here if a part is.
 const VALUES: &[(&str, &[&str], &str, &str)] =
@@ -83,9 +81,8 @@ mod tests {
     fn wishes_are_told_from_mistakes() {
         for line in [
             "llamac serve",
-            "llamac compile dir -o out --soft-prompt x",
-            "llamac compile dir -o out --soft-prompt=x",
-            "llamac --message-format json compile dir -o out --soft-prompt x",
+            "llamac run model --chat",
+            "llamac --message-format json run model --chat",
             "llamac compile dir -o out --emit ir,report",
         ] {
             let fault = explained(line).unwrap_or_else(|| panic!("{line}"));

@@ -81,11 +81,12 @@ fn what_is_planned_ends_with_4_and_a_sentence() {
           --> llamac serve
            not in this version: a server
         "#);
-    assert_snapshot!(message("compile model -o out --soft-prompt adapter"), @r#"
-        error[E0002]: this option is not available yet
-          --> --soft-prompt
-           not in this version: soft prompts
-        "#);
+    assert_snapshot!(message("run model --chat"), @"
+    error[E0002]: this option is not available yet
+      --> --chat
+       not in this version: chat templates
+       help: write the template out in the prompt (`-p`)
+    ");
     assert_snapshot!(message("compile model -o out --emit svg,report"), @"
     error[E0002]: this option is not available yet
       --> --emit report

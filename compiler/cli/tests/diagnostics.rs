@@ -19,7 +19,7 @@ type Case = (Code, fn(&Path) -> Done);
 const CASES: &[Case] = &[
     (Code::IllegalOp, |f| at(f, "compile {tiny} -o {f}/model --target onnx --weights q4")),
     (Code::BadArgument, |f| at(f, "compile {tiny} --print-after fuse-qvk --passes -legalize")),
-    (Code::NotBuiltYet, |f| at(f, "compile {tiny} -o {f}/model --soft-prompt adapter")),
+    (Code::NotBuiltYet, |f| at(f, "run {tiny} --chat")),
     #[cfg(not(feature = "onnx-backend"))]
     (Code::NotBuiltIn, |f| {
         at(f, "compile {tiny} -o {f}/exported --target onnx").success();
@@ -142,7 +142,7 @@ const CASES: &[Case] = &[
         fs::write(f.join("photo.jpg"), b"\xff\xd8\xff\xe0\0\x10JFIF\0").expect("writes");
         at(f, "run {f}/photo.jpg -p Once")
     }),
-    (Code::ArtifactVersion, |f| artifact(f, br#""version":"1""#, br#""version":"2""#)),
+    (Code::ArtifactVersion, |f| artifact(f, br#""version":"2""#, br#""version":"3""#)),
     (Code::DamagedArtifact, |f| artifact(f, b"\"use_cache\"", b"\"use_cashe\"")),
     (Code::BadToken, |f| at(f, "run {tiny} --ids 1,99999,2,88888")),
     (Code::ContextFull, |_| {
@@ -204,6 +204,10 @@ const CASES: &[Case] = &[
     (Code::AdapterMismatch, |f| {
         copy("adapters/lora", f);
         llamac("run {stories} -p Once --lora {f}", &[("stories", &fixture("stories")), ("f", f)])
+    }),
+    (Code::NoPlaceForPrompt, |f| {
+        copy("soft-prompts/prefix", f);
+        at(f, "compile {tiny} -o {f}/exported --soft-prompt {f} --target onnx")
     }),
 ];
 

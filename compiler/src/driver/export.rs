@@ -44,8 +44,11 @@ pub struct Exported {
 /// nobody tells them positions.
 ///
 /// # Errors
-/// As [`super::lower`].
+/// As [`super::lower`]; `NoPlaceForPrompt` for a checkpoint with a soft prompt.
 pub fn lower_for_export(checkpoint: &Checkpoint, options: &ExportOptions) -> Result<Outcome, Diagnostics> {
+    if checkpoint.prompt.is_some() {
+        return Err(checkpoint.no_place_for_prompt("ONNX").into());
+    }
     manager(checkpoint, &options.passes)?
         .run(model::build(checkpoint, &model(checkpoint, options))?, &options.target)
 }

@@ -9,8 +9,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use llamac_ir::{DType, Weight};
-use llamac_plan::GenerationDefaults;
 use llamac_plan::diagnostic::{Code, Diagnostic};
+use llamac_plan::{GenerationDefaults, PromptKind, SoftPrompt};
 
 use super::Head;
 use super::config::Config;
@@ -107,6 +107,8 @@ pub struct Checkpoint {
     /// The modules that adapters add something to, by name: `model.layers.0.self_attn.q_proj`. Their weights are here as
     /// well as in `weights`, where they are those of the base.
     pub adapted: BTreeMap<String, Adapted>,
+    /// What comes before every text: recipes of f32.
+    pub prompt: Option<SoftPrompt<Weight>>,
     /// Whether the embeddings are one.
     pub tie: Tie,
     /// The tokenizer's files.
@@ -153,6 +155,9 @@ impl Checkpoint {
         }
         self.weights = kept(std::mem::take(&mut self.weights), &layers);
         self.adapted = kept(std::mem::take(&mut self.adapted), &layers);
+        if let Some(prompt) = self.prompt.as_mut().filter(|prompt| prompt.kind == PromptKind::Prefix) {
+            prompt.weights = prompt.weights[layers.clone()].to_vec();
+        }
         self.keep_used_tensors();
         self.config.num_hidden_layers = layers.len();
         let mut members: Members = serde_json::from_slice(&self.config_json)
@@ -166,7 +171,8 @@ impl Checkpoint {
     pub(super) fn keep_used_tensors(&mut self) {
         let mut used = BTreeSet::new();
         let adapted = self.adapted.values().flat_map(|module| [Some(&module.weight), module.bias.as_ref()]);
-        for weight in self.weights.values().chain(adapted.flatten()) {
+        let prompt = self.prompt.iter().flat_map(|prompt| &prompt.weights);
+        for weight in self.weights.values().chain(adapted.flatten()).chain(prompt) {
             weight.for_each_source(&mut |_, tensor| {
                 used.insert(tensor.to_owned());
             });

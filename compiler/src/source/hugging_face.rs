@@ -71,6 +71,7 @@ pub(super) fn open(
                 tensors,
                 weights,
                 adapted: BTreeMap::new(),
+                prompt: None,
                 tie,
                 tokenizer,
                 tokenizer_path: path.to_owned(),

@@ -53,7 +53,7 @@ pub(crate) use locate::{CONFIG, INDEX};
 pub(crate) use members::Members;
 pub(crate) use names::layer_of;
 pub use names::{EMBEDDING, LM_HEAD, NORM, QA_OUTPUTS, QA_OUTPUTS_BIAS, SCORE, SCORE_BIAS};
-pub use peft::{Adapters, LoraSource};
+pub use peft::{AdapterSources, Adapters, LoraSource};
 pub use rope::Rope;
 pub(crate) use shards::has_weights;
 pub use suggest::{did_you_mean, nearest_path};

@@ -121,9 +121,9 @@ fn is_real(output: &Output, index: &[usize], request: &Request) -> bool {
         _ => None,
     };
     let Some(column) = column else { return true };
-    // Fewer columns than there are tokens are the last ones.
+    // Fewer columns than there are tokens are the last ones; before more of them come those of a soft prompt.
     let columns = if output.name.starts_with("present.") { output.shape[2] } else { output.shape[1] };
-    request.is_real(index[0], column + request.seq.saturating_sub(columns))
+    (column + request.seq).checked_sub(columns).is_none_or(|column| request.is_real(index[0], column))
 }
 
 fn unravel(mut flat: usize, shape: &[usize]) -> Vec<usize> {
@@ -252,6 +252,13 @@ mod tests {
         // The last column alone.
         let [expected, found] = [1.0, 1.5].map(|value| vec![output("logits", &[1, 1, 1], &[value])]);
         agreement("b", &expected, &found, Some(&request), 0.0).expect_err("it is the second");
+        // Behind the column of a soft prompt.
+        let expected = [output("logits", &[1, 3, 1], &[1.0, 2.0, 3.0])];
+        let mut found = expected.clone();
+        found[0].data[1] = f32::NAN;
+        agreement("b", &expected, &found, Some(&request), 0.0).expect("the second is padding");
+        found[0].data[0] = 0.0;
+        agreement("b", &expected, &found, Some(&request), 0.0).expect_err("a prompt's is none");
     }
 
     #[test]

@@ -132,6 +132,7 @@ codes! {
     NotAnAdapter = 800, BadInput, "this is not an adapter that llamac can read";
     UnsupportedAdapter = 801, Unsupported, "this kind of adapter is not supported";
     AdapterMismatch = 802, BadInput, "the adapter does not fit the model";
+    NoPlaceForPrompt = 803, Unsupported, "the output cannot have a soft prompt";
 }
 
 impl std::str::FromStr for Code {

@@ -1,7 +1,7 @@
 //! A forward as transformers defines it: dense batches in, dense outputs out. Shared by every backend that can run one.
 
 use crate::diagnostic::{Code, Diagnostic, Diagnostics};
-use crate::{Head, SPAN_LOGITS};
+use crate::{Head, PromptKind, SPAN_LOGITS, SoftPrompt};
 
 /// What the model reads.
 #[derive(Clone, Debug, PartialEq)]
@@ -166,7 +166,7 @@ impl Request {
                 .at("--keep")
                 .message(format!("the head `{}` has no logits for each position", head.name()))),
             Head::SequenceClassification { pad_token_id, .. } => {
-                self.pooled_columns(*pad_token_id).map(|_| ())
+                self.pooled_columns(*pad_token_id, None).map(|_| ())
             }
             Head::Base | Head::TokenClassification { .. } | Head::QuestionAnswering => Ok(()),
         }
@@ -190,19 +190,36 @@ impl Request {
         u64::try_from(last.saturating_add(1)).unwrap_or(0)
     }
 
-    /// The column of each sequence that a classifier pools: see [`pooled_position`]; the last one for embeddings.
+    /// The request with the positions of a text that comes behind `prompt`, as PEFT has them: behind embeddings they
+    /// count on whatever was given, behind a prefix they are moved.
+    pub fn behind<W>(&self, prompt: &SoftPrompt<W>) -> Self {
+        let position = |row: usize, column: usize| match prompt.kind {
+            PromptKind::Embeddings => column as i64,
+            PromptKind::Prefix => self.position(row, column),
+        };
+        let columns = (0..self.batch).flat_map(|row| (0..self.seq).map(move |column| (row, column)));
+        let moved = columns.map(|(row, column)| position(row, column).saturating_add(prompt.tokens as i64));
+        Self { positions: Some(moved.collect()), ..self.clone() }
+    }
+
+    /// The column of each sequence that a classifier pools: see [`pooled_position`]; the last one for embeddings, also
+    /// where only the soft prompt of kind `prompt` consists of them.
     ///
     /// # Errors
     /// When there are several sequences and no padding token.
-    pub fn pooled_columns(&self, pad_token_id: Option<u32>) -> Result<Vec<usize>, Diagnostic> {
+    pub fn pooled_columns(
+        &self,
+        pad_token_id: Option<u32>,
+        prompt: Option<PromptKind>,
+    ) -> Result<Vec<usize>, Diagnostic> {
         match (&self.tokens, pad_token_id) {
             (_, None) if self.batch > 1 => Err(Diagnostic::new(Code::BadInputTensor)
                 .message("a classifier without a padding token takes one sequence at a time")
                 .help("set pad_token_id in config.json")),
-            (Tokens::Ids(ids), pad) => {
+            (Tokens::Ids(ids), pad) if prompt != Some(PromptKind::Embeddings) => {
                 Ok(ids.chunks(self.seq).map(|row| pooled_position(row, pad)).collect())
             }
-            (Tokens::Embeddings(_), _) => Ok(vec![self.seq - 1; self.batch]),
+            _ => Ok(vec![self.seq - 1; self.batch]),
         }
     }
 }
@@ -313,11 +330,22 @@ error[E0001]: invalid argument
     #[test]
     fn a_classifier_pools_where_it_can_tell() {
         let ids = |batch| request(batch, 2, Tokens::Ids([5, 0].repeat(batch)));
-        assert_eq!(ids(2).pooled_columns(Some(0)), Ok(vec![0, 0]));
-        assert_eq!(ids(1).pooled_columns(None), Ok(vec![1]));
-        let fault = ids(2).pooled_columns(None).unwrap_err().to_string();
+        assert_eq!(ids(2).pooled_columns(Some(0), None), Ok(vec![0, 0]));
+        assert_eq!(ids(2).pooled_columns(Some(0), Some(PromptKind::Prefix)), Ok(vec![0, 0]));
+        assert_eq!(ids(2).pooled_columns(Some(0), Some(PromptKind::Embeddings)), Ok(vec![1, 1]));
+        assert_eq!(ids(1).pooled_columns(None, None), Ok(vec![1]));
+        let fault = ids(2).pooled_columns(None, None).unwrap_err().to_string();
         assert!(fault.contains("without a padding token takes one sequence at a time"), "{fault}");
         let embeddings = request(2, 2, Tokens::Embeddings(vec![0.0; 16]));
-        assert_eq!(embeddings.pooled_columns(Some(0)), Ok(vec![1, 1]));
+        assert_eq!(embeddings.pooled_columns(Some(0), None), Ok(vec![1, 1]));
+    }
+
+    #[test]
+    fn a_text_behind_a_prompt_has_later_positions() {
+        let given = Request { positions: Some(vec![0, 2, 4, 6]), ..request(2, 2, Tokens::Ids(vec![1; 4])) };
+        let behind =
+            |kind| given.behind(&SoftPrompt::<()> { kind, tokens: 10, weights: Vec::new() }).positions;
+        assert_eq!(behind(PromptKind::Prefix), Some(vec![10, 12, 14, 16]));
+        assert_eq!(behind(PromptKind::Embeddings), Some(vec![10, 11, 10, 11]));
     }
 }

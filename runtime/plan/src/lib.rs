@@ -12,8 +12,10 @@ mod generation;
 mod head;
 pub mod layout;
 mod plan;
+mod prompt;
 pub mod sentencepiece;
 
 pub use generation::GenerationDefaults;
 pub use head::HeadKind;
 pub use plan::*;
+pub use prompt::{PromptKind, SoftPrompt};

@@ -6,10 +6,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::GenerationDefaults;
 use crate::diagnostic::{Code, Diagnostic};
 use crate::head::HeadKind;
 use crate::layout::{MatrixLayout, WeightDtype};
+use crate::{GenerationDefaults, SoftPrompt};
 
 /// What the compiled model computes after its trunk.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -546,6 +546,8 @@ pub struct Plan {
     pub kv: KvDtype,
     /// Decoding defaults.
     pub generation: GenerationDefaults,
+    /// What every sequence begins with.
+    pub prompt: Option<SoftPrompt>,
     /// Constants.
     pub weights: Vec<WeightEntry>,
     /// Arena buffers.
@@ -563,6 +565,11 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// Slots and positions that every sequence has before its first token.
+    pub fn prompt_tokens(&self) -> usize {
+        self.prompt.as_ref().map_or(0, |prompt| prompt.tokens)
+    }
+
     /// Whether its matrices can be multiplied as `compute` says: in integers only if some are quantized.
     ///
     /// # Errors

@@ -243,7 +243,7 @@ impl Run {
     fn forward_work(&self, engine: &Engine, tokens: usize) -> Work {
         let plan = engine.model().plan();
         let mut work = Work::default();
-        let (batch, before) = (self.sessions.len(), self.sessions.first().map_or(0, Session::len));
+        let (batch, before) = (self.sessions.len(), self.sessions.first().map_or(0, |session| session.slots));
         let mut first = 0;
         while first < tokens * batch {
             let rows = (tokens * batch - first).min(engine.chunk_tokens());

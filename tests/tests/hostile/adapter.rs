@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use llamac_compiler::source::{Checkpoint, LoraSource};
+use llamac_compiler::source::{AdapterSources, Checkpoint, LoraSource};
 use llamac_tests::golden::fixtures;
 
 use super::limits::limited;
@@ -12,24 +12,41 @@ use super::random::{Random, splice};
 /// Opens the checkpoint with the adapter in `folder`: it opens, or every fault names a place.
 fn open(base: &Path, folder: &Path, bytes: usize) -> bool {
     let source = LoraSource { path: folder.to_owned(), scale: 1.0 };
-    let opened = limited(bytes, || Checkpoint::open_adapted(base, None, &[source], &mut Vec::new()));
+    opened(base, &AdapterSources { loras: vec![source], soft_prompt: None }, bytes)
+}
+
+fn opened(base: &Path, adapters: &AdapterSources, bytes: usize) -> bool {
+    let opened = limited(bytes, || Checkpoint::open_adapted(base, None, adapters, &mut Vec::new()));
     if let Err(faults) = &opened {
         assert!(faults.iter().all(|fault| fault.at.is_some()), "{faults}");
     }
     opened.is_ok()
 }
 
+/// Opens the checkpoint with the soft prompt in `folder`, likewise.
+fn open_prompt(base: &Path, folder: &Path, bytes: usize) -> bool {
+    opened(base, &AdapterSources { loras: Vec::new(), soft_prompt: Some(folder.to_owned()) }, bytes)
+}
+
 #[test]
 fn damaged_adapters_are_read_or_refused() {
-    let mut random = Random(7);
+    damage(7, "adapters", &["rslora-patterns", "tokens", "reward", "dora"], open);
+}
+
+#[test]
+fn damaged_soft_prompts_are_read_or_refused() {
+    damage(8, "soft-prompts", &["prompt", "p-tuning", "prefix", "prefix-reward"], open_prompt);
+}
+
+/// Opens fixtures of `kind` for one checkpoint after damaging them in many ways.
+fn damage(seed: u64, kind: &str, names: &[&str], open: fn(&Path, &Path, usize) -> bool) {
+    let mut random = Random(seed);
     let [mut opened, mut refused] = [0, 0];
-    for (name, base) in
-        [("rslora-patterns", "gqa-f32"), ("tokens", "gqa-f32"), ("reward", "gqa-f32"), ("dora", "gqa-f32")]
-    {
-        let base = fixtures().join("tiny").join(base);
+    let base = fixtures().join("tiny/gqa-f32");
+    for name in names {
         let folder = tempfile::tempdir().unwrap();
         let files = ["adapter_config.json", "adapter_model.safetensors"];
-        let read = |file: &str| fs::read(fixtures().join("adapters").join(name).join(file)).unwrap();
+        let read = |file: &str| fs::read(fixtures().join(kind).join(name).join(file)).unwrap();
         let [config, weights] = files.map(read);
         let write = |file: &str, bytes: &[u8]| fs::write(folder.path().join(file), bytes).unwrap();
         let header = 8 + u64::from_le_bytes(*weights.first_chunk().unwrap()) as usize;

@@ -15,6 +15,7 @@ const ROWS: &str = "a window has the wrong kind of rows";
 const OUTSIDE: &str = "a window is empty or outside its buffer";
 const OVERWRITES: &str = "it would overwrite what it reads";
 const TWICE: &str = "a cache, a hidden state or a rule of rotation is there twice";
+const NO_PROMPT: &str = "its soft prompt is empty, or leaves no room in the context";
 const MISSING: &str = "a layer has no cache, or a hidden state is never handed out";
 
 /// The plan of a model with hidden_size 32, four heads of 8, two of them for keys, and 67 tokens, with one place
@@ -56,6 +57,11 @@ fn refusal(artifact: &[u8], place: &str, plan: &Value) -> String {
 /// The window of `width` columns from `start` on.
 fn window(buffer: usize, start: usize, width: usize) -> Value {
     json!({"buffer": buffer, "start": start, "width": width})
+}
+
+/// A soft prompt of these weights.
+fn prompt(kind: &str, tokens: usize, weights: &[usize]) -> Value {
+    json!({"kind": kind, "tokens": tokens, "weights": weights})
 }
 
 #[test]
@@ -195,6 +201,15 @@ fn a_plan_that_makes_no_sense_is_refused() {
         ),
         ("kv_append#0", Value::Null, MISSING),
         ("hidden_state#2", Value::Null, MISSING),
+        // A soft prompt; weight 1 is a vector of 32.
+        ("/prompt", prompt("embeddings", 0, &[1]), NO_PROMPT),
+        ("/prompt", prompt("prefix", 256, &[1, 1]), NO_PROMPT),
+        ("/prompt", prompt("prefix", usize::MAX, &[1, 1]), NO_PROMPT),
+        ("/prompt", prompt("embeddings", 1, &[]), "the number of weights of its soft prompt is 0, not 1"),
+        ("/prompt", prompt("prefix", 1, &[1]), "the number of weights of its soft prompt is 1, not 2"),
+        ("/prompt", prompt("embeddings", 1, &[99]), "there is no such weight"),
+        ("/prompt", prompt("embeddings", 2, &[1]), "its weight is not a vector of 64"),
+        ("/prompt", prompt("prefix", 255, &[1, 1]), "its weight is not a vector of 8160"),
         ("output_linear#0", Value::Null, "it has 0 outputs, not one"),
         ("gated#0", step("output_linear").clone(), "it has 2 outputs, not one"),
     ] {

@@ -8,7 +8,7 @@ use llamac_compiler::ir::{Bindings, Symbol};
 use llamac_compiler::passes::{self, WeightPolicy};
 use llamac_compiler::report;
 use llamac_compiler::source::EMBEDDING;
-use llamac_runtime::plan::{Head, ModelShape, Plan};
+use llamac_runtime::plan::{Head, ModelShape, Plan, SoftPrompt, WeightId};
 use llamac_runtime::{EngineOptions, cache_bytes};
 use serde::Serialize;
 
@@ -103,7 +103,9 @@ impl Args {
         let compiled = driver::dry_run(&checkpoint, &options)?;
         let artifact = compiled.artifact.as_ref().expect("no pass was asked to be the last");
         let plan = &artifact.plan;
-        let (longest, context) = (plan.shape.max_context as u64, self.context.map(u64::from));
+        let prompt = plan.prompt_tokens() as u64;
+        let read = plan.prompt.as_ref().map_or(0, SoftPrompt::read_tokens) as u64;
+        let (longest, context) = (plan.shape.max_context as u64 - prompt, self.context.map(u64::from));
         if context.is_some_and(|context| context > longest) {
             let fault =
                 Diagnostic::new(Code::ContextFull).at(format!("--context {}", context.unwrap_or_default()));
@@ -111,7 +113,7 @@ impl Args {
         }
         let (context, batch) = (context.unwrap_or(longest), u64::from(self.batch));
         let weights = weights(&plan.weights);
-        let memory = self.memory(plan, &weights, context)?;
+        let memory = self.memory(plan, &weights, context + prompt)?;
         let graph = compiled.outcome.stage.graph();
         let flops = |seq: u64, past: u64| {
             let sizes = [(Symbol::Batch, batch), (Symbol::Seq, seq), (Symbol::Past, past), (Symbol::Keep, 1)];
@@ -121,7 +123,8 @@ impl Args {
                 || Diagnostic::new(Code::OutOfMemory).message("the work cannot be counted in 64 bits");
             report::flops(graph, &sizes).ok_or_else(|| too_many().help("give a smaller --batch or --context"))
         };
-        let flops = Flops { prefill: flops(context, 0)?, decode: flops(1, context - 1)? };
+        let flops =
+            Flops { prefill: flops(read + context, prompt - read)?, decode: flops(1, prompt + context - 1)? };
         // Less than the total, which could be counted.
         let read_bytes = read_bytes(plan) + memory.cache;
         let estimate = Estimate {
@@ -147,12 +150,13 @@ impl Args {
         out.flush()
     }
 
-    fn memory(&self, plan: &Plan, weights: &[Group], context: u64) -> Result<Memory, Diagnostics> {
+    /// For sequences of `slots` entries in the cache.
+    fn memory(&self, plan: &Plan, weights: &[Group], slots: u64) -> Result<Memory, Diagnostics> {
         let too_large = || {
             let fault = Diagnostic::new(Code::OutOfMemory).message("the cache does not fit into any memory");
             fault.help("give a smaller --batch or --context")
         };
-        let cache = usize::try_from(context).ok().and_then(|context| cache_bytes(plan, None, context));
+        let cache = usize::try_from(slots).ok().and_then(|slots| cache_bytes(plan, None, slots));
         let cache =
             cache.and_then(|bytes| bytes.checked_mul(self.batch as usize)).ok_or_else(too_large)? as u64;
         let tokens = EngineOptions::default().chunk_tokens(plan);
@@ -163,9 +167,11 @@ impl Args {
     }
 }
 
-/// Bytes of weights that a step reads: all, but for an embedding of which it takes a row.
+/// Bytes of weights that a step reads: all, but for an embedding of which it takes a row, and a soft prompt.
 fn read_bytes(plan: &Plan) -> u64 {
-    let multiplied = plan.weights.iter().filter(|entry| {
+    let is_prompt = |id| plan.prompt.as_ref().is_some_and(|prompt| prompt.weights.contains(&WeightId(id)));
+    let weights = plan.weights.iter().enumerate().filter(|(id, _)| !is_prompt(*id));
+    let multiplied = weights.map(|(_, entry)| entry).filter(|entry| {
         let is_output = plan.head == Head::CausalLm
             && plan.weights.iter().all(|other| !other.tensor.starts_with("lm_head."));
         entry.tensor != EMBEDDING || is_output

@@ -6,7 +6,7 @@ use clap::ValueEnum;
 use llamac_compiler::diagnostic::{Code, Diagnostic, Diagnostics};
 use llamac_compiler::passes::WeightPolicy;
 use llamac_compiler::reference;
-use llamac_runtime::plan::{Compute, KvDtype};
+use llamac_runtime::plan::{Compute, KvDtype, PromptKind};
 use llamac_runtime::{self as runtime, Engine, EngineOptions, Request};
 
 use crate::args::{ChangeArgs, ComputeArgs, Kv, ModelArg, WeightsParser, whole};
@@ -104,6 +104,12 @@ impl Args {
             }
             Opened::Source(source) => {
                 let request = self.request(inputs, &source)?;
+                if request.positions.is_some() && source.prompt() == Some(PromptKind::Embeddings) {
+                    console.warn(format!(
+                        "{}: position_ids are not used, as in PEFT: positions count on from the soft prompt's",
+                        self.inputs.display()
+                    ));
+                }
                 match self.backend {
                     Backend::Reference => self.reference(&source, &request)?,
                     Backend::Native | Backend::Onnx => self.native(source, &request, console)?,

@@ -7,7 +7,8 @@ use llamac_compiler::driver::{self, CompileOptions};
 use llamac_compiler::onnx::Model;
 use llamac_compiler::passes;
 use llamac_runtime::plan::{
-    Compute, GenerationDefaults, ModelShape, PassRecord, Plan, WeightEntry, WeightLayout,
+    Compute, GenerationDefaults, ModelShape, PassRecord, Plan, PromptKind, SoftPrompt, WeightEntry,
+    WeightLayout,
 };
 use llamac_runtime::{cache_bytes, kernels::KV_BLOCK};
 use serde::Serialize;
@@ -46,6 +47,8 @@ struct Facts<'a> {
     head: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     labels: Option<&'a [String]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    soft_prompt: Option<Prompt>,
     shape: &'a ModelShape,
     parameters: u64,
     weights: Vec<Weights>,
@@ -56,6 +59,14 @@ struct Facts<'a> {
     memory: Memory,
     passes: &'a [PassRecord],
     generation: &'a GenerationDefaults,
+}
+
+/// What every text begins with.
+#[derive(Debug, Serialize)]
+struct Prompt {
+    kind: PromptKind,
+    /// Virtual tokens.
+    tokens: usize,
 }
 
 /// The weights of one dtype.
@@ -125,6 +136,7 @@ impl<'a> Facts<'a> {
             kind,
             head: plan.head.name(),
             labels: plan.head.labels(),
+            soft_prompt: plan.prompt.as_ref().map(|&SoftPrompt { kind, tokens, .. }| Prompt { kind, tokens }),
             shape,
             parameters: parameters(&plan.weights),
             memory: Memory {
@@ -159,7 +171,7 @@ impl<'a> Facts<'a> {
                 ),
             ],
             ["feed-forward".to_owned(), format!("width {}", shape.intermediate_size)],
-            ["context".to_owned(), format!("{} tokens", shape.max_context)],
+            ["context".to_owned(), self.context()],
             ["tokenizer".to_owned(), if self.tokenizer { "yes" } else { "none" }.to_owned()],
             ["compute".to_owned(), compute.to_owned()],
         ];
@@ -181,6 +193,19 @@ impl<'a> Facts<'a> {
             rows.push([format!("pass {}", pass.name), firings(pass)]);
         }
         table(&rows)
+    }
+}
+
+impl Facts<'_> {
+    /// The tokens that the model has positions for, and those that a soft prompt takes of them.
+    fn context(&self) -> String {
+        let context = self.shape.max_context;
+        match &self.soft_prompt {
+            None => format!("{context} tokens"),
+            Some(Prompt { kind, tokens }) => {
+                format!("{context} tokens, {tokens} of them a soft prompt ({})", kind.name())
+            }
+        }
     }
 }
 

@@ -147,6 +147,7 @@ pub(super) fn open(
         weights,
         tie: if tied { Tie::Tied } else { Tie::Untied },
         adapted: BTreeMap::new(),
+        prompt: None,
         tokenizer,
         tokenizer_path: path.to_owned(),
         ignored,

@@ -101,6 +101,7 @@ pub(super) fn open(
         tensors,
         weights,
         adapted: BTreeMap::new(),
+        prompt: None,
         tie: if tied { Tie::Tied } else { Tie::Untied },
         tokenizer,
         tokenizer_path: path.to_owned(),

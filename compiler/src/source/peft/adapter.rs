@@ -16,6 +16,7 @@ use super::super::torch;
 use super::CONFIG;
 use super::config::{self, LoraConfig};
 use super::names::{self, Meaning, Part};
+use super::prompt::Prompt;
 
 /// A LoRA to take, and how much of it.
 #[derive(Clone, Debug, PartialEq)]
@@ -24,6 +25,22 @@ pub struct LoraSource {
     pub path: PathBuf,
     /// The factor of what it adds; what it replaces is replaced whole.
     pub scale: f64,
+}
+
+/// The adapters to take.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct AdapterSources {
+    /// LoRAs, which add up.
+    pub loras: Vec<LoraSource>,
+    /// The folder of a soft prompt.
+    pub soft_prompt: Option<PathBuf>,
+}
+
+impl AdapterSources {
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.loras.is_empty() && self.soft_prompt.is_none()
+    }
 }
 
 /// Files of weights, in the order in which they are looked for.
@@ -130,7 +147,11 @@ impl Lora {
         if faults.iter().any(|fault| fault.code == Code::UnsupportedAdapter) {
             return Err(faults);
         }
-        let sorted = faults.absorb(sort(file.name(), tensors));
+        if tensors.is_empty() {
+            let fault = Diagnostic::new(Code::NotAnAdapter).at(file.name());
+            faults.push(fault.message("it holds no tensor"));
+        }
+        let sorted = faults.absorb(sort(file.name(), "LoRA", tensors));
         let tokenizer = faults.absorb(TokenizerFiles::read(&source.path));
         match (config, sorted, tokenizer) {
             (Some(config), Some((modules, replaced)), Some(tokenizer)) => {
@@ -142,16 +163,14 @@ impl Lora {
     }
 }
 
+/// Parts of what is added to modules, by the canonical name of the module, and what is replaced, by that of the tensor.
 type Sorted = (BTreeMap<String, Parts>, BTreeMap<String, StoredTensor>);
 
-/// The tensors of `file` by what they do.
-fn sort(file: &str, tensors: Vec<StoredTensor>) -> Result<Sorted, Diagnostics> {
+/// The tensors of `file`, which is a `kind` of adapter, by what they do.
+pub(super) fn sort(file: &str, kind: &str, tensors: Vec<StoredTensor>) -> Result<Sorted, Diagnostics> {
     let mut faults = Capped::new(file);
     let mut modules: BTreeMap<String, Parts> = BTreeMap::new();
     let mut replaced = BTreeMap::new();
-    if tensors.is_empty() {
-        faults.push(Diagnostic::new(Code::NotAnAdapter).at(file).message("it holds no tensor"));
-    }
     for tensor in tensors {
         let stored = tensor.name.clone();
         let other = match names::meaning(&stored) {
@@ -163,12 +182,7 @@ fn sort(file: &str, tensors: Vec<StoredTensor>) -> Result<Sorted, Diagnostics> {
                 parts.tensors.insert(part, tensor)
             }
             Meaning::Unknown => {
-                faults.push(
-                    Diagnostic::new(Code::AdapterMismatch)
-                        .at(format!("{file}: {stored}"))
-                        .message("no LoRA of a LLaMA has a tensor of this name")
-                        .help("is the adapter for a model of another architecture?"),
-                );
+                faults.push(stranger(format!("{file}: {stored}"), kind));
                 None
             }
         };
@@ -184,10 +198,29 @@ fn sort(file: &str, tensors: Vec<StoredTensor>) -> Result<Sorted, Diagnostics> {
     faults.into_diagnostics().or((modules, replaced))
 }
 
-/// LoRAs that are to change one checkpoint, in the order in which they were given.
+/// A tensor at `place` that no adapter of this kind has.
+pub(super) fn stranger(place: String, kind: &str) -> Diagnostic {
+    Diagnostic::new(Code::AdapterMismatch)
+        .at(place)
+        .message(format!("no {kind} of a LLaMA has a tensor of this name"))
+        .help("is the adapter for a model of another architecture?")
+}
+
+/// Adapters that are to change one checkpoint: LoRAs in the order in which they were given, then a soft prompt.
 #[derive(Debug)]
 pub struct Adapters {
     pub(super) loras: Vec<Lora>,
+    pub(super) prompt: Option<Prompt>,
+}
+
+/// What an adapter replaces, whatever its kind.
+#[derive(Clone, Copy)]
+pub(super) struct Replacing<'a> {
+    pub file: &'a MappedFile,
+    /// By the canonical name of the tensor.
+    pub replaced: &'a BTreeMap<String, StoredTensor>,
+    /// Whether a change of the input embedding is one of a tied output embedding, too.
+    pub tied: bool,
 }
 
 impl Adapters {
@@ -195,19 +228,29 @@ impl Adapters {
     ///
     /// # Errors
     /// All faults of all their files, but for what only the base model tells.
-    pub fn open(sources: &[LoraSource], warnings: &mut Vec<String>) -> Result<Self, Diagnostics> {
+    pub fn open(sources: &AdapterSources, warnings: &mut Vec<String>) -> Result<Self, Diagnostics> {
         let mut faults = Diagnostics::new();
         let mut loras = Vec::new();
-        for source in sources {
+        for source in &sources.loras {
             loras.extend(faults.absorb(Lora::open(source, warnings)));
         }
-        faults.or(Self { loras })
+        let prompt = sources.soft_prompt.as_deref();
+        let prompt = prompt.and_then(|path| faults.absorb(Prompt::open(path, warnings)));
+        faults.or(Self { loras, prompt })
+    }
+
+    /// What each adapter replaces.
+    pub(super) fn replacing(&self) -> Vec<Replacing<'_>> {
+        let loras = self.loras.iter().map(|lora| (&lora.file, &lora.replaced, lora.config.tied));
+        let prompt = self.prompt.iter().map(|prompt| (&prompt.file, &prompt.replaced, false));
+        loras.chain(prompt).map(|(file, replaced, tied)| Replacing { file, replaced, tied }).collect()
     }
 
     /// The head of the model that comes out: `wanted`, or the one that the adapters bring or were trained with; nothing
     /// for that of the base.
     pub fn head(&self, wanted: Option<Head>) -> Option<Head> {
-        let task = self.loras.iter().find_map(|lora| lora.config.task);
+        let tasks = self.loras.iter().map(|lora| lora.config.task);
+        let task = tasks.chain(self.prompt.iter().map(|prompt| prompt.config.task)).flatten().next();
         let brought = match task {
             _ if self.brings(QA_OUTPUTS) => Some(Head::QuestionAnswering),
             Some(Head::TokenClassification) => task,
@@ -230,6 +273,6 @@ impl Adapters {
     }
 
     fn brings(&self, name: &str) -> bool {
-        self.loras.iter().any(|lora| lora.replaced.contains_key(name))
+        self.replacing().iter().any(|adapter| adapter.replaced.contains_key(name))
     }
 }

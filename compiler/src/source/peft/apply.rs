@@ -1,10 +1,11 @@
-//! A checkpoint with adapters: first what replaces, then what is added.
+//! A checkpoint with adapters: first what replaces, then what is added, then what comes before every text.
 
 use llamac_plan::diagnostic::Diagnostics;
 
 use super::super::Head;
 use super::super::checkpoint::Checkpoint;
 use super::adapter::{Adapters, Lora};
+use super::prompt::Prompt;
 use super::taken::Taken;
 use super::{lora, replace};
 
@@ -24,15 +25,21 @@ impl Adapters {
         let mut taken = Taken::new(base.files.len());
         base.head = head.unwrap_or(base.head);
         let mut faults = Diagnostics::new();
-        faults.absorb(replace::apply(&mut base, &self.loras, &mut taken));
+        faults.absorb(replace::apply(&mut base, &self.replacing(), &mut taken));
         let adapted = faults.absorb(lora::adapted(&base, &self.loras, &mut taken));
+        let number = self.loras.len();
+        let prompt = self.prompt.as_ref();
+        let prompt =
+            prompt.and_then(|prompt| faults.absorb(prompt.recipes(&base, number, &mut taken)).flatten());
         faults.extend(taken.misfits.into_diagnostics());
         let Some(adapted) = adapted.filter(|_| faults.is_empty()) else { return Err(faults) };
-        base.adapted = adapted;
+        (base.adapted, base.prompt) = (adapted, prompt);
         base.tensors.extend(taken.tensors);
         base.keep_used_tensors();
-        for lora in self.loras {
-            let Lora { file, tokenizer, path, .. } = lora;
+        let loras = self.loras.into_iter().map(|Lora { file, tokenizer, path, .. }| (file, tokenizer, path));
+        let prompt =
+            self.prompt.into_iter().map(|Prompt { file, tokenizer, path, .. }| (file, tokenizer, path));
+        for (file, tokenizer, path) in loras.chain(prompt) {
             base.files.push(file);
             if tokenizer.is_some() {
                 tokenizer.check_vocabulary(base.config.vocab_size, warnings)?;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use llamac_plan::PromptKind;
 use llamac_plan::diagnostic::{Code, Diagnostic, Diagnostics};
 use regex::bytes::{Regex, RegexBuilder};
 use serde_json::Value;
@@ -183,18 +184,33 @@ pub(super) fn parse(file: &str, bytes: &[u8], warnings: &mut Vec<String>) -> Res
     Ok(config.expect("each reader that is empty recorded a fault"))
 }
 
-/// Kinds of adapters that are no LoRA, and what they are here.
+/// Kinds of adapters that are soft prompts.
+pub(super) const SOFT_PROMPTS: [(&str, PromptKind); 3] = [
+    ("PROMPT_TUNING", PromptKind::Embeddings),
+    ("P_TUNING", PromptKind::Embeddings),
+    ("PREFIX_TUNING", PromptKind::Prefix),
+];
+
+/// Refuses what is no LoRA.
 fn check_kind(fields: &mut Fields<'_>) -> Result<(), Diagnostics> {
-    let kind = fields.maybe_string("peft_type");
+    let kind = kind(fields)?;
+    if kind == "LORA" {
+        return Ok(());
+    }
     let fault = Diagnostic::new(Code::UnsupportedAdapter).at(fields.place("peft_type"));
-    match kind {
-        Some(Given::Value("LORA")) => Ok(()),
-        Some(Given::Value(kind)) => {
-            let fault = fault.expected("LORA").found(kind);
-            Err(fault
-                .help("merge it with merge_and_unload() of peft, if it has that, and save the result")
-                .into())
-        }
+    let fault = fault.expected("LORA").found(kind);
+    let is_prompt = SOFT_PROMPTS.iter().any(|(known, _)| *known == kind);
+    let help = match is_prompt {
+        true => "give it as --soft-prompt",
+        false => "merge it with merge_and_unload() of peft, if it has that, and save the result",
+    };
+    Err(fault.help(help).into())
+}
+
+/// The kind of an adapter.
+pub(super) fn kind<'a>(fields: &mut Fields<'a>) -> Result<&'a str, Diagnostics> {
+    match fields.maybe_string("peft_type") {
+        Some(Given::Value(kind)) => Ok(kind),
         Some(_) => {
             let fault = Diagnostic::new(Code::NotAnAdapter).at(fields.place("peft_type"));
             Err(fault.expected("a kind of adapter, as LORA").found("none").into())
@@ -215,7 +231,7 @@ fn says_something(value: &Value) -> bool {
 }
 
 /// The head that a task is for; those of other architectures are nothing here.
-fn task(name: &str) -> Option<Head> {
+pub(super) fn task(name: &str) -> Option<Head> {
     match name {
         "SEQ_CLS" => Some(Head::SequenceClassification),
         "TOKEN_CLS" => Some(Head::TokenClassification),
@@ -301,9 +317,13 @@ fn warn(fields: &Fields<'_>, warnings: &mut Vec<String>) {
         let place = fields.place("fan_in_fan_out");
         warnings.push(format!("{place} is true, but a LLaMA's matrices are [out, in]: it is taken as false"));
     }
-    for key in
-        fields.strangers().filter(|key| !UNUSED.contains(key) && !REFUSED.iter().any(|(r, _)| r == key))
-    {
+    let refused = REFUSED.map(|(key, _)| key);
+    warn_of_strangers(fields, &[&UNUSED[..], &refused].concat(), warnings);
+}
+
+/// Members that say something, and nobody knows what; `known` ones were not looked for either.
+pub(super) fn warn_of_strangers(fields: &Fields<'_>, known: &[&str], warnings: &mut Vec<String>) {
+    for key in fields.strangers().filter(|key| !known.contains(key)) {
         if fields.raw(key).is_some_and(says_something) {
             warnings.push(format!("{} is not known and is ignored", fields.place(key)));
         }

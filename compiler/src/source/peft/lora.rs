@@ -215,7 +215,8 @@ impl Reader<'_> {
                 let name = format!("{}.{}", self.module, part.recipe(self.i));
                 let canonical = format!("{}.weight", self.module);
                 let expected = Expected { shape: &shape, why };
-                let weight = self.taken.take((self.i, self.lora), stored, &canonical, name, &expected)?;
+                let weight =
+                    self.taken.take((self.i, &self.lora.file), stored, &canonical, name, &expected)?;
                 found.insert(*part, weight);
             }
         }
@@ -303,9 +304,13 @@ impl Checkpoint {
     /// longer the input embedding is untied.
     ///
     /// # Errors
-    /// `UnsupportedAdapter` where an adapter adds a bias and the configuration has none there.
+    /// `UnsupportedAdapter` where an adapter adds a bias and the configuration has none there; `NoPlaceForPrompt` for a
+    /// soft prompt, which is in no weight.
     pub fn merged(mut self) -> Result<Self, Diagnostics> {
         let mut faults = Diagnostics::new();
+        if self.prompt.is_some() {
+            faults.push(self.no_place_for_prompt("a checkpoint of transformers"));
+        }
         let of = |name: &str| self.adapted.get(name).map(|module| &module.weight);
         if self.tie == Tie::Tied && of("model.embed_tokens") != of("lm_head") {
             let shared = self.weights.get(EMBEDDING).cloned();

@@ -1,10 +1,12 @@
 //! Adapters of the PEFT library: what a model was taught, beside its checkpoint.
 //!
 //! An adapter is a folder with `adapter_config.json` and `adapter_model.safetensors` (or `.bin`). A LoRA has pairs of
-//! low-rank matrices for projections and embeddings, and tensors that replace those of the base whole. [`Adapters`]
-//! reads any number of them and [`applies`](Adapters::apply) them to a checkpoint of any layout: what replaces is taken in the
-//! base's place, with the vocabulary and the head that it brings, and what is added becomes a recipe for each module
-//! ([`Adapted`](super::Adapted)), which a pass puts into the graph. No number is read here.
+//! low-rank matrices for projections and embeddings, and tensors that replace those of the base whole; a soft prompt has
+//! rows that come before every text. [`Adapters`] reads any number of LoRAs and one soft prompt, and
+//! [`applies`](Adapters::apply) them to a checkpoint of any layout: what replaces is taken in the base's place, with the
+//! vocabulary and the head that it brings; what is added becomes a recipe for each module
+//! ([`Adapted`](super::Adapted)), which a pass puts into the graph; a prompt stays beside the graph
+//! ([`Checkpoint::prompt`]). No number is read here.
 //!
 //! The keys of the file decide which modules are changed, not the configuration's `target_modules`: so does PEFT when it
 //! loads an adapter. Not here: the arithmetic (`weights`), and training.
@@ -15,17 +17,19 @@ mod config;
 mod configuration;
 mod lora;
 mod names;
+mod prompt;
+mod prompt_config;
 mod replace;
 mod taken;
 #[cfg(test)]
 mod tests;
 
 use adapter::is_adapter;
-pub use adapter::{Adapters, LoraSource};
+pub use adapter::{AdapterSources, Adapters, LoraSource};
 
 use std::path::Path;
 
-use llamac_plan::diagnostic::Diagnostics;
+use llamac_plan::diagnostic::{Code, Diagnostic, Diagnostics};
 
 use super::Head;
 use super::checkpoint::Checkpoint;
@@ -38,7 +42,7 @@ impl Checkpoint {
     pub fn open_adapted(
         path: &Path,
         head: Option<Head>,
-        adapters: &[LoraSource],
+        adapters: &AdapterSources,
         warnings: &mut Vec<String>,
     ) -> Result<Self, Diagnostics> {
         if adapters.is_empty() {
@@ -54,6 +58,15 @@ impl Checkpoint {
             (Some(adapters), Some(base)) => adapters.apply(base, head, warnings),
             _ => Err(faults),
         }
+    }
+
+    /// That `output` cannot have the soft prompt.
+    pub(crate) fn no_place_for_prompt(&self, output: &str) -> Diagnostic {
+        let file = self.files.iter().rev().find(|file| is_adapter(file.path()));
+        Diagnostic::new(Code::NoPlaceForPrompt)
+            .at(file.map_or_else(|| self.path.display().to_string(), |file| file.name().to_owned()))
+            .message(format!("{output} has no place for it"))
+            .help("compile the model with --soft-prompt for the target native")
     }
 
     /// Whether adapters were applied to it.

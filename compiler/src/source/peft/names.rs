@@ -73,7 +73,9 @@ pub(super) enum Meaning {
 
 /// Reads the name of a stored tensor.
 pub(super) fn meaning(stored: &str) -> Meaning {
-    let name = stored.strip_prefix("base_model.model.").unwrap_or(stored);
+    // Around a model with a soft prompt there is one wrapper less.
+    let name = ["base_model.model.", "base_model."].iter().find_map(|prefix| stored.strip_prefix(prefix));
+    let name = name.unwrap_or(stored);
     let parts: Vec<&str> = name.split('.').filter(|part| !names::WRAPPERS.contains(part)).collect();
     let at = parts.iter().position(|part| MARKERS.contains(part));
     let Some(at) = at else { return replacement(&parts) };
@@ -166,6 +168,7 @@ mod tests {
     fn what_replaces_and_what_does_not_matter() {
         for (stored, name) in [
             ("base_model.model.score.weight", "score.weight"),
+            ("base_model.score.weight", "score.weight"),
             ("base_model.model.score.modules_to_save.weight", "score.weight"),
             ("base_model.model.lm_head.modules_to_save.default.weight", "lm_head.weight"),
             ("base_model.model.model.embed_tokens.base_layer.weight", "model.embed_tokens.weight"),

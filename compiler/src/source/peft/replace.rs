@@ -10,19 +10,23 @@ use super::super::Head;
 use super::super::checkpoint::{Checkpoint, Tie};
 use super::super::names::{EMBEDDING, HEADS, LM_HEAD, QA_OUTPUTS, QA_OUTPUTS_BIAS, SCORE, SCORE_BIAS};
 use super::super::safetensors::StoredTensor;
-use super::adapter::Lora;
+use super::adapter::Replacing;
 use super::configuration::{configure, untie};
 use super::taken::{Expected, Taken, contested, no_module};
 
-/// Puts what `loras` replace into the place of what `base` has, and changes its configuration to what that makes of it.
-pub(super) fn apply(base: &mut Checkpoint, loras: &[Lora], taken: &mut Taken) -> Result<(), Diagnostics> {
+/// Puts what `adapters` replace into the place of what `base` has, and changes its configuration to what that makes of it.
+pub(super) fn apply(
+    base: &mut Checkpoint,
+    adapters: &[Replacing<'_>],
+    taken: &mut Taken,
+) -> Result<(), Diagnostics> {
     let mut faults = Diagnostics::new();
     let mut by: BTreeMap<&str, (usize, &StoredTensor)> = BTreeMap::new();
-    for (i, lora) in loras.iter().enumerate() {
-        for (name, stored) in &lora.replaced {
+    for (i, adapter) in adapters.iter().enumerate() {
+        for (name, stored) in adapter.replaced {
             if let Some((other, _)) = by.insert(name, (i, stored)) {
-                let place = format!("{}: {}", lora.file.name(), stored.name);
-                faults.push(contested(place, loras[other].file.name()));
+                let place = format!("{}: {}", adapter.file.name(), stored.name);
+                faults.push(contested(place, adapters[other].file.name()));
             }
         }
     }
@@ -33,20 +37,20 @@ pub(super) fn apply(base: &mut Checkpoint, loras: &[Lora], taken: &mut Taken) ->
         }
         let (shape, why) = expected(base, name);
         let Some(shape) = shape else {
-            let place = format!("{}: {}", loras[i].file.name(), stored.name);
+            let place = format!("{}: {}", adapters[i].file.name(), stored.name);
             taken.misfits.add(Code::AdapterMismatch, name, place, None, Some(&no_module(base, name)));
             continue;
         };
         let (module, end) = name.rsplit_once('.').unwrap_or((name, ""));
         let recipe = format!("{module}.modules_to_save.{i}.{end}");
         let expected = Expected { shape: &shape, why: &why };
-        if let Some(weight) = taken.take((i, &loras[i]), stored, name, recipe, &expected) {
+        if let Some(weight) = taken.take((i, adapters[i].file), stored, name, recipe, &expected) {
             new.insert(name, (i, stored, weight));
         }
     }
-    let is_tied = loras.iter().any(|lora| lora.config.tied);
-    tie(base, loras, &new, is_tied)?;
-    faults.absorb(vocabulary(base, loras, &new));
+    let is_tied = adapters.iter().any(|adapter| adapter.tied);
+    tie(base, adapters, &new, is_tied)?;
+    faults.absorb(vocabulary(base, adapters, &new));
     base.weights.extend(new.iter().map(|(name, (.., weight))| ((*name).to_owned(), weight.clone())));
     if base.tie == Tie::Tied {
         base.weights.remove(LM_HEAD);
@@ -91,12 +95,17 @@ fn expected(base: &Checkpoint, name: &str) -> (Option<Vec<Option<usize>>>, Strin
 
 /// What becomes of a tie: embeddings that are replaced alike stay one, and so do those of another vocabulary of which only
 /// one is given. An adapter that replaces one of them alone leaves the other as it was, as PEFT does.
-fn tie(base: &mut Checkpoint, loras: &[Lora], new: &New<'_>, is_tied: bool) -> Result<(), Diagnostic> {
+fn tie(
+    base: &mut Checkpoint,
+    adapters: &[Replacing<'_>],
+    new: &New<'_>,
+    is_tied: bool,
+) -> Result<(), Diagnostic> {
     if base.tie != Tie::Tied {
         return Ok(());
     }
     let bytes = |(i, stored, _): &(usize, &StoredTensor, Weight)| {
-        (stored.dtype, loras[*i].file.bytes().get(stored.range.clone()), stored.strides.clone())
+        (stored.dtype, adapters[*i].file.bytes().get(stored.range.clone()), stored.strides.clone())
     };
     let rows = |(.., weight): &(usize, &StoredTensor, Weight)| weight.shape()[0];
     let untied = match (new.get(EMBEDDING), new.get(LM_HEAD)) {
@@ -114,7 +123,7 @@ fn tie(base: &mut Checkpoint, loras: &[Lora], new: &New<'_>, is_tied: bool) -> R
 }
 
 /// The size of the vocabulary, which the embeddings agree on.
-fn vocabulary(base: &mut Checkpoint, loras: &[Lora], new: &New<'_>) -> Result<(), Diagnostics> {
+fn vocabulary(base: &mut Checkpoint, adapters: &[Replacing<'_>], new: &New<'_>) -> Result<(), Diagnostics> {
     let embeddings = [EMBEDDING, LM_HEAD].into_iter().filter(|name| match *name {
         LM_HEAD => base.head == Head::CausalLm && base.tie != Tie::Tied,
         _ => true,
@@ -131,7 +140,7 @@ fn vocabulary(base: &mut Checkpoint, loras: &[Lora], new: &New<'_>) -> Result<()
         let (i, stored, _) =
             embeddings.iter().find_map(|name| new.get(name)).expect("sizes differ by a new one");
         return Err(Diagnostic::new(Code::AdapterMismatch)
-            .at(format!("{}: {}", loras[*i].file.name(), stored.name))
+            .at(format!("{}: {}", adapters[*i].file.name(), stored.name))
             .message("the input embedding and the output embedding have different numbers of rows")
             .expected("one vocabulary")
             .found(format!("{least} and {most} tokens"))

@@ -8,10 +8,10 @@ use llamac_ir::suggest::nearest;
 use llamac_plan::diagnostic::{Code, Diagnostic, Diagnostics};
 
 use super::super::checkpoint::{Checkpoint, TensorInfo};
+use super::super::file::MappedFile;
 use super::super::names;
 use super::super::safetensors::StoredTensor;
 use super::super::table::{self, Group};
-use super::adapter::Lora;
 
 /// The tensors of adapters that recipes are made of.
 pub(super) struct Taken {
@@ -27,17 +27,17 @@ impl Taken {
         Self { first, tensors: BTreeMap::new(), misfits: Misfits::default() }
     }
 
-    /// The tensor `stored` of adapter number `i`, which recipes call `name`; it is a part of `canonical`. Nothing where it
+    /// The tensor `stored` of adapter number `i` in `file`, which recipes call `name`; it is a part of `canonical`. Nothing where it
     /// does not fit.
     pub fn take(
         &mut self,
-        (i, lora): (usize, &Lora),
+        (i, file): (usize, &MappedFile),
         stored: &StoredTensor,
         canonical: &str,
         name: String,
         expected: &Expected<'_>,
     ) -> Option<Weight> {
-        let file = lora.file.name();
+        let file = file.name();
         let place = || format!("{file}: {}", stored.name);
         let fits = stored.shape.len() == expected.shape.len()
             && stored

@@ -14,7 +14,7 @@ use crate::source::Tie;
 const Q: &str = "base_model.model.model.layers.0.self_attn.q_proj";
 
 /// An adapter's folder.
-fn adapter(config: Value, tensors: &[(String, Tensor)]) -> TempDir {
+pub(super) fn adapter(config: Value, tensors: &[(String, Tensor)]) -> TempDir {
     let folder = tempfile::tempdir().expect("a folder");
     fs::write(folder.path().join(CONFIG), config.to_string()).expect("writes");
     let tensors: BTreeMap<String, Tensor> = tensors.iter().cloned().collect();
@@ -39,8 +39,8 @@ fn pair(module: &str, rows: usize, columns: usize) -> Vec<(String, Tensor)> {
 /// Opens the small checkpoint with `adapters`; the warnings, too.
 fn open_with(config: &Value, adapters: &[&TempDir]) -> (Result<Checkpoint, Diagnostics>, Vec<String>) {
     let base = testing::checkpoint(config, &base_tensors(config));
-    let sources: Vec<LoraSource> =
-        adapters.iter().map(|folder| LoraSource { path: folder.path().into(), scale: 1.0 }).collect();
+    let loras = adapters.iter().map(|folder| LoraSource { path: folder.path().into(), scale: 1.0 }).collect();
+    let sources = AdapterSources { loras, soft_prompt: None };
     let mut warnings = Vec::new();
     let opened = Checkpoint::open_adapted(base.path(), None, &sources, &mut warnings);
     (opened, warnings)
@@ -81,8 +81,9 @@ fn what_is_added_is_a_recipe_of_its_module() {
     // Layers are numbered anew with the rest of the model.
     let base = testing::checkpoint(&testing::config(), &testing::tensors());
     let second_layer = adapter(lora(json!({})), &pair(&Q.replace(".0.", ".1."), 8, 8));
-    let source = LoraSource { path: second_layer.path().into(), scale: 0.5 };
-    let cut = Checkpoint::open_adapted(base.path(), None, &[source], &mut Vec::new()).expect("it opens");
+    let loras = vec![LoraSource { path: second_layer.path().into(), scale: 0.5 }];
+    let sources = AdapterSources { loras, soft_prompt: None };
+    let cut = Checkpoint::open_adapted(base.path(), None, &sources, &mut Vec::new()).expect("it opens");
     let cut = cut.with_layers(1..2).expect("there is a second layer");
     assert_snapshot!(cut.adapted["model.layers.0.self_attn.q_proj"].weight, @"convert(add_low_rank(convert(@model.layers.1.self_attn.q_proj.weight, dtype=f32), @model.layers.1.self_attn.q_proj.lora_A.0.weight, @model.layers.1.self_attn.q_proj.lora_B.0.weight, scale=1.0), dtype=bf16)");
     assert!(cut.tensors.contains_key("model.layers.1.self_attn.q_proj.lora_A.0.weight"));
@@ -251,7 +252,8 @@ fn folders_that_hold_no_adapter_are_told_apart() {
        help: the download may not be complete: fetch the adapter's weights, too
     ");
     let nothing = LoraSource { path: PathBuf::from("/nonexistent"), scale: 1.0 };
-    let absent = Adapters::open(&[nothing], &mut Vec::new()).expect_err("it is not there");
+    let sources = AdapterSources { loras: vec![nothing], soft_prompt: None };
+    let absent = Adapters::open(&sources, &mut Vec::new()).expect_err("it is not there");
     assert!(absent.to_string().contains("no such folder"), "{absent}");
     assert!(faults(&[&adapter(lora(json!({})), &[])]).contains("it holds no tensor"));
 }
@@ -307,8 +309,9 @@ fn heads_come_with_their_labels() {
     // Without a head nobody asks what the adapter has for one.
     let base = testing::checkpoint(&testing::config(), &testing::tensors());
     let folder = adapter(task("SEQ_CLS"), &[score(3)]);
-    let source = LoraSource { path: folder.path().into(), scale: 1.0 };
-    let opened = Checkpoint::open_adapted(base.path(), Some(Head::Base), &[source], &mut Vec::new());
+    let loras = vec![LoraSource { path: folder.path().into(), scale: 1.0 }];
+    let sources = AdapterSources { loras, soft_prompt: None };
+    let opened = Checkpoint::open_adapted(base.path(), Some(Head::Base), &sources, &mut Vec::new());
     assert_eq!(opened.expect("it opens").head, Head::Base);
 }
 

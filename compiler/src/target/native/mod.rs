@@ -10,9 +10,9 @@ mod weights;
 mod write;
 
 use llamac_ir::rewrite::{Legality, OpSet, Signature};
-use llamac_ir::{Op, Weight};
+use llamac_ir::{Loc, Op, Weight};
 use llamac_plan::diagnostic::{Code, Diagnostic, Diagnostics};
-use llamac_plan::{Compute, KvDtype, ModelShape, PassRecord, Plan};
+use llamac_plan::{Compute, KvDtype, ModelShape, PassRecord, Plan, SoftPrompt};
 
 use self::weights::WeightTable;
 use self::write::Content;
@@ -114,15 +114,24 @@ pub fn plan(
 ) -> Result<Planned, Diagnostic> {
     assert_eq!(legalized.target(), Native.name(), "a graph is emitted for the target that it is legal for");
     let head = checkpoint.plan_head();
-    let emitted = emit::emit(legalized.graph(), head.output(), WeightTable::default())
+    let mut emitted = emit::emit(legalized.graph(), head.output(), WeightTable::default())
         .map_err(|why| Diagnostic::new(Code::IllegalOp).message(why))?;
+    let shape = shape(checkpoint, options);
+    let prompt = checkpoint.prompt.as_ref().map(|prompt| soft_prompt(prompt, &mut emitted.weights));
+    if let Some(prompt) = prompt.as_ref().filter(|prompt| prompt.tokens >= shape.max_context) {
+        return Err(Diagnostic::new(Code::BadArgument)
+            .at("--max-context")
+            .expected(format!("more than the {} tokens of the soft prompt", prompt.tokens))
+            .found(shape.max_context.to_string()));
+    }
     let plan = Plan {
         producer: concat!("llamac ", env!("CARGO_PKG_VERSION")).to_owned(),
         head,
-        shape: shape(checkpoint, options),
+        shape,
         compute: options.compute.of_weights(&emitted.weights.entries),
         kv: options.kv,
         generation: checkpoint.generation.clone(),
+        prompt,
         weights: emitted.weights.entries,
         buffers: emitted.buffers,
         arena_bytes_per_token: emitted.arena_bytes_per_token,
@@ -175,6 +184,15 @@ fn files(checkpoint: &Checkpoint) -> Vec<(&str, &[u8])> {
     .into_iter()
     .filter_map(|(name, bytes)| Some((name, bytes?.as_slice())))
     .collect()
+}
+
+/// The prompt with its weights among those of the plan.
+fn soft_prompt(prompt: &SoftPrompt<Weight>, weights: &mut WeightTable) -> SoftPrompt {
+    let SoftPrompt { kind, tokens, weights: recipes } = prompt;
+    let entry = |(i, recipe): (usize, &Weight)| {
+        weights.elements(recipe, &Loc::new(&format!("prompt_embeddings.layers.{i}")))
+    };
+    SoftPrompt { kind: *kind, tokens: *tokens, weights: recipes.iter().enumerate().map(entry).collect() }
 }
 
 fn shape(checkpoint: &Checkpoint, options: &NativeOptions) -> ModelShape {

@@ -39,6 +39,11 @@ impl WeightTable {
         Ok(self.intern(weight, WeightLayout::Vector { len }, loc, "bias"))
     }
 
+    /// All elements, row after row, as f32; `loc` names what the recipe does not.
+    pub(super) fn elements(&mut self, weight: &Weight, loc: &Loc) -> WeightId {
+        self.intern(weight, WeightLayout::Vector { len: weight.elements() }, loc, "rows")
+    }
+
     fn intern(&mut self, weight: &Weight, layout: WeightLayout, loc: &Loc, kind: &str) -> WeightId {
         let key = (weight.clone(), matches!(layout, WeightLayout::Matrix(_)));
         if let Some(id) = self.ids.get(&key) {

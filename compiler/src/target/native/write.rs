@@ -77,7 +77,7 @@ pub(super) fn write(
         let job = Job { reader: content.reader, recipe: &content.recipes[i], path, progress };
         match entry.layout {
             WeightLayout::Matrix(layout) => job.matrix(layout, &mut writer)?,
-            WeightLayout::Vector { len } => job.vector(len, &mut writer)?,
+            WeightLayout::Vector { .. } => job.vector(&mut writer)?,
         }
         writer.finish();
         Ok::<(), Diagnostics>(())
@@ -169,9 +169,9 @@ impl Job<'_> {
         Ok(())
     }
 
-    fn vector(&self, len: usize, writer: &mut TensorWriter<'_>) -> Result<(), Diagnostics> {
-        let mut raw = vec![0; len * DType::F32.size()];
-        self.read(0..len, DType::F32, &mut raw)?;
+    fn vector(&self, writer: &mut TensorWriter<'_>) -> Result<(), Diagnostics> {
+        let mut raw = vec![0; self.recipe.elements() * DType::F32.size()];
+        self.read(0..self.recipe.shape()[0], DType::F32, &mut raw)?;
         self.append(&raw, writer)
     }
 

@@ -453,8 +453,8 @@ needs no `--lora`: compile it as it is."
             Self::UnsupportedAdapter => {
                 "\
 PEFT has many kinds of adapters. `--lora` merges LoRA, with rank-stabilized scales, DoRA, biases,
-embeddings, tokens and modules that are saved whole. The message names what this one is instead, by
-the key of its configuration.
+embeddings, tokens and modules that are saved whole; `--soft-prompt` takes prompt tuning, P-tuning
+and prefix tuning. The message names what this one is instead, by the key of its configuration.
 
 **Cure**: most kinds that change weights can be merged with `merge_and_unload()` of PEFT; save the
 result and compile that."
@@ -467,6 +467,16 @@ adapters replace the same tensor.
 
 **Cure**: `base_model_name_or_path` in `adapter_config.json` says which model it was trained on. For
 ranks that differ, `adapter_config.json` and the weights are from two adapters."
+            }
+            Self::NoPlaceForPrompt => {
+                "\
+A soft prompt is in no weight of the model: it is read before each text, or stands in the cache when
+a text begins. A checkpoint of transformers has no place for that, and a graph of ONNX does not know
+whether what it is fed begins a text or goes on with one.
+
+**Cure**: compile for the target native, whose runtime begins every sequence with the prompt; or leave
+`--soft-prompt` out and have the program that runs the model feed `prompt_embeddings` of the adapter,
+as `inputs_embeds` to a model of `--inputs embeds`, or a prefix as `past_key_values`."
             }
         }
     }
