@@ -19,6 +19,7 @@ use crate::source::Checkpoint;
 use crate::target::Legalized;
 use crate::target::native::{self, Artifact, Native, NativeOptions};
 use crate::verify;
+use crate::weights::{Requantized, WeightReader, requantized};
 
 pub use convert::{ConvertOptions, Converted, convert};
 pub use export::{ExportOptions, Exported, export, lower_for_export};
@@ -86,6 +87,8 @@ pub struct Compiled {
     pub outcome: Outcome,
     /// What was written; nothing if the passes were stopped before the graph was legal.
     pub artifact: Option<Artifact>,
+    /// What became of weights that another method had quantized; nothing where none was read.
+    pub requantized: Vec<Requantized>,
 }
 
 /// Takes `checkpoint` through the passes to what the native target can take.
@@ -118,14 +121,16 @@ pub fn compile(
 ) -> Result<Compiled, Diagnostics> {
     let outcome = lower(checkpoint, &options.passes)?;
     let Stage::Legalized(legalized) = &outcome.stage else {
-        return Ok(Compiled { outcome, artifact: None });
+        return Ok(Compiled { outcome, artifact: None, requantized: Vec::new() });
     };
     if options.verify {
         verify(checkpoint, &model(), &options.passes.weights, legalized)?;
     }
     let planned = native::plan(checkpoint, legalized, records(&outcome), &options.native())?;
     let artifact = pool(options.threads)?.install(|| native::emit(checkpoint, planned, output, progress))?;
-    Ok(Compiled { outcome, artifact: Some(artifact) })
+    let requantized =
+        requantized(legalized.graph(), WeightReader::new(checkpoint)).map_err(Diagnostic::from)?;
+    Ok(Compiled { artifact: Some(artifact), requantized, outcome })
 }
 
 /// Compares `legalized` with the graph of `model` that it was made from, with weights that are stored as `weights` says.
@@ -149,11 +154,11 @@ fn verify(
 pub fn dry_run(checkpoint: &Checkpoint, options: &CompileOptions) -> Result<Compiled, Diagnostics> {
     let outcome = lower(checkpoint, &options.passes)?;
     let Stage::Legalized(legalized) = &outcome.stage else {
-        return Ok(Compiled { outcome, artifact: None });
+        return Ok(Compiled { outcome, artifact: None, requantized: Vec::new() });
     };
     let planned = native::plan(checkpoint, legalized, records(&outcome), &options.native())?;
     let artifact = native::dry_run(checkpoint, planned)?;
-    Ok(Compiled { outcome, artifact: Some(artifact) })
+    Ok(Compiled { outcome, artifact: Some(artifact), requantized: Vec::new() })
 }
 
 /// What the passes did, for the output to tell.

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use llamac_plan::eval::{Output, Request, Tokens};
 use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
+use tempfile::TempDir;
 
 use crate::compare::Comparison;
 
@@ -72,6 +73,23 @@ const SPANS: [&str; 2] = ["start_logits", "end_logits"];
 /// The folder of fixtures.
 pub fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures")
+}
+
+/// The checkpoint of a folder in `fixtures/quantized` that holds some layers of the story model, whole.
+pub fn story_of(folder: &Path) -> TempDir {
+    let place = tempfile::tempdir().expect("there is room");
+    let stories = fixtures().join("stories");
+    let copies = [(folder.to_owned(), "config.json"), (folder.to_owned(), "model.safetensors.index.json")];
+    let of_story = ["tokenizer.json", "tokenizer.model", "tokenizer_config.json", "generation_config.json"];
+    let copies = copies.into_iter().chain(of_story.map(|name| (stories.clone(), name)));
+    let copy = |from: &Path, to: &str| {
+        std::fs::copy(from, place.path().join(to)).unwrap_or_else(|e| panic!("{}: {e}", from.display()))
+    };
+    for (from, name) in copies.chain([(folder.to_owned(), "quantized.safetensors")]) {
+        copy(&from.join(name), name);
+    }
+    copy(&stories.join("model.safetensors"), "plain.safetensors");
+    place
 }
 
 /// Every checkpoint with recorded outputs: the tiny random ones, sorted by name, and the trained ones.

@@ -11,6 +11,7 @@ use llamac_runtime::{Engine, EngineOptions, Model, OpenOptions};
 pub mod artifact;
 pub mod compare;
 pub mod golden;
+pub mod quantized;
 
 /// The checkpoint of a fixture, with the head that its outputs are of.
 pub fn open(fixture: &golden::Fixture) -> Checkpoint {

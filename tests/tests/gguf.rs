@@ -3,27 +3,22 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read;
-use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use flate2::read::GzDecoder;
-use llamac_compiler::driver::{self, ConvertOptions, Silent};
-use llamac_compiler::hugging_face;
-use llamac_compiler::model::{self, Logits, ModelOptions};
-use llamac_compiler::output::Folder;
-use llamac_compiler::passes::{Options, PassManager, Stage, WeightPolicy};
 use llamac_compiler::reference;
 use llamac_compiler::source::{Checkpoint, Tie};
-use llamac_compiler::target::onnx::Onnx;
 use llamac_compiler::weights::{Block, WeightReader};
 use llamac_ir::weight::{BlockFormat, QuantizedPart};
-use llamac_ir::{DType, RopeScaling, Scheme, Weight, WeightExpr};
+use llamac_ir::{RopeScaling, Scheme, Weight, WeightExpr};
 use llamac_plan::{Compute, KvDtype};
-use llamac_runtime::generate::{GenerateOptions, generate};
 use llamac_runtime::text::Tokenizer;
-use llamac_runtime::{Engine, EngineOptions};
 use llamac_tests::compare::Comparison;
 use llamac_tests::golden::{self, Fixture};
+use llamac_tests::quantized::{
+    converted, engine_options, exports_compute_the_same, greedy, hashes, policy,
+    tiles_are_what_they_should_be,
+};
 use llamac_tests::{engine, stored};
 use safetensors::SafeTensors;
 use serde_json::Value;
@@ -44,14 +39,6 @@ fn checkpoint(model: &str) -> Checkpoint {
     Checkpoint::open(path(model), None).unwrap_or_else(|e| panic!("{model}: {e}"))
 }
 
-fn policy(text: &str) -> WeightPolicy {
-    text.parse().expect("a policy")
-}
-
-fn engine_options(compute: Compute) -> EngineOptions {
-    EngineOptions { threads: 2, chunk: 32, compute: Some(compute) }
-}
-
 #[test]
 fn blocks_are_dequantized_as_the_package_does() {
     let bytes = fs::read(golden::fixtures().join("gguf/blocks.safetensors")).unwrap();
@@ -70,29 +57,14 @@ fn blocks_are_dequantized_as_the_package_does() {
     }
 }
 
-/// FNV-1a of 64 bits over the words of numbers.
-fn hash(numbers: &[f32]) -> String {
-    let word = |state: u64, x: &f32| (state ^ u64::from(x.to_bits())).wrapping_mul(0x0100_0000_01b3);
-    format!("{:016x}", numbers.iter().fold(0xcbf2_9ce4_8422_2325, word))
-}
-
 /// Every bit of every weight, in Hugging Face's order.
 #[test]
 fn weights_are_those_of_the_package() {
     for model in MODELS {
         let golden: Value =
             serde_json::from_slice(&fs::read(folder(model).join("golden.json")).unwrap()).unwrap();
-        let expected = golden["weights"].as_object().unwrap();
-        let checkpoint = checkpoint(model);
-        let reader = WeightReader::new(&checkpoint);
-        let found: BTreeMap<&str, String> = checkpoint
-            .weights
-            .iter()
-            .map(|(name, weight)| (name.as_str(), hash(reader.tensor(weight).unwrap().as_slice().unwrap())))
-            .collect();
-        let expected: BTreeMap<&str, String> =
-            expected.iter().map(|(name, hash)| (name.as_str(), hash.as_str().unwrap().to_owned())).collect();
-        assert_eq!(found, expected, "{model}");
+        let expected: BTreeMap<String, String> = serde_json::from_value(golden["weights"].clone()).unwrap();
+        assert_eq!(hashes(&checkpoint(model)), expected, "{model}");
     }
 }
 
@@ -128,16 +100,6 @@ fn blocks_as_they_are() {
         }
         assert_eq!(comparison.problems().join("\n"), "", "{model}");
     }
-}
-
-fn greedy(engine: &mut Engine, prompt: &[u32], max_new_tokens: usize) -> Vec<u32> {
-    let options = GenerateOptions {
-        max_new_tokens: Some(max_new_tokens as u64),
-        do_sample: Some(false),
-        eos_token_ids: Some(Vec::new()),
-        ..GenerateOptions::default()
-    };
-    generate(engine, None, prompt, &options, |_| ControlFlow::Continue(())).unwrap().tokens
 }
 
 /// Products in integers leave the story model's logits within this of those in single precision.
@@ -338,40 +300,7 @@ fn byte_level_tokens_are_the_tokenizers_librarys() {
 fn graphs_for_onnx_compute_the_same() {
     for model in MODELS {
         let fixture = Fixture::read(&folder(model));
-        let case = &fixture.cases[0];
-        let checkpoint = checkpoint(model);
-        for (target, weights) in [
-            (Onnx::PORTABLE, "f32"),
-            (Onnx::STANDARD, "f32"),
-            (Onnx::STANDARD, "as-is,embed_tokens=q8,lm_head=q8"),
-            (Onnx::ORT, "f32"),
-            (Onnx::ORT, "as-is"),
-        ] {
-            let options = ModelOptions {
-                mask: true,
-                positions: true,
-                length: false,
-                cache: true,
-                presents: true,
-                logits: Logits::All,
-                ..ModelOptions::default()
-            };
-            let graph = model::build(&checkpoint, &options).unwrap();
-            let manager =
-                PassManager::new(Options { weights: policy(weights), ..Options::default() }).unwrap();
-            let outcome = manager.run(graph, &target).unwrap_or_else(|e| panic!("{model}, {weights}: {e}"));
-            let Stage::Legalized(legalized) = outcome.stage else { panic!("nothing stopped the passes") };
-            let found = reference::eval_graph(&checkpoint, legalized.graph(), &case.request).unwrap();
-            let mut comparison = Comparison::default();
-            match weights {
-                "f32" => case.compare(&found, &mut comparison),
-                _ => {
-                    let expected = reference::eval(&checkpoint, &policy(weights), &case.request).unwrap();
-                    case.compare_with(&found, expected, &mut comparison);
-                }
-            }
-            assert_eq!(comparison.problems().join("\n"), "", "{model}, {weights}");
-        }
+        exports_compute_the_same(&checkpoint(model), &fixture.cases[0], model);
     }
 }
 
@@ -381,24 +310,10 @@ fn conversions_are_the_same_models() {
     for model in MODELS {
         let checkpoint = checkpoint(model);
         let place = tempfile::tempdir().unwrap();
-        let out = place.path().join("out");
-        let mut folder = Folder::create(&out, hugging_face::guard).unwrap();
-        let options = ConvertOptions { max_shard_size: 5_000_000_000, threads: 2 };
-        driver::convert(self::checkpoint(model), options, &mut folder, &Silent).unwrap();
-        folder.publish().unwrap();
-        let converted = Checkpoint::open(&out, None).unwrap_or_else(|e| panic!("{model}: {e}"));
+        let converted = converted(self::checkpoint(model), place.path());
         assert_eq!(converted.config, checkpoint.config);
         assert_eq!(converted.generation, checkpoint.generation);
-        for (name, weight) in &checkpoint.weights {
-            let read = |from: &Checkpoint, weight| {
-                hash(WeightReader::new(from).tensor(weight).unwrap().as_slice().unwrap())
-            };
-            assert_eq!(
-                read(&converted, &converted.weights[name]),
-                read(&checkpoint, weight),
-                "{model}: {name}"
-            );
-        }
+        assert_eq!(hashes(&converted), hashes(&checkpoint), "{model}");
         if checkpoint.tokenizer.is_some() {
             let text = "Mia had 12 red kites. It's <s>fine";
             let [a, b] = [&checkpoint, &converted].map(|c| tokenizer(c).encode(text, true).unwrap());
@@ -411,31 +326,9 @@ fn conversions_are_the_same_models() {
 #[test]
 fn tiles_are_parts_of_the_whole() {
     let checkpoint = checkpoint("mixed");
-    let reader = WeightReader::new(&checkpoint);
     for (name, weight) in checkpoint.weights.iter().filter(|(_, weight)| weight.shape().len() == 2) {
-        let naive = llamac_ir::weight::evaluate(weight, &mut |tensor| {
-            let info = checkpoint.tensor(tensor).ok_or("missing")?;
-            assert_eq!(info.dtype, DType::U8);
-            let bytes = checkpoint.bytes(tensor).ok_or("missing")?.iter().map(|b| f32::from(*b)).collect();
-            ndarray(&info.shape, bytes)
-        });
-        let naive = naive.unwrap();
-        for (rows, columns) in [(0..3, 0..40), (5..6, 31..33), (17..40, 100..128), (63..64, 0..1)] {
-            let block = Block { rows: rows.clone(), columns: columns.clone() };
-            let mut bytes = vec![0; block.elements() * 4];
-            reader.read(weight, &block, DType::F32, &mut bytes).unwrap();
-            let found: Vec<f32> = bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
-            let expected: Vec<f32> = rows
-                .flat_map(|row| columns.clone().map(move |column| (row, column)))
-                .map(|(r, c)| naive[[r, c]])
-                .collect();
-            assert_eq!(found, expected, "{name}");
-        }
+        tiles_are_what_they_should_be(&checkpoint, name, weight);
     }
-}
-
-fn ndarray(shape: &[usize], values: Vec<f32>) -> Result<ndarray::ArrayD<f32>, String> {
-    ndarray::ArrayD::from_shape_vec(shape.to_vec(), values).map_err(|e| e.to_string())
 }
 
 #[test]

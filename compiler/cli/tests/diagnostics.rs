@@ -59,7 +59,7 @@ const CASES: &[Case] = &[
     }),
     (Code::InconsistentConfig, |f| config(f, &[("num_key_value_heads", json!(3))])),
     (Code::UnsupportedConfig, |f| {
-        config(f, &[("hidden_act", json!("sliu")), ("quantization_config", json!({"quant_method": "gptq"}))])
+        config(f, &[("hidden_act", json!("sliu")), ("quantization_config", json!({"quant_method": "hqq"}))])
     }),
     (Code::UnsupportedModel, |f| config(f, &[("model_type", json!("mistral"))])),
     (Code::MissingFile, |f| {
@@ -132,6 +132,16 @@ const CASES: &[Case] = &[
         copy("meta/llama1-f16-mp2", f);
         fs::copy(fixture("meta/llama1-f16-mp8").join("consolidated.01.pth"), f.join("consolidated.01.pth"))
             .expect("copies");
+        at(f, "run {f} --ids 1")
+    }),
+    (Code::BadPackedWeight, |f| {
+        copy("quantized/bnb-nf4", f);
+        let path = f.join("model.safetensors");
+        let mut bytes = fs::read(&path).expect("a file");
+        let shape = b"\"shape\": [96, 64]";
+        let place = bytes.windows(shape.len()).position(|part| part == shape).expect("a description");
+        bytes[place + shape.len() - 2] = b'5';
+        fs::write(path, bytes).expect("writes");
         at(f, "run {f} --ids 1")
     }),
     (Code::DamagedGguf, |f| {

@@ -415,7 +415,7 @@ fn blocks_cannot_be_used_where_they_are() {
             message,
             format!(
                 "error[E0001]: invalid argument\n  --> --external-data {external}\n   \
-                 a GGUF file has its matrices in blocks, or in another order than the graph takes them\n   \
+                 the files have matrices quantized, or in another order than the graph takes them\n   \
                  help: use --external-data file\n"
             )
         );

@@ -13,6 +13,7 @@ mod attrs;
 mod builder;
 mod dim;
 mod eval;
+pub mod float8;
 pub mod frequencies;
 mod graph;
 mod loc;

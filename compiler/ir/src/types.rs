@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 
 use crate::suggest::choose;
 use crate::text::{Cursor, SyntaxError};
-use crate::{Bindings, Dim, Symbol};
+use crate::{Bindings, Dim, Symbol, float8};
 
 /// An element type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -26,11 +26,25 @@ pub enum DType {
     Bool,
     /// Bytes: codes of quantized weights.
     U8,
+    /// Signed bytes: codes of weights that another method quantized.
+    I8,
+    /// Floating-point numbers of a byte, as [`crate::float8`] has them; such weights only.
+    F8E4M3,
 }
 
 impl DType {
     /// Every element type.
-    pub const ALL: [Self; 7] = [Self::F32, Self::F16, Self::BF16, Self::I64, Self::I32, Self::Bool, Self::U8];
+    pub const ALL: [Self; 9] = [
+        Self::F32,
+        Self::F16,
+        Self::BF16,
+        Self::I64,
+        Self::I32,
+        Self::Bool,
+        Self::U8,
+        Self::I8,
+        Self::F8E4M3,
+    ];
 
     /// The name in text.
     pub fn name(self) -> &'static str {
@@ -42,6 +56,8 @@ impl DType {
             Self::I32 => "i32",
             Self::Bool => "bool",
             Self::U8 => "u8",
+            Self::I8 => "i8",
+            Self::F8E4M3 => "f8_e4m3",
         }
     }
 
@@ -51,13 +67,13 @@ impl DType {
             Self::F32 | Self::I32 => 4,
             Self::F16 | Self::BF16 => 2,
             Self::I64 => 8,
-            Self::Bool | Self::U8 => 1,
+            Self::Bool | Self::U8 | Self::I8 | Self::F8E4M3 => 1,
         }
     }
 
     /// Whether elements are floating-point numbers.
     pub fn is_float(self) -> bool {
-        matches!(self, Self::F32 | Self::F16 | Self::BF16)
+        matches!(self, Self::F32 | Self::F16 | Self::BF16 | Self::F8E4M3)
     }
 
     /// `value` as this type stores it, back in single precision. Integers round to nearest.
@@ -66,7 +82,8 @@ impl DType {
             Self::F32 => value,
             Self::F16 => half::f16::from_f32(value).to_f32(),
             Self::BF16 => half::bf16::from_f32(value).to_f32(),
-            Self::I64 | Self::I32 | Self::U8 => value.round(),
+            Self::F8E4M3 => float8::to_f32(float8::from_f32(value)),
+            Self::I64 | Self::I32 | Self::U8 | Self::I8 => value.round(),
             Self::Bool => f32::from(u8::from(value != 0.0)),
         }
     }
@@ -149,7 +166,9 @@ impl TensorType {
         let start = cursor.mark();
         let name = cursor.identifier("a type, such as f32[batch, seq, 8]")?;
         let dtype = name.parse().map_err(|_: String| {
-            start.error(format!("`{name}` is not an element type: f32, f16, bf16, i64, i32, bool or u8"))
+            start.error(format!(
+                "`{name}` is not an element type: f32, f16, bf16, i64, i32, bool, u8, i8 or f8_e4m3"
+            ))
         })?;
         cursor.expect("[")?;
         let shape = cursor.list("]", Dim::parse)?;

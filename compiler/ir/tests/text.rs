@@ -144,7 +144,7 @@ fn headers_are_checked() {
     let error = |text: &str| Graph::parse(text).unwrap_err().to_string();
     assert_snapshot!(error(""), @"line 1, column 1: expected `graph`, found the end of the text");
     assert_snapshot!(error("graph(%x: f64[batch]) { return out=%x }"), @"
-    line 1, column 11: `f64` is not an element type: f32, f16, bf16, i64, i32, bool or u8
+    line 1, column 11: `f64` is not an element type: f32, f16, bf16, i64, i32, bool, u8, i8 or f8_e4m3
       graph(%x: f64[batch]) { return out=%x }
                 ^
     ");

@@ -1,12 +1,13 @@
 //! From a checkpoint to a directory of ONNX.
 
-use llamac_plan::diagnostic::Diagnostics;
+use llamac_plan::diagnostic::{Diagnostic, Diagnostics};
 
 use super::{Progress, manager, pool, records, verify};
 use crate::model::{self, Inputs, Logits, ModelOptions};
 use crate::passes::{self, Outcome, Stage};
 use crate::source::{Checkpoint, Head};
 use crate::target::onnx::{self, Destination, Export, Onnx, OnnxOptions};
+use crate::weights::{Requantized, WeightReader, requantized};
 
 /// How a checkpoint is exported.
 #[derive(Clone, Debug)]
@@ -36,6 +37,8 @@ pub struct Exported {
     pub outcome: Outcome,
     /// What was written; nothing if the passes were stopped before the graph was legal.
     pub export: Option<Export>,
+    /// What became of weights that another method had quantized; nothing where none was read.
+    pub requantized: Vec<Requantized>,
 }
 
 /// Takes `checkpoint` through the passes to what the target of `options` can take.
@@ -82,7 +85,7 @@ pub fn export(
 ) -> Result<Exported, Diagnostics> {
     let outcome = lower_for_export(checkpoint, options)?;
     let Stage::Legalized(legalized) = &outcome.stage else {
-        return Ok(Exported { outcome, export: None });
+        return Ok(Exported { outcome, export: None, requantized: Vec::new() });
     };
     if options.verify {
         verify(checkpoint, &model(checkpoint, options), &options.passes.weights, legalized)?;
@@ -90,5 +93,7 @@ pub fn export(
     let (target, files, records) = (options.target, options.files, records(&outcome));
     let export = pool(options.threads)?
         .install(|| onnx::emit(checkpoint, target, legalized, &records, files, destination, progress))?;
-    Ok(Exported { outcome, export: Some(export) })
+    let requantized =
+        requantized(legalized.graph(), WeightReader::new(checkpoint)).map_err(Diagnostic::from)?;
+    Ok(Exported { export: Some(export), requantized, outcome })
 }

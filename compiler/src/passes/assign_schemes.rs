@@ -6,8 +6,8 @@
 //!
 //! Before fusion: a policy speaks of the checkpoint's tensors, and only weights of one format are concatenated. A
 //! matrix goes by the name of its tensor and by that of the module that uses it: a tied `lm_head` can be named, too.
-//! Vectors are never quantized. As it is, a matrix that the checkpoint stores in blocks goes to the scheme that holds the
-//! same integers, or else to 8 bits, which change its numbers by less than the blocks did.
+//! Vectors are never quantized. As it is, a matrix that another method quantized goes to the scheme that holds the
+//! same integers, or else to 8 bits, which change its numbers by less than that method did.
 
 use std::collections::BTreeSet;
 
@@ -68,10 +68,12 @@ impl AssignSchemes {
     }
 }
 
-/// The scheme for a matrix that the checkpoint stores in blocks, if it does: the blocks' own, or 8 bits.
+/// The scheme for a matrix that the checkpoint stores as codes, if it does: the one that holds them, or 8 bits.
 fn stored_scheme(weight: &Weight) -> Option<Scheme> {
     match weight.expr() {
-        WeightExpr::Dequantize { format, .. } => Some(format.scheme().unwrap_or(Scheme::Q8)),
+        WeightExpr::Dequantize { .. } | WeightExpr::DequantizeGroups { .. } => {
+            Some(weight.carried_scheme().unwrap_or(Scheme::Q8))
+        }
         WeightExpr::Permute { base, .. } | WeightExpr::Slice { base, .. } => stored_scheme(base),
         // Others compute, and their numbers are on nobody's grid any more.
         _ => weight.parts().into_iter().find_map(stored_scheme).map(|_| Scheme::Q8),

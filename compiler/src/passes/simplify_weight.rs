@@ -26,6 +26,12 @@ pub(super) fn simplify(weight: &Weight) -> Weight {
         WeightExpr::Scale { base, factor } => inner(base).scale(*factor).ok(),
         WeightExpr::SetRowNorms { base, norms } => inner(base).set_row_norms(&inner(norms)).ok(),
         WeightExpr::Dequantize { base, format } => inner(base).dequantize(*format).ok(),
+        // A recipe of the source's, which is simple.
+        WeightExpr::DequantizeGroups { .. }
+        | WeightExpr::Unpack { .. }
+        | WeightExpr::Lookup { .. }
+        | WeightExpr::GatherColumns { .. } => None,
+        WeightExpr::Offset { base, term } => inner(base).offset(*term).ok(),
         WeightExpr::AddLowRank { base, a, b, scale } => {
             inner(base).add_low_rank(&inner(a), &inner(b), *scale).ok()
         }

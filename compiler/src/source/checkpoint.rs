@@ -39,7 +39,7 @@ pub struct TensorInfo {
     pub file: Arc<str>,
     /// Its name in that file.
     pub stored_name: String,
-    /// The type of its elements: F32, F16 or BF16; U8 where rows are stored in blocks.
+    /// The type of its elements: F32, F16 or BF16; others, U8 for packed ones, where it is a part of quantized weights.
     pub dtype: DType,
     /// Its sizes, outermost first: one or two.
     pub shape: Vec<usize>,
@@ -165,6 +165,11 @@ impl Checkpoint {
         members.set("num_hidden_layers", &layers.len());
         self.config_json = members.text().unwrap_or(self.config_json);
         Ok(self)
+    }
+
+    /// Whether the files have some of its weights as codes of few bits.
+    pub fn is_quantized(&self) -> bool {
+        self.weights.values().any(|weight| weight.stored_codes().is_some())
     }
 
     /// Forgets the tensors of which no weight is made.

@@ -1,7 +1,7 @@
 //! `config.json`, normalised once: every spelling that LLaMA checkpoints have used becomes one [`Config`].
 //!
 //! Types, defaults and rules are those of transformers' `LlamaConfig`, except where it leaves a mistake for later:
-//! sizes have upper bounds, and grouped heads must divide. Nothing here looks at tensors.
+//! sizes have upper bounds, and grouped heads must divide. Nothing here looks at tensors, or says how they are quantized.
 
 use std::ops::RangeInclusive;
 
@@ -226,13 +226,6 @@ fn is_llama(fields: &mut Fields<'_>, architectures: &[String]) -> bool {
 
 /// Members that change the mathematics in ways that the model builder does not know.
 fn refuse_variants(fields: &mut Fields<'_>) {
-    if let Some(Given::Value(quantization)) = fields.maybe_object("quantization_config") {
-        let method = quantization.get("quant_method").map_or("unnamed".to_owned(), json::show);
-        fields.fault(Code::UnsupportedConfig, "quantization_config", |d| {
-            d.message(format!("weights quantized by the method {method} cannot be read"))
-                .help("use the checkpoint that it was made from, in f32, f16 or bf16")
-        });
-    }
     if fields.maybe_boolean("is_causal") == Some(Given::Value(false)) {
         fields.fault(Code::UnsupportedConfig, "is_causal", |d| d.expected("true").found("false"));
     }

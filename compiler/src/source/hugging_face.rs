@@ -14,7 +14,9 @@ use super::checkpoint::{Checkpoint, Stored, TensorInfo, Tie};
 use super::config::Config;
 use super::file::{self, MappedFile};
 use super::head::{self, HeadTensors};
+use super::members::Members;
 use super::names::{self, EMBEDDING, LM_HEAD, Meaning, QA_OUTPUTS, SCORE, SCORE_BIAS};
+use super::quantized::{self, Packed, Quantization, Quantized};
 use super::safetensors::StoredTensor;
 use super::shards::{self, Weights};
 use super::table::{self, HUGGING_FACE, Table};
@@ -38,11 +40,12 @@ pub(super) fn open(
         _ => return Err(locate::no_config(path).into()),
     }
     let mut faults = Diagnostics::new();
-    let config_json = file::read(&config, json::MAX_BYTES)?.unwrap_or_default();
-    let config = faults.absorb(Config::parse(locate::CONFIG, &config_json, warnings));
+    let mut config_json = file::read(&config, json::MAX_BYTES)?.unwrap_or_default();
+    let mut config = faults.absorb(Config::parse(locate::CONFIG, &config_json, warnings));
     if faults.iter().any(|fault| fault.code == Code::UnsupportedModel) {
         return Err(faults);
     }
+    let quantization = faults.absorb(quantized::read(path, &config_json));
     let generation_json = faults.absorb(read_generation(path)).flatten();
     let generation = generation::parse(GENERATION, generation_json.as_deref(), config.as_ref(), warnings);
     let generation = faults.absorb(generation);
@@ -52,13 +55,20 @@ pub(super) fn open(
     }
     let weights = faults.absorb(shards::open(path));
     let named = weights.and_then(|weights| faults.absorb(Named::new(weights)));
-    let model = config
-        .as_ref()
-        .zip(named.as_ref())
-        .and_then(|(config, named)| faults.absorb(named.model(config, head, warnings)));
+    // Without settings that can be read, packed weights are no fault of their own.
+    let model =
+        config.as_ref().zip(named.as_ref()).zip(quantization).and_then(|((config, named), settings)| {
+            faults.absorb(named.model(config, head, settings.as_ref(), warnings))
+        });
+    if let (Some(config), Some(model)) = (&mut config, &model)
+        && model.is_quantized
+    {
+        config.dtype = Some("float32".to_owned());
+        config_json = plain_config(&config_json);
+    }
     match (config, generation, tokenizer, named, model) {
         (Some(config), Some(generation), Some(tokenizer), Some(named), Some(model)) if faults.is_empty() => {
-            let Model { head, tie, tensors, weights, ignored } = model;
+            let Model { head, tie, tensors, weights, ignored, .. } = model;
             let Named { root, files, .. } = named;
             let index = Some(root).filter(|root| root.ends_with(".json"));
             Ok(Checkpoint {
@@ -85,6 +95,20 @@ pub(super) fn open(
     }
 }
 
+/// The configuration of the same weights in single precision.
+fn plain_config(config_json: &[u8]) -> Vec<u8> {
+    let Ok(mut members) = serde_json::from_slice::<Members>(config_json) else {
+        return config_json.to_owned();
+    };
+    members.remove("quantization_config");
+    for key in ["dtype", "torch_dtype"] {
+        if members.get(key).is_some() {
+            members.set(key, &"float32");
+        }
+    }
+    members.text().unwrap_or_else(|| config_json.to_owned())
+}
+
 fn read_generation(path: &Path) -> Result<Option<Vec<u8>>, Diagnostics> {
     Ok(file::read(&path.join(GENERATION), json::MAX_BYTES)?)
 }
@@ -94,6 +118,8 @@ struct Named {
     root: &'static str,
     files: Vec<MappedFile>,
     tensors: BTreeMap<String, Stored>,
+    /// What weights are packed in, by the weights' canonical names.
+    packed: BTreeMap<String, Packed>,
     strangers: Vec<String>,
 }
 
@@ -104,6 +130,8 @@ struct Model {
     tensors: BTreeMap<String, TensorInfo>,
     weights: BTreeMap<String, Weight>,
     ignored: Vec<String>,
+    /// Whether weights of the model are packed.
+    is_quantized: bool,
 }
 
 impl Named {
@@ -112,11 +140,16 @@ impl Named {
         let file_names: Vec<Arc<str>> = files.iter().map(|file| file.name().into()).collect();
         let mut faults = Diagnostics::new();
         let mut tensors: BTreeMap<String, Stored> = BTreeMap::new();
+        let mut packed: BTreeMap<String, Packed> = BTreeMap::new();
         let mut strangers = Vec::new();
         let mut adapter = None;
         for (file, stored) in stored {
             let file_name = file_names[file].clone();
             let place = format!("{file_name}: {}", stored.name);
+            if let Some((name, part)) = quantized::split(&stored.name) {
+                packed.entry(name).or_default().entry(part).or_insert(Stored { file, file_name, stored });
+                continue;
+            }
             match names::meaning(&stored.name) {
                 Meaning::Buffer => {}
                 Meaning::Unknown => strangers.push(stored.name),
@@ -142,7 +175,7 @@ impl Named {
                     .help("merge it with merge_and_unload() and save the result"),
             );
         }
-        faults.or(Self { root, files, tensors, strangers })
+        faults.or(Self { root, files, tensors, packed, strangers })
     }
 
     fn bytes(&self, tensor: &Stored) -> Option<&[u8]> {
@@ -151,7 +184,7 @@ impl Named {
 
     /// The head that the files hold.
     fn head(&self, config: &Config, warnings: &mut Vec<String>) -> Head {
-        let has = |name: &str| self.tensors.contains_key(name);
+        let has = |name: &str| self.tensors.contains_key(name) || self.packed.contains_key(name);
         let tensors = HeadTensors {
             lm_head: has(LM_HEAD),
             score: has(SCORE),
@@ -174,6 +207,8 @@ impl Named {
         let is_lm = head == Head::CausalLm;
         let both = match (tensors.get(EMBEDDING), tensors.get(LM_HEAD)) {
             _ if !config.tie_word_embeddings => return Tie::Untied,
+            // A packed matrix is no copy of one that is not.
+            (_, None) if is_lm && self.packed.contains_key(LM_HEAD) => return Tie::Different,
             (None, None) => return Tie::Untied,
             (Some(embedding), Some(lm_head)) if is_lm => Some((embedding, lm_head)),
             _ => None,
@@ -204,16 +239,26 @@ impl Named {
         &self,
         config: &Config,
         wanted: Option<Head>,
+        quantization: Option<&Quantization>,
         warnings: &mut Vec<String>,
     ) -> Result<Model, Diagnostics> {
         let head = wanted.unwrap_or_else(|| self.head(config, warnings));
         let mut stored = self.tensors.clone();
         let tie = self.tie(config, head, &mut stored, warnings);
         let table = Table::of(config, head, tie == Tie::Tied, HUGGING_FACE);
-        table.check(self.root, &stored, &self.strangers)?;
+        let files = quantized::Files { root: self.root, files: &self.files, packed: &self.packed };
+        let mut faults = Diagnostics::new();
+        let quantized =
+            faults.absorb(quantized::weights(quantization, &files, &table, &mut stored, warnings));
+        faults.absorb(table.check(self.root, &stored, &self.strangers));
+        faults.or(())?;
+        let Quantized { mut weights, mut tensors } = quantized.unwrap_or_default();
+        let is_quantized = !weights.is_empty();
         let mut unused = Vec::new();
-        let (mut tensors, mut weights) = (BTreeMap::new(), BTreeMap::new());
         for (name, Stored { file, file_name, stored }) in stored {
+            if weights.contains_key(&name) {
+                continue;
+            }
             let Some(dtype) = table::dtype(stored.dtype.name).filter(|_| table.calls_for(&name)) else {
                 unused.push((name, stored.name));
                 continue;
@@ -230,7 +275,7 @@ impl Named {
         self.warn(config, head, &unused, warnings);
         let ignored =
             self.strangers.iter().cloned().chain(unused.into_iter().map(|(_, stored)| stored)).collect();
-        Ok(Model { head, tie, tensors, weights, ignored })
+        Ok(Model { head, tie, tensors, weights, ignored, is_quantized })
     }
 
     /// Tells of tensors that change nothing. Those of another head are not worth a word. `unused` holds canonical and

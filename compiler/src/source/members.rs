@@ -31,6 +31,12 @@ impl Members {
         self.members.insert(key.to_owned(), value);
     }
 
+    /// Takes a member out, if it is there.
+    pub fn remove(&mut self, key: &str) {
+        self.changed |= self.get(key).is_some();
+        self.members.retain(|(name, _)| name != key);
+    }
+
     /// Sets what is not there, or null.
     pub fn default(&mut self, key: &str, value: &impl serde::Serialize) {
         if self.get(key).is_none_or(|value| value == "null") {

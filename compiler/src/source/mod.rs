@@ -10,7 +10,7 @@
 //! [`Adapters`] of the PEFT library change a checkpoint once it is open, whatever its layout.
 //!
 //! What a tensor of the model is made of is a recipe over what the files hold: itself in Hugging Face's layout, parts of
-//! several files in Meta's, blocks of small integers in GGUF's.
+//! several files in Meta's, blocks of small integers in GGUF's, codes and scales where another method quantized it.
 //!
 //! Not here: the arithmetic of weights (`weights`), the graph (`model`), and encoding of texts.
 
@@ -32,6 +32,7 @@ mod meta;
 mod names;
 mod open;
 mod peft;
+mod quantized;
 mod rope;
 pub mod safetensors;
 mod shards;

@@ -223,10 +223,23 @@ impl Table {
 
     /// Whether the model has a tensor of this canonical name.
     pub fn calls_for(&self, canonical: &str) -> bool {
-        match names::layer(canonical) {
-            Some((n, rest)) => n < self.layers && self.in_layer.iter().any(|wanted| wanted.name == rest),
-            None => self.in_model.iter().any(|wanted| wanted.name == canonical),
+        self.wanted(canonical).is_some()
+    }
+
+    /// The sizes of the matrix of this canonical name, if the model has one.
+    pub fn matrix(&self, canonical: &str) -> Option<[usize; 2]> {
+        match &self.wanted(canonical)?.shape[..] {
+            [rows, columns] => Some([rows.value(), columns.value()]),
+            _ => None,
         }
+    }
+
+    fn wanted(&self, canonical: &str) -> Option<&Wanted> {
+        let (all, name) = match names::layer(canonical) {
+            Some((n, rest)) => (&self.in_layer, (n < self.layers).then_some(rest)?),
+            None => (&self.in_model, canonical),
+        };
+        all.iter().find(|wanted| wanted.name == name)
     }
 
     /// Compares `tensors`, by canonical name, with the table. `root` is the file that says what

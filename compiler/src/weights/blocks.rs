@@ -33,21 +33,25 @@ impl WeightReader<'_> {
         })
     }
 
-    /// The codes that row `row` of `base` holds of the numbers of `columns`, which are whole blocks, and what they stand
-    /// for.
-    pub(super) fn carried(
+    /// The codes that `base` holds of the numbers of `block`, whose columns are whole blocks of a [`Scheme`], and what they
+    /// stand for, row by row.
+    pub(super) fn block_codes(
         &self,
         base: &Weight,
         format: BlockFormat,
-        row: usize,
-        columns: &Range<usize>,
-        grids: &mut Vec<Grid>,
+        block: &Block,
+        grids: &mut [Grid],
         codes: &mut [u8],
     ) -> Result<(), ReadError> {
-        let stored = columns.start / Scheme::BLOCK..columns.end / Scheme::BLOCK;
-        self.visit(base, &stored_block(row..row + 1, &stored, format), 0, &mut |_, bytes| {
-            let blocks = bytes.chunks_exact(format.bytes()).zip(codes.as_chunks_mut().0);
-            grids.extend(blocks.filter_map(|(block, codes)| format.codes(block, codes)));
+        let Block { rows, columns } = block;
+        let stored = columns.start / Scheme::BLOCK..columns.end.div_ceil(Scheme::BLOCK);
+        let codes = codes.as_chunks_mut().0;
+        self.visit(base, &stored_block(rows.clone(), &stored, format), 0, &mut |row, bytes| {
+            let start = row * stored.len();
+            let places = grids[start..].iter_mut().zip(&mut codes[start..]);
+            for (block, (grid, codes)) in bytes.chunks_exact(format.bytes()).zip(places) {
+                *grid = format.codes(block, codes).expect("the recipe carries this scheme");
+            }
             Ok(())
         })
     }

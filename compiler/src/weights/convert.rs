@@ -4,7 +4,7 @@
 
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
-use llamac_ir::DType;
+use llamac_ir::{DType, float8};
 
 /// Widens the elements of `bytes` to `out`, exactly but for integers, which round. Both have the same number of elements.
 pub fn widen(dtype: DType, bytes: &[u8], out: &mut [f32]) {
@@ -40,17 +40,15 @@ pub fn widen(dtype: DType, bytes: &[u8], out: &mut [f32]) {
                 *out = i32::from_le_bytes(*bytes) as f32;
             }
         }
-        DType::Bool => {
-            for (out, byte) in out.iter_mut().zip(bytes) {
-                *out = f32::from(u8::from(*byte != 0));
-            }
-        }
-        DType::U8 => {
-            for (out, byte) in out.iter_mut().zip(bytes) {
-                *out = f32::from(*byte);
-            }
-        }
+        DType::Bool => each(bytes, out, |byte| f32::from(u8::from(byte != 0))),
+        DType::U8 => each(bytes, out, f32::from),
+        DType::I8 => each(bytes, out, |byte| f32::from(byte as i8)),
+        DType::F8E4M3 => each(bytes, out, float8::to_f32),
     }
+}
+
+fn each(bytes: &[u8], out: &mut [f32], widen: impl Fn(u8) -> f32) {
+    out.iter_mut().zip(bytes).for_each(|(out, byte)| *out = widen(*byte));
 }
 
 /// Rounds `values` to `dtype`, to nearest and ties to even, into the bytes of `out`. Both have the same number of
@@ -90,6 +88,16 @@ pub fn narrow(dtype: DType, values: &[f32], out: &mut [u8]) {
         DType::U8 => {
             for (out, value) in out.iter_mut().zip(values) {
                 *out = value.round() as u8;
+            }
+        }
+        DType::I8 => {
+            for (out, value) in out.iter_mut().zip(values) {
+                *out = value.round() as i8 as u8;
+            }
+        }
+        DType::F8E4M3 => {
+            for (out, value) in out.iter_mut().zip(values) {
+                *out = float8::from_f32(*value);
             }
         }
     }

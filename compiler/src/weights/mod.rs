@@ -9,6 +9,10 @@
 
 mod blocks;
 mod convert;
+mod grouped;
+mod loss;
+mod packed;
 mod reader;
 
+pub use loss::{Requantized, requantized};
 pub use reader::{Block, ReadError, WeightReader};

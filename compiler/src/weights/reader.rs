@@ -52,6 +52,16 @@ pub enum ReadError {
         /// What the output counts.
         unit: &'static str,
     },
+    /// A column is asked for that is not there.
+    #[error("weight `{recipe}`: column {number} of {columns}")]
+    Column {
+        /// The recipe of the numbers of columns.
+        recipe: String,
+        /// The column.
+        number: usize,
+        /// The columns that there are.
+        columns: usize,
+    },
     /// A number that would become infinite, or is not finite and cannot be quantized.
     #[error("{place}: {value} is more than {format} can hold")]
     Overflow {
@@ -175,7 +185,7 @@ impl<'a> WeightReader<'a> {
     }
 
     /// The elements of `block`, widened.
-    fn floats(&self, weight: &Weight, block: &Block, out: &mut [f32]) -> Result<(), ReadError> {
+    pub(super) fn floats(&self, weight: &Weight, block: &Block, out: &mut [f32]) -> Result<(), ReadError> {
         let (width, size) = (block.columns.len(), weight.dtype().size());
         self.visit(weight, block, 0, &mut |row, bytes| {
             let start = row * width;
@@ -237,7 +247,7 @@ impl<'a> WeightReader<'a> {
             WeightExpr::Transpose { base } => {
                 let block = Block { rows: columns.clone(), columns: rows.clone() };
                 let transposed = match weight.dtype() {
-                    DType::Bool | DType::U8 => self.transposed::<1>(base, &block),
+                    DType::Bool | DType::U8 | DType::I8 | DType::F8E4M3 => self.transposed::<1>(base, &block),
                     DType::F16 | DType::BF16 => self.transposed::<2>(base, &block),
                     DType::F32 | DType::I32 => self.transposed::<4>(base, &block),
                     DType::I64 => self.transposed::<8>(base, &block),
@@ -249,15 +259,10 @@ impl<'a> WeightReader<'a> {
             }
             WeightExpr::Sum { parts } => self.sum(parts, block, at, sink),
             WeightExpr::Scale { base, factor } => {
-                let mut values = Vec::new();
-                self.visit(base, block, at, &mut |row, bytes| {
-                    values.resize(bytes.len() / base.dtype().size(), 0.0);
-                    widen(base.dtype(), bytes, &mut values);
-                    for value in &mut values {
-                        *value = (f64::from(*value) * factor.get()) as f32;
-                    }
-                    sink(row, &narrowed(base.dtype(), &values))
-                })
+                self.mapped(base, &|value| value * factor.get(), block, at, sink)
+            }
+            WeightExpr::Offset { base, term } => {
+                self.mapped(base, &|value| value + term.get(), block, at, sink)
             }
             WeightExpr::SetRowNorms { base, norms } => self.set_row_norms(base, norms, block, at, sink),
             WeightExpr::InvFreq { theta, head_dim, scaling, set } => {
@@ -287,6 +292,10 @@ impl<'a> WeightReader<'a> {
             }
             WeightExpr::Dequantize { base, format } => self
                 .blocks(base, *format, block, &mut |i, values| sink(at + i, &narrowed(DType::F32, values))),
+            WeightExpr::DequantizeGroups { .. } => self.groups(weight, block, at, sink),
+            WeightExpr::Unpack { base, packing } => self.unpack(base, *packing, block, at, sink),
+            WeightExpr::Lookup { codes, table } => self.lookup(codes, table, block, at, sink),
+            WeightExpr::GatherColumns { base, index } => self.gather_columns(base, index, block, at, sink),
             WeightExpr::Literal { dtype, values, .. } => {
                 let width = row_elements(weight);
                 let rows = rows.clone().flat_map(|row| &values[row * width..][columns.clone()]);
@@ -299,6 +308,24 @@ impl<'a> WeightReader<'a> {
                 sink(at, &bytes)
             }
         }
+    }
+
+    /// A block of what `map` makes of the numbers of `base`, in double precision.
+    fn mapped(
+        &self,
+        base: &Weight,
+        map: &dyn Fn(f64) -> f64,
+        block: &Block,
+        at: usize,
+        sink: &mut Sink<'_>,
+    ) -> Result<(), ReadError> {
+        let mut values = Vec::new();
+        self.visit(base, block, at, &mut |row, bytes| {
+            values.resize(bytes.len() / base.dtype().size(), 0.0);
+            widen(base.dtype(), bytes, &mut values);
+            values.iter_mut().for_each(|value| *value = map(f64::from(*value)) as f32);
+            sink(row, &narrowed(base.dtype(), &values))
+        })
     }
 
     /// A block of what quantization leaves of a matrix.
@@ -409,31 +436,54 @@ impl<'a> WeightReader<'a> {
         let Block { rows, columns } = block;
         let first = columns.start / Scheme::BLOCK * Scheme::BLOCK;
         let end = row_elements(base).min(columns.end.next_multiple_of(Scheme::BLOCK));
-        let mut values = vec![0.0; end - first];
-        let blocks = values.len().div_ceil(Scheme::BLOCK);
-        let mut grids = Vec::with_capacity(blocks);
-        let mut codes = vec![0; blocks * Scheme::BLOCK];
-        rows.clone().enumerate().try_for_each(|(i, row)| {
-            grids.clear();
-            if let Some((stored, format, stored_row)) = base.carried(row, *scheme) {
-                self.carried(stored, format, stored_row, &(first..end), &mut grids, &mut codes)?;
-                if let Some(grid) = grids.iter().find(|grid| !grid.scale.is_finite()) {
-                    return Err(self.overflow(base, row, scheme.name(), grid.scale));
+        let (width, blocks) = (end - first, (end - first).div_ceil(Scheme::BLOCK));
+        let step = (TILE / (width * DType::F32.size())).max(1);
+        let mut values = vec![0.0; width * step.min(rows.len())];
+        let mut grids = vec![Grid { scale: 0.0, zero: 0 }; blocks * step.min(rows.len())];
+        let mut codes = vec![0; grids.len() * Scheme::BLOCK];
+        let mut start = rows.start;
+        while start < rows.end {
+            let (count, carried) = run(base, start..rows.end.min(start + step), *scheme);
+            let some = Block { rows: start..start + count, columns: first..end };
+            let (grids, codes) = (&mut grids[..count * blocks], &mut codes[..count * blocks * Scheme::BLOCK]);
+            if let Some((stored, row)) = carried {
+                let block = Block { rows: row..row + count, columns: first..end };
+                match stored.expr() {
+                    WeightExpr::Dequantize { base, format } => {
+                        self.block_codes(base, *format, &block, grids, codes)?;
+                    }
+                    _ => self.group_codes(stored, &block, grids, codes)?,
                 }
-                return each(i, &grids, &codes);
             }
-            self.floats(base, &Block { rows: row..row + 1, columns: first..end }, &mut values)?;
-            for (values, codes) in values.chunks(Scheme::BLOCK).zip(codes.as_chunks_mut().0) {
-                let grid = scheme.quantize(values, codes);
-                if !grid.scale.is_finite() {
-                    let larger = |a: f32, b: f32| if b.is_nan() || b.abs() > a.abs() { b } else { a };
-                    let value = values.iter().copied().fold(0.0, larger);
-                    return Err(self.overflow(base, row, scheme.name(), value));
+            let is_stored = |grid: &Grid| carried.is_some() && scheme.holds(*grid);
+            if !grids.iter().all(is_stored) {
+                let values = &mut values[..some.elements()];
+                self.floats(base, &some, values)?;
+                let codes = codes.as_chunks_mut().0.chunks_mut(blocks).zip(grids.chunks_mut(blocks));
+                for (i, (values, (codes, grids))) in values.chunks(width).zip(codes).enumerate() {
+                    for ((values, codes), grid) in values.chunks(Scheme::BLOCK).zip(codes).zip(grids) {
+                        if is_stored(grid) {
+                            continue;
+                        }
+                        *grid = scheme.quantize(values, codes);
+                        if !grid.scale.is_finite() {
+                            let larger = |a: f32, b: f32| if b.is_nan() || b.abs() > a.abs() { b } else { a };
+                            let value = values.iter().copied().fold(0.0, larger);
+                            return Err(self.overflow(base, start + i, scheme.name(), value));
+                        }
+                    }
                 }
-                grids.push(grid);
             }
-            each(i, &grids, &codes)
-        })
+            if let Some(at) = grids.iter().position(|grid| !grid.scale.is_finite()) {
+                return Err(self.overflow(base, start + at / blocks, scheme.name(), grids[at].scale));
+            }
+            let rows_of = grids.chunks(blocks).zip(codes.chunks(blocks * Scheme::BLOCK));
+            for (row, (grids, codes)) in (start - rows.start..).zip(rows_of) {
+                each(row, grids, codes)?;
+            }
+            start += count;
+        }
+        Ok(())
     }
 
     /// [`convert`] for rows of `weight` from `row` on.
@@ -625,7 +675,21 @@ fn gather(
     })
 }
 
-fn narrowed(dtype: DType, values: &[f32]) -> Vec<u8> {
+/// How many of the first of `rows` of `base` have their codes of `scheme` in rows of one recipe that follow each other, with
+/// the recipe and the first of these; or have none.
+fn run(base: &Weight, rows: Range<usize>, scheme: Scheme) -> (usize, Option<(&Weight, usize)>) {
+    let first = base.carried(rows.start, scheme);
+    let follows = |row: &usize| match (first, base.carried(*row, scheme)) {
+        (None, None) => true,
+        (Some((one, start)), Some((other, at))) => {
+            std::ptr::eq(one, other) && at == start + (row - rows.start)
+        }
+        _ => false,
+    };
+    (rows.clone().take_while(follows).count(), first)
+}
+
+pub(super) fn narrowed(dtype: DType, values: &[f32]) -> Vec<u8> {
     let mut bytes = vec![0; values.len() * dtype.size()];
     narrow(dtype, values, &mut bytes);
     bytes
@@ -637,7 +701,7 @@ fn row_count(weight: &Weight) -> usize {
 }
 
 /// Elements of a row.
-fn row_elements(weight: &Weight) -> usize {
+pub(super) fn row_elements(weight: &Weight) -> usize {
     weight.shape().iter().skip(1).product()
 }
 

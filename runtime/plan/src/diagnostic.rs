@@ -102,6 +102,7 @@ codes! {
     DamagedTorchFile = 209, BadInput, "damaged PyTorch file";
     ForbiddenPickle = 210, BadInput, "a PyTorch file holds something else than tensors";
     ShardsDisagree = 211, BadInput, "the shards of a checkpoint disagree";
+    BadPackedWeight = 213, BadInput, "a quantized weight contradicts itself";
     DamagedGguf = 214, BadInput, "damaged GGUF file";
     // 03xx: artifacts
     NotAnArtifact = 300, BadInput, "this is not a compiled model";

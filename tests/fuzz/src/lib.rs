@@ -18,7 +18,12 @@ use safetensors::SafeTensors;
 
 /// The folders of the small fixtures, in the order of their names.
 pub fn fixtures() -> Vec<PathBuf> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/tiny");
+    folders("tiny")
+}
+
+/// The folders of fixtures in `name`, in the order of their names.
+pub fn folders(name: &str) -> Vec<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures").join(name);
     let entries = fs::read_dir(folder).expect("the fixtures are there");
     let mut folders: Vec<PathBuf> = entries.map(|entry| entry.expect("it can be read").path()).collect();
     folders.sort();

@@ -9,12 +9,12 @@ use libfuzzer_sys::fuzz_target;
 use llamac_compiler::driver::{self, CompileOptions, Silent};
 use llamac_compiler::output::Output;
 use llamac_compiler::source::Checkpoint;
-use llamac_fuzz::{data, fixtures, run, seed};
+use llamac_fuzz::{data, fixtures, folders, run, seed};
 use llamac_runtime::{Model, OpenOptions};
 
 fuzz_target!(
     init: {
-        let inputs = fixtures().into_iter().filter_map(|folder| {
+        let inputs = fixtures().into_iter().chain(folders("quantized")).filter_map(|folder| {
             let file = fs::read(folder.join("model.safetensors")).ok()?;
             let (length, rest) = file.split_first_chunk::<8>()?;
             let header = rest.get(..u64::from_le_bytes(*length) as usize)?;

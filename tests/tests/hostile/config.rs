@@ -44,9 +44,9 @@ const VALUES: &[(&str, Code, &str)] = &[
     (r#""architectures": "LlamaModel""#, BadConfigValue, "architectures"),
     (r#""architectures": [1]"#, BadConfigValue, "architectures"),
     (
-        r#""quantization_config": {"quant_method": "gptq", "bits": 4}"#,
+        r#""quantization_config": {"quant_method": "hqq", "bits": 4}"#,
         UnsupportedConfig,
-        "quantization_config",
+        "quantization_config.quant_method",
     ),
     (r#""quantization_config": "int8""#, BadConfigValue, "quantization_config"),
     (r#""is_causal": false"#, UnsupportedConfig, "is_causal"),

@@ -11,6 +11,7 @@ mod gguf;
 mod limits;
 mod onnx;
 mod plan;
+mod quantized;
 mod random;
 mod tokenizer;
 mod torch;

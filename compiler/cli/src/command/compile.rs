@@ -12,6 +12,7 @@ use llamac_compiler::passes::{self, Outcome, WeightFormat, WeightPolicy};
 use llamac_compiler::source::Checkpoint;
 use llamac_compiler::target::onnx::{Destination, Onnx, OnnxOptions, Profile};
 use llamac_compiler::verify;
+use llamac_compiler::weights::Requantized;
 use llamac_runtime::{Model, OpenOptions};
 use tracing::debug;
 
@@ -156,6 +157,7 @@ impl Args {
             let seconds = start.elapsed().as_secs_f64();
             let text = summary(path, artifact.bytes, "", seconds, &compiled.outcome);
             console.note(format!("{text}{}", verified.unwrap_or_default()));
+            tell_requantized(&compiled.requantized, console);
         }
         self.show(&compiled.outcome, graphs, console)
     }
@@ -193,6 +195,7 @@ impl Args {
             let seconds = start.elapsed().as_secs_f64();
             let nodes = format!(", {} nodes", export.nodes);
             console.note(summary(path, export.bytes, &nodes, seconds, &exported.outcome));
+            tell_requantized(&exported.requantized, console);
         }
         self.show(&exported.outcome, graphs, console)
     }
@@ -303,6 +306,17 @@ impl Args {
             lowered.report.remarks().iter().for_each(|remark| console.remark(remark));
         }
         out.flush()
+    }
+}
+
+/// Tells what became of weights that the checkpoint has quantized.
+fn tell_requantized(requantized: &[Requantized], console: &Console) {
+    for Requantized { from, to, matrices, error } in requantized {
+        let matrices = if *matrices == 1 { "1 matrix".to_owned() } else { format!("{matrices} matrices") };
+        console.note(match *error {
+            0.0 => format!("{matrices} in {from}: {to}, without loss"),
+            _ => format!("{matrices} in {from}: {to}, with a relative error of {error:.2e}"),
+        });
     }
 }
 

@@ -2,10 +2,14 @@
 
 mod onnx;
 
+use std::collections::BTreeMap;
+
 use llamac_compiler::diagnostic::{Code, Diagnostic};
 use llamac_compiler::driver::{self, CompileOptions};
 use llamac_compiler::onnx::Model;
 use llamac_compiler::passes;
+use llamac_compiler::report::stored_format;
+use llamac_compiler::source::Checkpoint;
 use llamac_runtime::plan::{
     Compute, GenerationDefaults, ModelShape, PassRecord, Plan, PromptKind, SoftPrompt, WeightEntry,
     WeightLayout,
@@ -52,6 +56,9 @@ struct Facts<'a> {
     shape: &'a ModelShape,
     parameters: u64,
     weights: Vec<Weights>,
+    /// What a checkpoint has quantized.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    stored: Vec<StoredWeights>,
     compute: Compute,
     kv: &'static str,
     tokenizer: bool,
@@ -76,6 +83,13 @@ pub(super) struct Weights {
     pub(super) tensors: usize,
     pub(super) elements: u64,
     pub(super) bytes: u64,
+}
+
+/// Weights that a checkpoint has in one format.
+#[derive(Debug, Serialize)]
+struct StoredWeights {
+    format: String,
+    tensors: Vec<String>,
 }
 
 /// What a run needs beside the weights, in bytes.
@@ -115,7 +129,11 @@ impl Args {
             }
             Source::Artifact(model) => ("artifact", model.plan().clone(), model.has_tokenizer()),
         };
-        let facts = Facts::new(kind, &plan, tokenizer);
+        let stored = match &source {
+            Source::Checkpoint(checkpoint) => stored(checkpoint),
+            Source::Artifact(_) => Vec::new(),
+        };
+        let facts = Facts::new(kind, &plan, stored, tokenizer);
         match self.json {
             true => {
                 let json = serde_json::to_string(&facts).expect("numbers and strings are JSON");
@@ -128,7 +146,7 @@ impl Args {
 }
 
 impl<'a> Facts<'a> {
-    fn new(kind: &'static str, plan: &'a Plan, tokenizer: bool) -> Self {
+    fn new(kind: &'static str, plan: &'a Plan, stored: Vec<StoredWeights>, tokenizer: bool) -> Self {
         let shape = &plan.shape;
         let kv_per_token = cache_bytes(plan, None, KV_BLOCK).map_or(0, |bytes| bytes / KV_BLOCK);
         let weights = weights(&plan.weights);
@@ -146,6 +164,7 @@ impl<'a> Facts<'a> {
                 kv_per_token: kv_per_token as u64,
             },
             weights,
+            stored,
             compute: plan.compute,
             kv: plan.kv.name(),
             tokenizer,
@@ -182,6 +201,9 @@ impl<'a> Facts<'a> {
             let (tensors, size) = (group.tensors, bytes(group.bytes));
             rows.push([format!("{} weights", group.dtype), format!("{size} in {tensors} tensors")]);
         }
+        for StoredWeights { format, tensors } in &self.stored {
+            rows.push([format!("in {format}"), format!("{} matrices of the checkpoint", tensors.len())]);
+        }
         let memory = &self.memory;
         let (arena, unshared) = (bytes(memory.arena_per_token), bytes(memory.unshared_per_token));
         rows.push([
@@ -207,6 +229,17 @@ impl Facts<'_> {
             }
         }
     }
+}
+
+/// The weights that `checkpoint` has quantized, by their formats.
+fn stored(checkpoint: &Checkpoint) -> Vec<StoredWeights> {
+    let mut formats: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (name, weight) in &checkpoint.weights {
+        if let Some(codes) = weight.stored_codes() {
+            formats.entry(stored_format(codes)).or_default().push(name.clone());
+        }
+    }
+    formats.into_iter().map(|(format, tensors)| StoredWeights { format, tensors }).collect()
 }
 
 /// How often the rules of a pass changed the graph: `FuseQkv 4`.

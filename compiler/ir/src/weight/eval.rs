@@ -2,7 +2,9 @@
 
 use ndarray::{ArrayD, ArrayView1, Axis, concatenate};
 
-use super::{FrequencySet, Grid, QuantizedPart, Scheme, Weight, WeightExpr};
+use super::{
+    FrequencySet, Grid, PackOrder, Packing, QuantizedPart, Scheme, Weight, WeightExpr, Zeros, code_offset,
+};
 use crate::frequencies;
 
 /// The value of `weight`, rounded to its element type and widened to `f32`.
@@ -75,8 +77,10 @@ pub fn evaluate(
         WeightExpr::Quantize { base, scheme } => {
             let mut values = evaluate(base, read)?;
             for (i, mut row) in values.rows_mut().into_iter().enumerate() {
-                if base.carried(i, *scheme).is_none() {
-                    scheme.round_row(row.as_slice_mut().ok_or("rows are not contiguous")?);
+                let row = row.as_slice_mut().ok_or("rows are not contiguous")?;
+                for (block, (grid, codes)) in quantized_row(base, i, *scheme, row, read)?.iter().enumerate() {
+                    let numbers = row[block * Scheme::BLOCK..].iter_mut().zip(codes);
+                    numbers.for_each(|(x, &code)| *x = grid.decode(code));
                 }
             }
             values
@@ -86,6 +90,32 @@ pub fn evaluate(
             let rows = bytes(&evaluate(base, read)?);
             format.dequantize(&rows, &mut values);
             ArrayD::from_shape_vec(weight.shape(), values).map_err(|e| format!("{weight}: {e}"))?
+        }
+        WeightExpr::Unpack { base, packing } => unpacked(base, *packing, weight, read)?,
+        WeightExpr::Lookup { codes, table } => {
+            let table = evaluate(table, read)?;
+            evaluate(codes, read)?.mapv(|code| table[[code as usize]])
+        }
+        WeightExpr::GatherColumns { base, index } => {
+            let (base, index) = (evaluate(base, read)?, evaluate(index, read)?);
+            let columns: Vec<usize> = index.iter().map(|&column| column as usize).collect();
+            if let Some(column) = columns.iter().find(|column| **column >= base.shape()[1]) {
+                return Err(format!("{weight}: there is no column {column}"));
+            }
+            base.select(Axis(1), &columns).as_standard_layout().into_owned()
+        }
+        WeightExpr::Offset { base, term } => {
+            evaluate(base, read)?.mapv(|value| (f64::from(value) + term.get()) as f32)
+        }
+        WeightExpr::DequantizeGroups { codes, scales, zeros, group } => {
+            let mut values = evaluate(codes, read)?;
+            let grids = grids(scales, zeros, read)?;
+            let width = values.shape().last().copied().unwrap_or(1).max(1);
+            for (i, value) in values.iter_mut().enumerate() {
+                let grid = &grids[group.scale(width, scales.shape(), i / width, i % width)];
+                *value = (*value - grid.zero) * grid.scale;
+            }
+            values
         }
         WeightExpr::QuantizedPart { of, part } => quantized_part(of, *part, read)?,
         WeightExpr::PackNibbles { base } => {
@@ -113,6 +143,105 @@ fn bytes(values: &ArrayD<f32>) -> Vec<u8> {
     values.iter().map(|value| *value as u8).collect()
 }
 
+/// The integers that `base` holds, of the shape of `weight`.
+fn unpacked(
+    base: &Weight,
+    packing: Packing,
+    weight: &Weight,
+    read: &mut dyn FnMut(&str) -> Result<ArrayD<f32>, String>,
+) -> Result<ArrayD<f32>, String> {
+    let stored = bytes(&evaluate(base, read)?);
+    let width = base.shape().last().copied().unwrap_or(1);
+    let columns = weight.shape().last().copied().unwrap_or(1);
+    let integer = |i: usize| {
+        let (row, column) = (i / columns, i % columns);
+        f32::from(match packing.order {
+            PackOrder::Down => {
+                let words = stored.chunks(width).flat_map(|row| &row[4 * column..4 * column + 4]);
+                packing.get(&words.copied().collect::<Vec<_>>(), row)
+            }
+            _ => packing.get(&stored[row * width..(row + 1) * width], column),
+        })
+    };
+    let integers = (0..weight.elements()).map(integer).collect();
+    ArrayD::from_shape_vec(weight.shape(), integers).map_err(|e| format!("{weight}: {e}"))
+}
+
+/// Scale and code of zero of each group, row by row; the latter may have a sign.
+struct StoredGrid {
+    scale: f32,
+    zero: f32,
+}
+
+fn grids(
+    scales: &Weight,
+    zeros: &Zeros,
+    read: &mut dyn FnMut(&str) -> Result<ArrayD<f32>, String>,
+) -> Result<Vec<StoredGrid>, String> {
+    let zeros = match zeros {
+        Zeros::Same(zero) => vec![f32::from(*zero); scales.elements()],
+        Zeros::Each(zeros) => evaluate(zeros, read)?.iter().copied().collect(),
+    };
+    let scales = evaluate(scales, read)?;
+    Ok(scales.iter().zip(zeros).map(|(&scale, zero)| StoredGrid { scale, zero }).collect())
+}
+
+/// The blocks that quantizing makes of row `row` of `base`, whose numbers are `numbers`.
+fn quantized_row(
+    base: &Weight,
+    row: usize,
+    scheme: Scheme,
+    numbers: &[f32],
+    read: &mut dyn FnMut(&str) -> Result<ArrayD<f32>, String>,
+) -> Result<Vec<(Grid, [u8; Scheme::BLOCK])>, String> {
+    let stored = match base.carried(row, scheme) {
+        Some((stored, row)) => stored_row(stored, row, read)?,
+        None => Vec::new(),
+    };
+    let blocks = numbers.chunks(Scheme::BLOCK).enumerate().map(|(i, numbers)| match stored.get(i) {
+        Some((grid, codes)) if scheme.holds(*grid) => (*grid, *codes),
+        _ => {
+            let mut codes = [0; Scheme::BLOCK];
+            (scheme.quantize(numbers, &mut codes), codes)
+        }
+    });
+    Ok(blocks.collect())
+}
+
+/// The blocks of row `row` of `stored`, a recipe that dequantizes.
+fn stored_row(
+    stored: &Weight,
+    row: usize,
+    read: &mut dyn FnMut(&str) -> Result<ArrayD<f32>, String>,
+) -> Result<Vec<(Grid, [u8; Scheme::BLOCK])>, String> {
+    match stored.expr() {
+        WeightExpr::Dequantize { base, format } => {
+            let row = bytes(&evaluate(base, read)?.select(Axis(0), &[row]));
+            let block = |block: &[u8]| {
+                let mut codes = [0; Scheme::BLOCK];
+                format.codes(block, &mut codes).map(|grid| (grid, codes))
+            };
+            row.chunks(format.bytes()).map(|bytes| block(bytes).ok_or("another format".to_owned())).collect()
+        }
+        WeightExpr::DequantizeGroups { codes, scales, zeros, group } => {
+            let offset = f32::from(code_offset(codes.dtype()));
+            let (grids, numbers) = (grids(scales, zeros, read)?, evaluate(codes, read)?);
+            let width = numbers.shape()[1];
+            let block = |start: usize| {
+                let StoredGrid { scale, zero } = grids[group.scale(width, scales.shape(), row, start)];
+                let zero = (zero + offset) as u8;
+                let code = |i: usize| match start + i < width {
+                    true => (numbers[[row, start + i]] + offset) as u8,
+                    false => zero,
+                };
+                (Grid { scale, zero }, std::array::from_fn(code))
+            };
+            Ok((0..width).step_by(Scheme::BLOCK).map(block).collect())
+        }
+        _ => Err(format!("{stored} dequantizes nothing")),
+    }
+}
+
 /// A part of the quantized matrix `of`.
 fn quantized_part(
     of: &Weight,
@@ -123,24 +252,13 @@ fn quantized_part(
         return Err(format!("{of} is not quantized"));
     };
     let mut values = Vec::new();
-    let mut add = |grid: Grid, codes: &[u8; Scheme::BLOCK]| match part {
-        QuantizedPart::Codes => values.extend(codes.map(f32::from)),
-        QuantizedPart::Scales => values.push(grid.scale),
-        QuantizedPart::Zeros => values.push(f32::from(grid.zero)),
-    };
-    let mut codes = [0; Scheme::BLOCK];
     for (i, row) in evaluate(base, read)?.rows().into_iter().enumerate() {
-        if let Some((stored, format, row)) = base.carried(i, *scheme) {
-            let row = bytes(&evaluate(stored, read)?.select(Axis(0), &[row]));
-            for block in row.chunks(format.bytes()) {
-                let grid = format.codes(block, &mut codes).ok_or("a format of another scheme")?;
-                add(grid, &codes);
+        for (grid, codes) in quantized_row(base, i, *scheme, &row.to_vec(), read)? {
+            match part {
+                QuantizedPart::Codes => values.extend(codes.map(f32::from)),
+                QuantizedPart::Scales => values.push(grid.scale),
+                QuantizedPart::Zeros => values.push(f32::from(grid.zero)),
             }
-            continue;
-        }
-        for block in row.to_vec().chunks(Scheme::BLOCK) {
-            let grid = scheme.quantize(block, &mut codes);
-            add(grid, &codes);
         }
     }
     let rows = of.shape()[0];

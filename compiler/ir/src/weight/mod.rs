@@ -5,6 +5,8 @@
 
 mod blocks;
 mod eval;
+mod grouped;
+mod packing;
 mod permutation;
 mod scheme;
 mod text;
@@ -17,6 +19,8 @@ use smallvec::SmallVec;
 
 pub use blocks::BlockFormat;
 pub use eval::evaluate;
+pub use grouped::{Group, Zeros, code_offset};
+pub use packing::{PackOrder, Packing};
 pub use permutation::Permutation;
 pub use scheme::{Grid, QuantizedPart, Scheme};
 
@@ -151,6 +155,45 @@ pub enum WeightExpr {
         /// What the blocks are.
         format: BlockFormat,
     },
+    /// Integers of a few bits, in `u8`.
+    Unpack {
+        /// `u8`: the bytes of words, those of a row one after the other.
+        base: Weight,
+        /// Where they lie in it.
+        packing: Packing,
+    },
+    /// The numbers that codes stand for, in `f32`.
+    Lookup {
+        /// `u8`.
+        codes: Weight,
+        /// `f32`: a number for each code; 16 for codes of four bits, else 256.
+        table: Weight,
+    },
+    /// Columns of a matrix, in any order.
+    GatherColumns {
+        /// `[rows, columns]`.
+        base: Weight,
+        /// `i32`: the column that each of the new ones is. Each is below `columns`.
+        index: Weight,
+    },
+    /// Every number plus another, rounded to its type.
+    Offset {
+        /// The numbers.
+        base: Weight,
+        /// What is added.
+        term: Real,
+    },
+    /// `(code − zero) · scale`, in `f32`: one exact difference and one product.
+    DequantizeGroups {
+        /// Integers, or numbers that stand for themselves: a vector or a matrix.
+        codes: Weight,
+        /// A floating-point number for each group.
+        scales: Weight,
+        /// The codes that stand for zero.
+        zeros: Zeros,
+        /// What shares a scale.
+        group: Group,
+    },
     /// A few numbers that are no part of a checkpoint.
     Literal {
         /// The element type.
@@ -160,6 +203,37 @@ pub enum WeightExpr {
         /// As many as the sizes say.
         values: Vec<Real>,
     },
+}
+
+impl WeightExpr {
+    /// The recipes that this one uses directly.
+    pub fn parts(&self) -> Vec<&Weight> {
+        match self {
+            Self::Source { .. } | Self::InvFreq { .. } | Self::Literal { .. } => Vec::new(),
+            Self::Concat { parts } | Self::ConcatColumns { parts } | Self::Sum { parts } => {
+                parts.iter().collect()
+            }
+            Self::SetRowNorms { base, norms } => vec![base, norms],
+            Self::Slice { base, .. }
+            | Self::Permute { base, .. }
+            | Self::Transpose { base }
+            | Self::Convert { base, .. }
+            | Self::Quantize { base, .. }
+            | Self::Scale { base, .. }
+            | Self::Dequantize { base, .. }
+            | Self::Unpack { base, .. }
+            | Self::Offset { base, .. }
+            | Self::PackNibbles { base } => vec![base],
+            Self::QuantizedPart { of, .. } => vec![of],
+            Self::Lookup { codes, table } => vec![codes, table],
+            Self::GatherColumns { base, index } => vec![base, index],
+            Self::DequantizeGroups { codes, scales, zeros, .. } => match zeros {
+                Zeros::Same(_) => vec![codes, scales],
+                Zeros::Each(zeros) => vec![codes, scales, zeros],
+            },
+            Self::AddLowRank { base, a, b, .. } => vec![base, a, b],
+        }
+    }
 }
 
 /// A recipe with its type. Cheap to clone; equal when the recipes are equal.
@@ -279,12 +353,56 @@ impl Weight {
         Self::new(WeightExpr::Dequantize { base: self.clone(), format })
     }
 
-    /// The stored row that `row` is, with its blocks' type, where these hold the codes of `scheme`: quantizing leaves such
-    /// a row as it is.
-    pub fn carried(&self, row: usize, scheme: Scheme) -> Option<(&Self, BlockFormat, usize)> {
+    /// The integers of `packing` in these bytes.
+    pub fn unpack(&self, packing: Packing) -> Result<Self, WeightError> {
+        Self::new(WeightExpr::Unpack { base: self.clone(), packing })
+    }
+
+    /// The numbers in `table` that these codes stand for.
+    pub fn lookup(&self, table: &Self) -> Result<Self, WeightError> {
+        Self::new(WeightExpr::Lookup { codes: self.clone(), table: table.clone() })
+    }
+
+    /// The columns of this matrix that `index` names.
+    pub fn gather_columns(&self, index: &Self) -> Result<Self, WeightError> {
+        Self::new(WeightExpr::GatherColumns { base: self.clone(), index: index.clone() })
+    }
+
+    /// Every number plus `term`.
+    pub fn offset(&self, term: Real) -> Result<Self, WeightError> {
+        Self::new(WeightExpr::Offset { base: self.clone(), term })
+    }
+
+    /// The numbers that these codes stand for, by the scales and the zeros of their groups.
+    pub fn dequantize_groups(&self, scales: &Self, zeros: Zeros, group: Group) -> Result<Self, WeightError> {
+        Self::new(WeightExpr::DequantizeGroups { codes: self.clone(), scales: scales.clone(), zeros, group })
+    }
+
+    /// The recipe within this one that makes numbers of stored codes, if there is one: the first.
+    pub fn stored_codes(&self) -> Option<&Self> {
         match self.expr() {
-            WeightExpr::Dequantize { base, format } => {
-                (format.scheme() == Some(scheme)).then_some((base, *format, row))
+            WeightExpr::Dequantize { .. } | WeightExpr::DequantizeGroups { .. } => Some(self),
+            _ => self.parts().into_iter().find_map(Self::stored_codes),
+        }
+    }
+
+    /// The scheme that holds the codes that this recipe dequantizes, if it dequantizes any and there is one.
+    pub fn carried_scheme(&self) -> Option<Scheme> {
+        match self.expr() {
+            WeightExpr::Dequantize { format, .. } => format.scheme(),
+            WeightExpr::DequantizeGroups { codes, scales, zeros, group } => {
+                grouped::scheme(codes, scales, zeros, *group)
+            }
+            _ => None,
+        }
+    }
+
+    /// The recipe that dequantizes row `row`, and the number of the row there, where it has the codes of `scheme`:
+    /// quantizing leaves them as they are in each block whose grid the scheme holds ([`Scheme::holds`]).
+    pub fn carried(&self, row: usize, scheme: Scheme) -> Option<(&Self, usize)> {
+        match self.expr() {
+            WeightExpr::Dequantize { .. } | WeightExpr::DequantizeGroups { .. } => {
+                (self.carried_scheme() == Some(scheme)).then_some((self, row))
             }
             WeightExpr::Slice { base, start, .. } => base.carried(start + row, scheme),
             WeightExpr::Permute { base, order } => base.carried(order.source_row(row), scheme),
@@ -300,6 +418,14 @@ impl Weight {
                 None
             }
             _ => None,
+        }
+    }
+
+    /// The parts of a concatenation, or of several, in order; of others, itself.
+    pub fn row_parts(&self) -> Vec<&Self> {
+        match self.expr() {
+            WeightExpr::Concat { parts } => parts.iter().flat_map(Self::row_parts).collect(),
+            _ => vec![self],
         }
     }
 
@@ -338,23 +464,7 @@ impl Weight {
 
     /// The recipes that this one uses directly.
     pub fn parts(&self) -> Vec<&Self> {
-        match self.expr() {
-            WeightExpr::Source { .. } | WeightExpr::InvFreq { .. } | WeightExpr::Literal { .. } => Vec::new(),
-            WeightExpr::Concat { parts }
-            | WeightExpr::ConcatColumns { parts }
-            | WeightExpr::Sum { parts } => parts.iter().collect(),
-            WeightExpr::SetRowNorms { base, norms } => vec![base, norms],
-            WeightExpr::Slice { base, .. }
-            | WeightExpr::Permute { base, .. }
-            | WeightExpr::Transpose { base }
-            | WeightExpr::Convert { base, .. }
-            | WeightExpr::Quantize { base, .. }
-            | WeightExpr::Scale { base, .. }
-            | WeightExpr::Dequantize { base, .. }
-            | WeightExpr::PackNibbles { base } => vec![base],
-            WeightExpr::QuantizedPart { of, .. } => vec![of],
-            WeightExpr::AddLowRank { base, a, b, .. } => vec![base, a, b],
-        }
+        self.expr().parts()
     }
 
     /// Calls `visit` with every checkpoint tensor of the recipe, in order, repetitions included.
@@ -472,9 +582,9 @@ fn infer(expr: &WeightExpr) -> Result<(DType, SmallVec<[usize; 2]>), String> {
             }
             Ok((first.dtype(), first.shape().into()))
         }
-        WeightExpr::Scale { base, .. } => match base.dtype().is_float() {
+        WeightExpr::Scale { base, .. } | WeightExpr::Offset { base, .. } => match base.dtype().is_float() {
             true => Ok((base.dtype(), base.shape().into())),
-            false => Err(format!("{} cannot be scaled", base.ty())),
+            false => Err(format!("{} are no numbers to compute with", base.ty())),
         },
         WeightExpr::SetRowNorms { base, norms } => {
             let (rows, columns) = matrix(base, "the base")?;
@@ -525,6 +635,36 @@ fn infer(expr: &WeightExpr) -> Result<(DType, SmallVec<[usize; 2]>), String> {
                 }
                 _ => Err(format!("{} are no rows of {format} blocks", base.ty())),
             }
+        }
+        WeightExpr::Unpack { base, packing } => match base.dtype() {
+            DType::U8 => Ok((DType::U8, packing.shape(base.shape())?)),
+            _ => Err(format!("{} are no bytes", base.ty())),
+        },
+        WeightExpr::Lookup { codes, table } => match (codes.dtype(), table.dtype(), table.shape()) {
+            (DType::U8, DType::F32, [16]) if grouped::code_bits(codes) == Some(4) => {
+                Ok((DType::F32, codes.shape().into()))
+            }
+            (DType::U8, DType::F32, [256]) => Ok((DType::F32, codes.shape().into())),
+            _ => Err(format!("{} do not name numbers of {}", codes.ty(), table.ty())),
+        },
+        WeightExpr::GatherColumns { base, index } => {
+            let (rows, _) = matrix(base, "the base")?;
+            match (index.dtype(), index.shape()) {
+                (DType::I32, &[columns]) => Ok((base.dtype(), [rows, columns].as_slice().into())),
+                _ => Err(format!("{} are no numbers of columns", index.ty())),
+            }
+        }
+        WeightExpr::DequantizeGroups { codes, scales, zeros, group } => {
+            let zeros_fit = match zeros {
+                Zeros::Same(_) => true,
+                Zeros::Each(zeros) => zeros.shape() == scales.shape(),
+            };
+            if !scales.dtype().is_float() || !zeros_fit || !group.fits(codes.shape(), scales.shape()) {
+                let Group { rows, columns } = group;
+                let groups = format!("groups of {rows} × {columns}");
+                return Err(format!("{} have no {groups} with {} for scales", codes.ty(), scales.ty()));
+            }
+            Ok((DType::F32, codes.shape().into()))
         }
         WeightExpr::Literal { dtype, shape, values } => {
             let elements = shape.iter().try_fold(1usize, |all, &size| all.checked_mul(size));

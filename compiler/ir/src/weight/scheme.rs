@@ -87,6 +87,11 @@ impl Scheme {
         }
     }
 
+    /// Whether this scheme stores `grid` as it is: its scale is one of half precision.
+    pub fn holds(self, grid: Grid) -> bool {
+        half(grid.scale) == grid.scale && self.zero().is_none_or(|zero| zero == grid.zero)
+    }
+
     /// Writes the codes of `block`, of at most [`Scheme::BLOCK`] numbers, and returns what they stand for. Codes behind
     /// the last number are those of zero.
     ///
@@ -101,15 +106,6 @@ impl Scheme {
             *code = (round(x * inverse) + zero).clamp(0.0, most) as u8;
         }
         grid
-    }
-
-    /// Puts what quantization leaves of each number of a row in its place.
-    pub fn round_row(self, row: &mut [f32]) {
-        let mut codes = [0; Self::BLOCK];
-        for block in row.chunks_mut(Self::BLOCK) {
-            let grid = self.quantize(block, &mut codes);
-            block.iter_mut().zip(&codes).for_each(|(x, &code)| *x = grid.decode(code));
-        }
     }
 
     fn grid(self, block: &Block) -> Grid {
@@ -276,9 +272,12 @@ mod tests {
     use super::*;
 
     fn round_trip(scheme: Scheme, block: &[f32]) -> Vec<f32> {
-        let mut row = block.to_vec();
-        scheme.round_row(&mut row);
-        row
+        let mut codes = [0; Scheme::BLOCK];
+        let quantized = block.chunks(Scheme::BLOCK).flat_map(|block| {
+            let grid = scheme.quantize(block, &mut codes);
+            block.iter().zip(codes).map(|(_, code)| grid.decode(code)).collect::<Vec<_>>()
+        });
+        quantized.collect()
     }
 
     fn squared(found: &[f32], block: &[f32]) -> f64 {

@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
-use super::{FrequencySet, Permutation, Weight, WeightExpr};
+use super::{FrequencySet, Group, Packing, Permutation, Weight, WeightExpr, Zeros};
 use crate::attrs::{Attrs, list_text, write_attrs};
 use crate::suggest::{nearest, question};
 use crate::text::{Cursor, SyntaxError, write_name};
 
 /// The recipes that are written as functions.
-const FUNCTIONS: [&str; 17] = [
+const FUNCTIONS: [&str; 22] = [
     "quantize",
     "quantized_part",
     "pack_nibbles",
@@ -28,6 +28,11 @@ const FUNCTIONS: [&str; 17] = [
     "inv_freq",
     "literal",
     "dequantize",
+    "dequantize_groups",
+    "unpack",
+    "lookup",
+    "gather_columns",
+    "offset",
 ];
 
 /// Recipes nest by a few levels; more is an attack on the parser's stack.
@@ -53,6 +58,11 @@ impl WeightExpr {
             Self::QuantizedPart { .. } => "quantized_part",
             Self::PackNibbles { .. } => "pack_nibbles",
             Self::Dequantize { .. } => "dequantize",
+            Self::DequantizeGroups { .. } => "dequantize_groups",
+            Self::Unpack { .. } => "unpack",
+            Self::Lookup { .. } => "lookup",
+            Self::GatherColumns { .. } => "gather_columns",
+            Self::Offset { .. } => "offset",
             Self::Literal { .. } => "literal",
         }
     }
@@ -65,6 +75,8 @@ impl WeightExpr {
             | Self::Transpose { .. }
             | Self::Sum { .. }
             | Self::SetRowNorms { .. }
+            | Self::Lookup { .. }
+            | Self::GatherColumns { .. }
             | Self::PackNibbles { .. } => Vec::new(),
             Self::Slice { start, rows, .. } => vec![("start", start.to_string()), ("rows", rows.to_string())],
             Self::Permute {
@@ -85,6 +97,21 @@ impl WeightExpr {
             Self::Quantize { scheme, .. } => vec![("scheme", scheme.to_string())],
             Self::QuantizedPart { part, .. } => vec![("part", part.to_string())],
             Self::Dequantize { format, .. } => vec![("format", format.to_string())],
+            Self::DequantizeGroups { zeros, group: Group { rows, columns }, .. } => {
+                let group = [("rows", rows.to_string()), ("columns", columns.to_string())];
+                let zero = match zeros {
+                    Zeros::Same(zero) => Some(("zero", zero.to_string())),
+                    Zeros::Each(_) => None,
+                };
+                group.into_iter().chain(zero).collect()
+            }
+            Self::Unpack { packing: Packing { bits, order, count, plus }, .. } => vec![
+                ("bits", bits.to_string()),
+                ("order", order.to_string()),
+                ("count", count.to_string()),
+                ("plus", plus.to_string()),
+            ],
+            Self::Offset { term, .. } => vec![("term", term.to_string())],
             Self::Literal { dtype, shape, values } => {
                 vec![("dtype", dtype.to_string()), ("shape", list_text(shape)), ("values", list_text(values))]
             }
@@ -103,8 +130,11 @@ impl WeightExpr {
             | "quantize"
             | "quantized_part"
             | "dequantize"
+            | "unpack"
+            | "offset"
             | "pack_nibbles" => 1,
-            "set_row_norms" => 2,
+            "dequantize_groups" => parts.len().clamp(2, 3),
+            "set_row_norms" | "lookup" | "gather_columns" => 2,
             "add_low_rank" => 3,
             "inv_freq" | "literal" => 0,
             _ => return Err(format!("`{function}` is not a recipe{}", question(function, FUNCTIONS))),
@@ -136,6 +166,23 @@ impl WeightExpr {
             "quantized_part" => Self::QuantizedPart { of: next(), part: a.get("part")? },
             "pack_nibbles" => Self::PackNibbles { base: next() },
             "dequantize" => Self::Dequantize { base: next(), format: a.get("format")? },
+            "dequantize_groups" => {
+                let (codes, scales) = (next(), next());
+                let zeros = match parts.pop() {
+                    Some(zeros) => Zeros::Each(zeros),
+                    None => Zeros::Same(a.get("zero")?),
+                };
+                let group = Group { rows: a.get("rows")?, columns: a.get("columns")? };
+                Self::DequantizeGroups { codes, scales, zeros, group }
+            }
+            "unpack" => {
+                let (bits, order) = (a.get("bits")?, a.get("order")?);
+                let packing = Packing { bits, order, count: a.get("count")?, plus: a.get("plus")? };
+                Self::Unpack { base: next(), packing }
+            }
+            "lookup" => Self::Lookup { codes: next(), table: next() },
+            "gather_columns" => Self::GatherColumns { base: next(), index: next() },
+            "offset" => Self::Offset { base: next(), term: a.get("term")? },
             "literal" => Self::Literal {
                 dtype: a.get("dtype")?,
                 shape: a.list("shape")?.into(),
@@ -158,27 +205,11 @@ impl WeightExpr {
 
 impl fmt::Display for WeightExpr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let parts: Vec<&Weight> = match self {
-            Self::Source { tensor, .. } => {
-                f.write_str("@")?;
-                return write_name(f, tensor);
-            }
-            Self::Concat { parts } | Self::ConcatColumns { parts } | Self::Sum { parts } => {
-                parts.iter().collect()
-            }
-            Self::SetRowNorms { base, norms } => vec![base, norms],
-            Self::Slice { base, .. }
-            | Self::Permute { base, .. }
-            | Self::Transpose { base }
-            | Self::Convert { base, .. }
-            | Self::Quantize { base, .. }
-            | Self::Scale { base, .. }
-            | Self::Dequantize { base, .. }
-            | Self::PackNibbles { base } => vec![base],
-            Self::QuantizedPart { of, .. } => vec![of],
-            Self::AddLowRank { base, a, b, .. } => vec![base, a, b],
-            Self::InvFreq { .. } | Self::Literal { .. } => Vec::new(),
-        };
+        if let Self::Source { tensor, .. } = self {
+            f.write_str("@")?;
+            return write_name(f, tensor);
+        }
+        let parts = self.parts();
         write!(f, "{}(", self.function())?;
         for (i, part) in parts.iter().enumerate() {
             write!(f, "{}{part}", if i == 0 { "" } else { ", " })?;
@@ -262,7 +293,7 @@ fn undeclared(name: &str, declared: &BTreeMap<String, Weight>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::weight::{BlockFormat, QuantizedPart, Scheme};
+    use crate::weight::{BlockFormat, PackOrder, QuantizedPart, Scheme};
     use crate::{DType, Real, RopeScaling};
 
     fn source(name: &str, shape: &[usize]) -> Weight {
@@ -277,6 +308,10 @@ mod tests {
             source("a", &[2, 4]),
             source("b", &[8, 2]),
             source("m", &[8]),
+            source("scales", &[2, 2]),
+            Weight::source("zeros", DType::U8, &[2, 2]).unwrap(),
+            Weight::source("table", DType::F32, &[16]).unwrap(),
+            Weight::source("index", DType::I32, &[5]).unwrap(),
             blocks,
         ];
         weights.into_iter().map(|w| (w.to_string()[1..].to_owned(), w)).collect()
@@ -286,6 +321,10 @@ mod tests {
     fn recipes_read_back() {
         let d = declared();
         let (q, k) = (&d["q"], &d["k"]);
+        let packing = Packing { bits: 4, order: PackOrder::Low, count: 70, plus: 1 };
+        let unpacked = d["blocks"].unpack(packing).unwrap();
+        let groups =
+            |zeros| unpacked.dequantize_groups(&d["scales"], zeros, Group { rows: 1, columns: 35 }).unwrap();
         let recipes = [
             Weight::concat([q.clone(), k.clone(), k.slice(1, 2).unwrap()]).unwrap(),
             Weight::concat_columns([q.clone(), d["b"].clone()]).unwrap(),
@@ -311,6 +350,10 @@ mod tests {
                 .pack_nibbles()
                 .unwrap(),
             d["blocks"].dequantize(BlockFormat::Q4_0).unwrap().quantize(Scheme::Q4).unwrap(),
+            groups(Zeros::Same(8)),
+            groups(Zeros::Each(d["zeros"].clone())),
+            unpacked.lookup(&d["table"]).unwrap().offset(Real::new(-0.5)).unwrap(),
+            unpacked.gather_columns(&d["index"]).unwrap(),
             Weight::literal(DType::I64, &[2, 1], &[-1.0, 3.0]).unwrap(),
             Weight::literal(DType::F32, &[], &[1e-5]).unwrap(),
         ];
@@ -360,6 +403,16 @@ mod tests {
         insta::assert_snapshot!(error("dequantize(@blocks, format=q8_0)"), @"
         line 1, column 1: weight `dequantize(@blocks, format=q8_0)`: u8[2, 36] are no rows of q8_0 blocks
           dequantize(@blocks, format=q8_0)
+          ^
+        ");
+        insta::assert_snapshot!(error("dequantize_groups(@blocks, @scales, rows=1, columns=16, zero=8)"), @"
+        line 1, column 1: weight `dequantize_groups(@blocks, @scales, rows=1, columns=16, zero=8)`: u8[2, 36] have no groups of 1 × 16 with bf16[2, 2] for scales
+          dequantize_groups(@blocks, @scales, rows=1, columns=16, zero=8)
+          ^
+        ");
+        insta::assert_snapshot!(error("unpack(@blocks, bits=3, order=low, count=97, plus=0)"), @"
+        line 1, column 1: weight `unpack(@blocks, bits=3, order=low, count=97, plus=0)`: bytes of shape [2, 36] are no 97 integers of 3 bits, low
+          unpack(@blocks, bits=3, order=low, count=97, plus=0)
           ^
         ");
         insta::assert_snapshot!(error("sum(@q, @k)"), @"

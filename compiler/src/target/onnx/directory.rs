@@ -79,8 +79,8 @@ impl Destination {
             let why = "weights that adapters change are not in the files of the checkpoint";
             return Err(fault.message(why).help("use --external-data file").into());
         }
-        if external.is_stored() && source::gguf::is_gguf(&checkpoint.path) {
-            let why = "a GGUF file has its matrices in blocks, or in another order than the graph takes them";
+        if external.is_stored() && (source::gguf::is_gguf(&checkpoint.path) || checkpoint.is_quantized()) {
+            let why = "the files have matrices quantized, or in another order than the graph takes them";
             return Err(fault.message(why).help("use --external-data file").into());
         }
         if external != ExternalData::Reference {

@@ -144,6 +144,8 @@ fn data_type(dtype: DType) -> i32 {
         DType::I32 => DataType::INT32,
         DType::Bool => DataType::BOOL,
         DType::U8 => DataType::UINT8,
+        DType::I8 => DataType::INT8,
+        DType::F8E4M3 => DataType::FLOAT8E4M3FN,
     };
     data_type as i32
 }

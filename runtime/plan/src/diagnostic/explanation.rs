@@ -119,11 +119,12 @@ the others have to follow."
             Self::UnsupportedConfig => {
                 "\
 The configuration is valid, and asks for something that llamac does not compute: another activation,
-weights that are quantized in the checkpoint, rotary embedding of a part of the head, attention that
-is not causal.
+weights that are quantized by a method that it does not read, rotary embedding of a part of the
+head, attention that is not causal.
 
-**Cure**: for quantized checkpoints, get the original in f32, f16 or bf16, or save it dequantized.
-For the rest there is none but another model: leaving the key out would compute something else."
+**Cure**: for quantized checkpoints, the message says which methods are read; get one of these, or
+the original in f32, f16 or bf16. For the rest there is none but another model: leaving the key out
+would compute something else."
             }
             Self::UnsupportedModel => {
                 "\
@@ -177,11 +178,22 @@ wrong in a model with grouped attention, or a vocabulary that was extended witho
             }
             Self::WrongDtype => {
                 "\
-A weight has a dtype other than F32, F16 and BF16: float8, integers of a quantized model, or F64.
+A weight has a dtype other than F32, F16 and BF16, or a part of a quantized weight another than its
+method gives it.
 
 **Cure**: load the checkpoint with transformers, `model.to(torch.bfloat16)`, and save it with
-`save_pretrained()`. A checkpoint that was quantized needs its method's own way back, or the
-original."
+`save_pretrained()`. If it is quantized, take weights and `quantization_config` from the same
+source."
+            }
+            Self::BadPackedWeight => {
+                "\
+The parts that a quantized weight is stored as do not go together: a column belongs to a group that
+has no scale (`g_idx`), or a shape that is stored beside the codes is not the model's.
+
+**Cause**: files of two checkpoints in one folder, a tool that cut or rearranged weights without
+their parts, or damage.
+
+**Cure**: take all files from the same source, or quantize again."
             }
             Self::DuplicateTensor => {
                 "\
