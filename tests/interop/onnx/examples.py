@@ -15,6 +15,7 @@ from tempfile import TemporaryDirectory
 
 LLAMAC, NODE, TARGET = (Path(argument).resolve() for argument in sys.argv[1:])
 EXAMPLE = re.compile(r"^### ([^\n]+)\n(?:(?!^#)[^\n]*\n)*?```(python|js|rust,ignore)\n(.*?)```", re.M | re.S)
+PROMPT = "Mia had a red kite."
 SETUP = re.compile(r"^```sh\n(.*?)```", re.M | re.S)
 
 
@@ -49,8 +50,8 @@ with TemporaryDirectory(dir=NODE) as name:
     (folder / "fixtures").symlink_to(Path("fixtures").resolve())
     os.environ["PATH"] = f"{LLAMAC.parent}{os.pathsep}{os.environ['PATH']}"
     output("bash", "-euc", SETUP.search(page).group(1), folder=folder)
-    prompt = ["-p", "Mia had a red kite."]
-    story = output(LLAMAC, "run", "fixtures/stories", *prompt, "--compute", "f32", folder=folder).strip()
+    story = output(LLAMAC, "run", "fixtures/stories", "-p", PROMPT, "--compute", "f32", folder=folder).strip()
+    assert story.startswith(PROMPT) and len(story) > 2 * len(PROMPT), story
     for runtime, language, code in examples:
         found = output(*program(language, code, folder), folder=folder).strip()
         assert story in found, f"{runtime} tells\n{found}\ninstead of\n{story}"

@@ -37,9 +37,9 @@ class Session:
     def reset(self):
         self.cache = {}
 
-    def forward(self, tokens, mask, positions):
+    def forward(self, tokens, mask, positions, keep=0):
         """The outputs for `tokens` (ids or embeddings) behind the cache; `mask` is of all positions so far."""
-        feeds = {"attention_mask": mask, "position_ids": positions}
+        feeds = {"attention_mask": mask, "position_ids": positions, "num_logits_to_keep": np.array(keep)}
         feeds["input_ids" if tokens.ndim == 2 else "inputs_embeds"] = tokens
         for name in self.past:
             _, heads, _, size = self.inputs[name].shape
@@ -49,6 +49,36 @@ class Session:
         results = dict(zip(self.outputs, self.session.run(None, feeds)))
         for name in self.past:
             self.cache[name] = results.pop(name.replace("past_key_values", "present"))
+        return results
+
+
+class Optimum(Session):
+    """The same, fed and read by the rules of optimum's classes.
+
+    Keys and values are what is called so, in the order of the session, and a past is the present of its place. Empty ones
+    are as large as config.json says. Nothing but a decoder gets positions or a cache, and an input that is not fed is an
+    error.
+    """
+
+    def __init__(self, folder):
+        super().__init__(folder / "model.onnx")
+        config = read_json(folder / "config.json")
+        caches = lambda names: [name for name in names if ".key" in name or ".value" in name]
+        self.past, self.present = caches(self.inputs), caches(self.outputs)
+        heads = config["num_attention_heads"]
+        size = config.get("head_dim") or config["hidden_size"] // heads
+        self.empty = (config.get("num_key_value_heads") or heads, 0, size)
+        self.decoder = config["architectures"][0].endswith("ForCausalLM")
+        assert bool(self.past) == (self.decoder and config.get("use_cache", True)), "use_cache"
+
+    def forward(self, tokens, mask, positions):
+        feeds = {"input_ids": tokens, "attention_mask": mask}
+        if self.decoder:
+            feeds["position_ids"] = positions
+        caches = self.cache or [np.zeros((tokens.shape[0], *self.empty), np.float32)] * len(self.past)
+        feeds |= zip(self.past, caches, strict=True)
+        results = dict(zip(self.outputs, self.session.run(None, feeds)))
+        self.cache = [results.pop(name) for name in self.present]
         return results
 
 

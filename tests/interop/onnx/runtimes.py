@@ -123,7 +123,8 @@ def classified(model, texts):
         logits = session.forward(ids, mask.astype(np.int64), None)["logits"]
         scores = np.exp(logits - logits.max(-1, keepdims=True))
         scores /= scores.sum(-1, keepdims=True)
-        for score, answer in zip(scores, expected):
+        for score, answer in zip(scores, expected, strict=True):
+            assert len(answer["scores"]) == len(labels) == len(score), (labels, answer)
             for entry in answer["scores"]:
                 index = next(int(i) for i, label in labels.items() if label == entry["label"])
                 assert abs(score[index] - entry["score"]) <= 1e-4, (score, answer)
@@ -144,7 +145,7 @@ def in_transformers_js(model, runs, *dtype):
 
 def in_rten(model, runs):
     found = json.loads(output(RTEN, model / "model.onnx", json.dumps([ids for ids, _ in runs]), STEPS))
-    for tokens, (_, expected) in zip(found, runs):
+    for tokens, (_, expected) in zip(found, runs, strict=True):
         # It goes on behind the end of a text.
         assert tokens[: len(expected)] == expected, (tokens, expected)
 
