@@ -34,7 +34,7 @@ impl Members {
     /// Takes a member out, if it is there.
     pub fn remove(&mut self, key: &str) {
         self.changed |= self.get(key).is_some();
-        self.members.retain(|(name, _)| name != key);
+        self.members.retain(|name, _| name != key);
     }
 
     /// Sets what is not there, or null.
