@@ -51,6 +51,28 @@ fn as_sentencepiece(name: &str) {
             streamed += stream.push(id).expect("decodes");
         }
         assert_eq!(&(streamed + stream.flush().expect("decodes")), text, "{ids:?}, streamed");
+        for prompt in [ids.len() / 3, ids.len() / 2, ids.len().saturating_sub(1)] {
+            continued(&tokenizer, ids, prompt, text);
+        }
+    }
+}
+
+/// A stream after the first `prompt` of `ids` goes on where their text ends; a character that they begin is replaced.
+fn continued(tokenizer: &Tokenizer, ids: &[u32], prompt: usize, text: &str) {
+    let (before, behind) = ids.split_at(prompt);
+    let mut stream = Detokenizer::after(tokenizer, true, before).expect("decodes");
+    let mut new = String::new();
+    for &id in behind {
+        new += stream.push(id).expect("decodes");
+    }
+    new += stream.flush().expect("decodes");
+    let shown = tokenizer.decode(before, true).expect("decodes");
+    let kept = text.strip_suffix(&new).expect("the end of the text");
+    if text.starts_with(&shown) {
+        assert_eq!(kept, shown, "{before:?} then {behind:?}");
+    } else {
+        let replaced = shown.strip_prefix(kept).expect("the start of what was shown");
+        assert!(replaced.chars().all(|c| c == '\u{FFFD}'), "{before:?} then {behind:?}");
     }
 }
 

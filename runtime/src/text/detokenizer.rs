@@ -56,9 +56,13 @@ impl<'t> Detokenizer<'t> {
                 stream.window.push(id);
             }
         }
-        stream.window.drain(..stream.window.len().saturating_sub(LONG));
+        let mut start = stream.window.len().saturating_sub(LONG);
+        // A run of bytes is text as a whole only.
+        while start > 0 && tokenizer.kind(stream.window[start]) == Kind::Byte {
+            start -= 1;
+        }
+        stream.window.drain(..start);
         stream.shown = tokenizer.decode(&stream.window, skip_special)?;
-        stream.shown.truncate(stream.shown.trim_end_matches(REPLACEMENT).len());
         Ok(stream)
     }
 
@@ -109,8 +113,11 @@ impl<'t> Detokenizer<'t> {
         if !whole {
             text.truncate(settled(&text));
         }
-        self.new.push_str(&text[common(&self.shown, &text)..]);
-        self.shown = text;
+        // What a prompt shows of a character that it does not end stays until something else is there.
+        if !self.shown.starts_with(&text) {
+            self.new.push_str(&text[common(&self.shown, &text)..]);
+            self.shown = text;
+        }
         Ok(())
     }
 
@@ -143,7 +150,7 @@ fn settled(text: &str) -> usize {
 }
 
 /// Length in bytes of the longest common start of `a` and `b`. All of `a`, unless a prompt ended in the middle of a
-/// run of bytes that turned out to be invalid.
+/// character, or of a run of bytes that turned out to be invalid.
 fn common(a: &str, b: &str) -> usize {
     if b.starts_with(a) {
         return a.len();
@@ -180,11 +187,46 @@ mod tests {
         let mut s = Detokenizer::after(&t, true, &[id("▁a"), id("<0xC3>")]).expect("decodes");
         assert_eq!(s.push(id("<0xA9>")).expect("decodes"), "");
         assert_eq!(s.push(id("a")).expect("decodes"), "éa");
+        // One that stays unfinished was shown.
+        let mut s = Detokenizer::after(&t, true, &[id("▁a"), id("<0xC3>")]).expect("decodes");
+        assert_eq!(s.push(id("a")).expect("decodes"), "a");
+        // So was the character that stands for damage, where it is the prompt's own.
+        let own = ["▁a", "<0xEF>", "<0xBF>", "<0xBD>"].map(id);
+        let mut s = Detokenizer::after(&t, true, &own).expect("decodes");
+        assert_eq!(s.push(id("▁a")).expect("decodes"), " a");
         // A prompt's run of bytes that becomes invalid changes its text; the stream goes on.
         let mut s = Detokenizer::after(&t, true, &[id("▁a"), id("<0x0A>")]).expect("decodes");
         assert_eq!(s.push(id("<0xFF>")).expect("decodes"), "");
         assert_eq!(s.push(id("a")).expect("decodes"), "\u{FFFD}\u{FFFD}a");
         assert_eq!(s.push(id("▁a")).expect("decodes"), " a");
+    }
+
+    #[test]
+    fn a_long_run_of_bytes_at_the_end_of_a_prompt_is_whole() {
+        let t = llama();
+        let id = |p: &str| t.token_to_id(p).expect(p);
+        for count in 1..40 {
+            let mut prompt = vec![id("▁a"); 3];
+            prompt.extend(["<0xE4>", "<0xB8>", "<0xAD>"].map(id).repeat(count));
+            let mut s = Detokenizer::after(&t, true, &prompt).expect("decodes");
+            assert_eq!(s.push(id("▁a")).expect("decodes"), " a", "{count}");
+            let mut s = Detokenizer::after(&t, true, &prompt).expect("decodes");
+            for byte in ["<0xE4>", "<0xB8>", "<0xAD>"] {
+                assert_eq!(s.push(id(byte)).expect("decodes"), "");
+            }
+            assert_eq!(s.push(id("a")).expect("decodes"), "中a", "{count}");
+        }
+    }
+
+    #[test]
+    fn a_character_of_bytes_that_a_prompt_begins_comes_whole() {
+        let t = byte_level();
+        let id = |p: &str| t.token_to_id(p).expect(p);
+        for (tail, said) in [(["Ń", "a"], ["中", "a"]), (["a", "a"], ["a", "a"])] {
+            let mut s = Detokenizer::after(&t, true, &[id("a"), id("ä")]).expect("decodes");
+            assert_eq!(s.push(id("¸")).expect("decodes"), "");
+            assert_eq!(tail.map(|p| s.push(id(p)).expect("decodes").to_owned()), said);
+        }
     }
 
     #[test]
