@@ -1,6 +1,6 @@
 //! What the compiler writes and the runtime reads: the plan of a compiled model, the layout of its packed weights,
-//! the container they travel in, the vocabulary in which both report faults, and SentencePiece models, which both
-//! read.
+//! the container they travel in, the vocabulary in which both report faults, SentencePiece models, and what else
+//! makes a tokenizer, which both read.
 //!
 //! Data only. The arithmetic over these layouts lives in the compiler's packer and in the runtime's kernels; neither
 //! crate knows the other.
@@ -14,6 +14,7 @@ pub mod layout;
 mod plan;
 mod prompt;
 pub mod sentencepiece;
+pub mod tokenizer;
 
 pub use generation::GenerationDefaults;
 pub use head::HeadKind;

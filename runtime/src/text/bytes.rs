@@ -1,7 +1,9 @@
 //! The two ways in which vocabulary pieces stand for bytes.
 //!
 //! Byte fallback (SentencePiece): the piece `<0xE4>` is one byte. Byte level (GPT-2): each character of a piece is
-//! one byte, by a table that maps printable bytes to themselves and the others to U+0100 and up.
+//! one byte, by a table.
+
+use llamac_plan::tokenizer::byte_level::byte_of;
 
 /// The byte that a piece of the form `<0xNN>` stands for; the same test as the decoder's.
 pub(super) fn fallback_byte(piece: &str) -> Option<u8> {
@@ -18,21 +20,6 @@ pub(super) fn byte_level(piece: &str) -> Vec<u8> {
     piece.chars().map(byte_of).collect::<Option<_>>().unwrap_or_else(|| piece.as_bytes().to_vec())
 }
 
-/// Bytes that the table maps to themselves.
-fn printable(byte: u8) -> bool {
-    matches!(byte, 0x21..=0x7E | 0xA1..=0xAC | 0xAE..=0xFF)
-}
-
-fn byte_of(c: char) -> Option<u8> {
-    match u8::try_from(u32::from(c)) {
-        Ok(byte) => printable(byte).then_some(byte),
-        Err(_) => {
-            let rank = usize::try_from(u32::from(c) - 0x100).ok()?;
-            (0..=u8::MAX).filter(|&byte| !printable(byte)).nth(rank)
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -46,9 +33,6 @@ mod tests {
         // A space is not in the table, so this is plain text.
         assert_eq!(byte_level("Ġ x"), "Ġ x".as_bytes());
         assert_eq!(byte_level("▁a"), "▁a".as_bytes());
-        let mut all: Vec<u8> = (0..0x144).filter_map(char::from_u32).filter_map(byte_of).collect();
-        all.sort_unstable();
-        assert_eq!(all, (0..=u8::MAX).collect::<Vec<_>>());
     }
 
     #[test]

@@ -13,7 +13,6 @@ mod guard;
 mod parts;
 mod pipeline;
 mod sentencepiece;
-mod special;
 mod stop;
 mod template;
 mod tokenizer;

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use llamac_plan::tokenizer::Spaces;
 use serde::{Deserialize, Deserializer};
 use tokenizers::models::TrainerWrapper;
 use tokenizers::models::bpe::BpeTrainer;
@@ -16,7 +17,7 @@ use tokenizers::{
     Token, TokenizerImpl,
 };
 
-use super::sentencepiece::{self, Spaces, Vocabulary};
+use super::sentencepiece::{self, Vocabulary};
 
 /// A tokenizer.
 pub(super) type Pipeline =

@@ -8,7 +8,7 @@
 use std::path::{Path, PathBuf};
 
 use llamac_plan::diagnostic::{Code, Diagnostic, reason};
-use serde_json::{Value, json};
+use llamac_plan::tokenizer::template;
 use tokenizers::{Encoding, PostProcessorWrapper, Token};
 
 use super::Tokenizer;
@@ -89,24 +89,10 @@ impl Tokenizer {
         };
         let bos = token(add_bos, "bos_token", &self.ends.bos)?;
         let eos = token(add_eos, "eos_token", &self.ends.eos)?;
-        let id = |token: &String| self.inner.token_to_id(token).unwrap_or_default();
-        let tokens: Vec<(String, u32)> = bos.iter().chain(&eos).map(|t| (t.clone(), id(t))).collect();
-        let around = |sequence: &str, kind: u32| {
-            let special = |token: &String| json!({"SpecialToken": {"id": token, "type_id": kind}});
-            let sequence = json!({"Sequence": {"id": sequence, "type_id": kind}});
-            bos.iter().map(special).chain([sequence]).chain(eos.iter().map(special)).collect::<Vec<_>>()
-        };
-        let special: serde_json::Map<String, Value> = tokens
-            .iter()
-            .map(|(token, id)| (token.clone(), json!({"id": token, "ids": [id], "tokens": [token]})))
-            .collect();
-        let pair = [around("A", 0), around("B", 1)].concat();
-        let template = json!({
-            "type": "TemplateProcessing",
-            "single": around("A", 0),
-            "pair": pair,
-            "special_tokens": special,
-        });
+        let id = |token: &str| self.inner.token_to_id(token).unwrap_or_default();
+        let bos = bos.as_deref().map(|token| (token, id(token)));
+        let eos = eos.as_deref().map(|token| (token, id(token)));
+        let template = template(bos, eos);
         let template = guard(|| Ok(serde_json::from_value::<PostProcessorWrapper>(template)?));
         let template = template.map_err(|why| self.fault(why))?;
         self.inner.with_post_processor(Some(template));

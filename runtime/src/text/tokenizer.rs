@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use llamac_plan::diagnostic::{Code, Diagnostic, Diagnostics};
 use llamac_plan::sentencepiece::{PieceKind, SentencePieceModel};
-use serde_json::Value;
+use llamac_plan::tokenizer::{self, Spaces, TokenizerSettings};
 use tokenizers::tokenizer::{OffsetType, PreTokenizedString};
 use tokenizers::{AddedToken, DecoderWrapper, Model as _, Normalizer as _, PreTokenizer as _};
 
@@ -12,8 +12,7 @@ use super::bytes::{byte_level, fallback_byte};
 use super::guard::guard;
 use super::parts::{self, PartFault, Parts};
 use super::pipeline::{Model, Pipeline, PreTokenizer};
-use super::sentencepiece::{self, Spaces, Vocabulary};
-use super::special::{self, special_tokens};
+use super::sentencepiece::{self, Vocabulary};
 use super::template::Ends;
 
 /// Encodes text into token ids and back, exactly as the file says that it was made from: a `tokenizer.json` as the
@@ -55,25 +54,23 @@ pub(super) enum Kind {
 
 impl Tokenizer {
     /// The tokenizer among the files of a model, which `file` hands out by name: `tokenizer.json`, else a
-    /// SentencePiece `tokenizer.model`; with `tokenizer_config.json`, if there is one. `place` is what messages call a
-    /// file. Nothing if there is neither.
+    /// SentencePiece `tokenizer.model`; with the settings in the files beside it, as far as there are any. `place` is
+    /// what messages call a file. Nothing if there is neither.
     ///
     /// # Errors
-    /// As [`Tokenizer::from_bytes`], [`Tokenizer::from_sentencepiece`] and [`Tokenizer::with_config`].
+    /// As [`Tokenizer::from_bytes`], [`Tokenizer::from_sentencepiece`], [`TokenizerSettings::read`] and
+    /// [`Tokenizer::with_settings`].
     pub fn from_files<'a>(
         file: impl Fn(&str) -> Option<&'a [u8]>,
         place: impl Fn(&str) -> String,
     ) -> Result<Option<Self>, Diagnostics> {
-        let (json, model, config) = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json");
+        let (json, model) = ("tokenizer.json", "tokenizer.model");
         let tokenizer = match (file(json), file(model)) {
             (Some(bytes), _) => Self::from_bytes(bytes, &place(json))?,
             (None, Some(bytes)) => Self::from_sentencepiece(bytes, &place(model))?,
             (None, None) => return Ok(None),
         };
-        match file(config) {
-            Some(bytes) => tokenizer.with_config(bytes, &place(config)).map(Some),
-            None => Ok(Some(tokenizer)),
-        }
+        tokenizer.with_settings(&TokenizerSettings::read(file, place)?).map(Some)
     }
 
     /// Reads the contents of a `tokenizer.json`; `name` is what messages call the file.
@@ -133,55 +130,43 @@ impl Tokenizer {
         Ok(tokenizer)
     }
 
-    /// Adds what the contents of a `tokenizer_config.json`, called `name` in messages, know beyond the tokenizer: which
-    /// tokens of the vocabulary are special.
+    /// [`Tokenizer::with_settings`] by the contents of a `tokenizer_config.json`, called `name` in messages, alone.
+    ///
+    /// # Errors
+    /// As there, and `BadTokenizer` where the file is no JSON object.
+    pub fn with_config(self, json: &[u8], name: &str) -> Result<Self, Diagnostics> {
+        let file = |file: &str| (file == tokenizer::CONFIG).then_some(json);
+        self.with_settings(&TokenizerSettings::read(file, |_| name.to_owned())?)
+    }
+
+    /// Adds what the files beside the tokenizer know beyond it: which tokens of the vocabulary are special.
     ///
     /// For a SentencePiece model, which says no more of itself than how it cuts texts, also tokens beyond its
-    /// vocabulary (`added_tokens_decoder`), which tokens a text is opened and ended by (`add_bos_token`,
-    /// `add_eos_token`), and which parts of a text get a space before them (`legacy`, `add_prefix_space`). A
+    /// vocabulary, which tokens a text is opened and ended by, and which parts of a text get a space before them. A
     /// `tokenizer.json` says all of that by itself, and is obeyed.
     ///
     /// # Errors
-    /// `BadTokenizer` where the file is no JSON object, or adds tokens that do not follow on the vocabulary.
-    pub fn with_config(mut self, json: &[u8], name: &str) -> Result<Self, Diagnostics> {
-        let fault = |why: String| Diagnostic::new(Code::BadTokenizer).at(name).message(why);
-        let config = match serde_json::from_slice(json) {
-            Ok(Value::Object(config)) => config,
-            Ok(_) => return Err(fault("it is not a JSON object".into()).into()),
-            Err(e) => return Err(fault(e.to_string()).into()),
-        };
-        if self.vocabulary().is_some() {
-            for (id, token) in special::beyond(&config, self.vocab_size()) {
-                let (content, next) = (token.content.clone(), self.vocab_size());
-                if self.token_to_id(&content).is_some() {
-                    continue;
-                }
-                if id != next {
-                    let fault = Diagnostic::new(Code::BadTokenizer)
-                        .at(format!("{name}: added_tokens_decoder: {content:?}"))
-                        .expected(format!("id {next}, the next after the vocabulary"));
-                    return Err(fault.found(format!("id {id}")).into());
-                }
-                guard(|| self.inner.add_tokens([token])).map_err(fault)?;
-            }
+    /// `BadTokenizer` where added tokens do not follow on the vocabulary.
+    pub fn with_settings(mut self, settings: &TokenizerSettings) -> Result<Self, Diagnostics> {
+        let in_vocabulary = |tokenizer: &Self, token: &str| tokenizer.inner.token_to_id(token).is_some();
+        if self.is_sentencepiece() {
+            let beyond = settings.beyond(self.vocab_size(), |token| in_vocabulary(&self, token))?;
+            let tokens: Vec<AddedToken> = beyond.into_iter().map(added).collect();
+            guard(|| self.inner.add_tokens(tokens)).map_err(|why| self.fault(why))?;
         }
-        let known =
-            special_tokens(&config).into_iter().filter(|t| self.inner.token_to_id(&t.content).is_some());
-        let new: Vec<_> = known.filter(|t| !self.is_special(&t.content)).collect();
-        guard(|| self.inner.add_special_tokens(new)).map_err(fault)?;
-        let token = |key: &str| special::named(&config, key).filter(|t| self.token_to_id(t).is_some());
-        let (bos, eos) = (token("bos_token"), token("eos_token"));
+        let special = settings.special.iter();
+        let new =
+            special.filter(|token| in_vocabulary(&self, &token.content) && !self.is_special(&token.content));
+        let new: Vec<AddedToken> = new.map(added).collect();
+        guard(|| self.inner.add_special_tokens(new)).map_err(|why| self.fault(why))?;
+        let known = |token: &Option<String>| token.clone().filter(|token| in_vocabulary(&self, token));
+        let (bos, eos) = (known(&settings.bos), known(&settings.eos));
         self.ends.bos = bos.or(self.ends.bos);
         self.ends.eos = eos.or(self.ends.eos);
-        if self.vocabulary().is_some() {
-            let flag = |key: &str, default| config.get(key).and_then(Value::as_bool).unwrap_or(default);
-            self.set_spaces(match (flag("add_prefix_space", true), flag("legacy", false)) {
-                (false, _) => Spaces::Never,
-                (true, true) => Spaces::EveryPart,
-                (true, false) => Spaces::Start,
-            });
-            let add_bos = flag("add_bos_token", true) && self.ends.bos.is_some();
-            let add_eos = flag("add_eos_token", false) && self.ends.eos.is_some();
+        if self.is_sentencepiece() {
+            self.set_spaces(settings.spaces);
+            let add_bos = settings.add_bos && self.ends.bos.is_some();
+            let add_eos = settings.add_eos && self.ends.eos.is_some();
             self.update_post_processor(add_bos, add_eos)?;
         }
         Ok(self)
@@ -310,6 +295,15 @@ impl Tokenizer {
     }
 }
 
+/// A token as the crate has it.
+fn added(token: &tokenizer::AddedToken) -> AddedToken {
+    AddedToken::from(token.content.clone(), token.special)
+        .lstrip(token.lstrip)
+        .rstrip(token.rstrip)
+        .single_word(token.single_word)
+        .normalized(token.normalized)
+}
+
 /// Which of the byte conventions is in the decoder's chain.
 fn pieces(decoder: &DecoderWrapper) -> Pieces {
     match decoder {
@@ -324,7 +318,7 @@ fn pieces(decoder: &DecoderWrapper) -> Pieces {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::super::testing::{byte_level, llama, llama_json};
     use super::*;

@@ -61,7 +61,8 @@ pub(super) fn open(
     let params = faults.absorb(Params::parse(PARAMS, &params_json, warnings));
     let scaled = params.as_ref().is_some_and(|params| params.scaled_rope);
     let special_tokens = if scaled { Llama3::V31 } else { Llama3::V3 };
-    let tokenizer = faults.absorb(TokenizerFiles::read_as(path, special_tokens));
+    let tokenizer_path = TokenizerFiles::folder(path);
+    let tokenizer = faults.absorb(TokenizerFiles::read_as(&tokenizer_path, special_tokens));
     let files = faults.absorb(files(path));
     let parts = files.as_deref().zip(params.as_ref()).and_then(|(files, params)| {
         let stored = files.iter().map(torch::read);
@@ -104,7 +105,7 @@ pub(super) fn open(
         prompt: None,
         tie: if tied { Tie::Tied } else { Tie::Untied },
         tokenizer,
-        tokenizer_path: path.to_owned(),
+        tokenizer_path,
         ignored,
         warnings: Vec::new(),
         files,

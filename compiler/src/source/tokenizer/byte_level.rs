@@ -1,9 +1,10 @@
 //! The `tokenizer.json` of byte-level pieces: how texts are cut into words before pairs are merged, and the steps around
 //! it, which are the same for all.
 
+use llamac_plan::tokenizer::template;
 use serde_json::{Value, json};
 
-use super::json::{self, Added, Bpe, TokenizerJson};
+use super::json::{Added, Bpe, TokenizerJson};
 
 /// How Llama 3 cuts a text.
 const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
@@ -60,7 +61,7 @@ pub(super) fn file<'a>(
     added_tokens: Vec<Added>,
 ) -> TokenizerJson<'a> {
     model.ignore_merges = split == ByteLevel::Llama3;
-    let template = json::template(bos, eos);
+    let template = template(bos.map(Added::named), eos.map(Added::named));
     TokenizerJson {
         version: "1.0",
         truncation: (),

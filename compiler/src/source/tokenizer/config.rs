@@ -12,29 +12,7 @@ const CLASS: &str = "PreTrainedTokenizerFast";
 /// The tokens that a config names.
 const NAMED: [&str; 4] = ["bos_token", "eos_token", "unk_token", "pad_token"];
 
-/// The tokens that open and end each text.
-pub(super) struct Flags {
-    pub bos: Option<u32>,
-    pub eos: Option<u32>,
-}
-
-impl Flags {
-    /// What a `tokenizer_config.json` asks for, or transformers' defaults: bos, but no eos. A token that does not exist
-    /// is not added.
-    pub fn of(config: Option<&[u8]>, model: &SentencePieceModel) -> Self {
-        let config = config.and_then(|bytes| serde_json::from_slice::<Value>(bytes).ok()).unwrap_or_default();
-        let asked = |key: &str, default: bool| config[key].as_bool().unwrap_or(default);
-        let named = |key: &str| {
-            let name = config[key].as_str().or_else(|| config[key]["content"].as_str())?;
-            model.pieces.iter().position(|piece| piece.text == name).map(|id| id as u32)
-        };
-        let bos = named("bos_token").or(model.bos).filter(|_| asked("add_bos_token", true));
-        let eos = named("eos_token").or(model.eos).filter(|_| asked("add_eos_token", false));
-        Self { bos, eos }
-    }
-}
-
-/// The config of a SentencePiece model.
+/// The config of a SentencePiece model that came without: what it is taken for then.
 pub(super) fn sentencepiece(model: &SentencePieceModel) -> Vec<u8> {
     let text = |id: u32| Value::from(model.pieces[id as usize].text.as_str());
     let mut config = Map::new();
@@ -42,7 +20,7 @@ pub(super) fn sentencepiece(model: &SentencePieceModel) -> Vec<u8> {
     config.extend(named.into_iter().filter_map(|(key, id)| Some((key.to_owned(), text(id?)))));
     let flags = json!({
         "add_bos_token": model.bos.is_some(), "add_eos_token": false, "clean_up_tokenization_spaces": false,
-        "legacy": true, "padding_side": "left", "tokenizer_class": CLASS,
+        "legacy": false, "padding_side": "left", "tokenizer_class": CLASS,
     });
     config.extend(flags.as_object().cloned().unwrap_or_default());
     pretty(&config)

@@ -7,9 +7,10 @@
 use std::collections::{HashMap, HashSet};
 
 use llamac_plan::diagnostic::{Code, Diagnostic};
+use llamac_plan::tokenizer::AddedToken;
 use serde::ser::{SerializeMap, SerializeSeq};
 use serde::{Serialize, Serializer};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 /// The longest piece in bytes that merges are looked for.
 const MAX_MERGED: usize = 512;
@@ -17,22 +18,23 @@ const MAX_MERGED: usize = 512;
 /// The most bytes of all merges: six times those of Llama 3.
 const MAX_MERGES: usize = 32 << 20;
 
-/// A token that is looked for in texts before anything else happens to them.
-#[derive(Clone, Debug)]
+/// A token that is looked for in texts before anything else happens to them, with its id.
+#[derive(Clone, Debug, Serialize)]
 pub(super) struct Added {
     pub id: u32,
-    pub content: String,
-    /// Whether it is no text: decoding may leave it out.
-    pub special: bool,
+    #[serde(flatten)]
+    pub token: AddedToken,
 }
 
-impl Serialize for Added {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let value = json!({
-            "id": self.id, "content": self.content, "single_word": false, "lstrip": false, "rstrip": false,
-            "normalized": false, "special": self.special,
-        });
-        value.serialize(serializer)
+impl Added {
+    /// A token that is found wherever its text is.
+    pub fn new(id: u32, content: String, special: bool) -> Self {
+        Self { id, token: AddedToken::new(content, special) }
+    }
+
+    /// What a template calls it by.
+    pub fn named(&self) -> (&str, u32) {
+        (&self.token.content, self.id)
     }
 }
 
@@ -148,23 +150,6 @@ pub(super) fn merges<T: AsRef<[u8]>>(
         merges.extend(found);
     }
     Ok(merges)
-}
-
-/// What puts `bos` before each sequence, and `eos` behind it.
-pub(super) fn template(bos: Option<&Added>, eos: Option<&Added>) -> Value {
-    let around = |sequence: &str, kind: u32| {
-        let special = |token: &Added| json!({"SpecialToken": {"id": token.content, "type_id": kind}});
-        let sequence = json!({"Sequence": {"id": sequence, "type_id": kind}});
-        let bos = bos.into_iter().map(special);
-        bos.chain([sequence]).chain(eos.into_iter().map(special)).collect::<Vec<_>>()
-    };
-    let named = |token: &Added| {
-        let Added { id, content, .. } = token;
-        (content.clone(), json!({"id": content, "ids": [id], "tokens": [content]}))
-    };
-    let tokens: serde_json::Map<String, Value> = bos.into_iter().chain(eos).map(named).collect();
-    let pair = [around("A", 0), around("B", 1)].concat();
-    json!({"type": "TemplateProcessing", "single": around("A", 0), "pair": pair, "special_tokens": tokens})
 }
 
 /// The bytes of the file.

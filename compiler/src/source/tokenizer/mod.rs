@@ -11,12 +11,16 @@ mod sentencepiece;
 mod tiktoken;
 mod vocabulary;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use llamac_plan::diagnostic::{Code, Diagnostic, Diagnostics};
 use llamac_plan::sentencepiece::SentencePieceModel;
+use llamac_plan::tokenizer::{
+    ADDED_TOKENS as ADDED, CONFIG, SPECIAL_TOKENS_MAP as SPECIAL, TokenizerSettings,
+};
 
 use super::file;
+use super::locate::PARAMS;
 
 pub(super) use byte_level::ByteLevel;
 pub use tiktoken::Llama3;
@@ -40,8 +44,6 @@ pub const NAMES: [&str; 9] = [
 
 const JSON: &str = "tokenizer.json";
 const MODEL: &str = "tokenizer.model";
-const CONFIG: &str = "tokenizer_config.json";
-const SPECIAL: &str = "special_tokens_map.json";
 
 /// The contents of the tokenizer's files, as far as there are any.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -56,6 +58,8 @@ pub struct TokenizerFiles {
     pub config: Option<Vec<u8>>,
     /// `special_tokens_map.json`.
     pub special_tokens_map: Option<Vec<u8>>,
+    /// `added_tokens.json`.
+    pub added_tokens: Option<Vec<u8>>,
 }
 
 impl TokenizerFiles {
@@ -77,14 +81,24 @@ impl TokenizerFiles {
             let bytes = file::read(&directory.join(name), MAX_BYTES).map_err(Diagnostics::from);
             faults.absorb(bytes).flatten()
         };
-        let (tokenizer, config, special_tokens_map) = (read(JSON), read(CONFIG), read(SPECIAL));
+        let (tokenizer, config) = (read(JSON), read(CONFIG));
+        let (special_tokens_map, added_tokens) = (read(SPECIAL), read(ADDED));
         let model = if tokenizer.is_none() { read(MODEL) } else { None };
-        let mut files = Self { tokenizer, config, special_tokens_map, ..Self::default() };
+        let mut files = Self { tokenizer, config, special_tokens_map, added_tokens, ..Self::default() };
         if let Some(model) = model {
             let name = directory.join(MODEL).display().to_string();
             faults.absorb(files.take_model(model, generation, &name));
         }
         faults.or(files)
+    }
+
+    /// Where the tokenizer of the checkpoint in `directory` is: in it, or beside it where Meta's first models have one
+    /// for all sizes.
+    pub fn folder(directory: &Path) -> PathBuf {
+        let parent = directory.join("..");
+        let has = |folder: &Path, name: &str| folder.join(name).exists();
+        let is_size = has(directory, PARAMS) && !has(directory, JSON) && !has(directory, MODEL);
+        if is_size && has(&parent, MODEL) && !has(&parent, PARAMS) { parent } else { directory.to_owned() }
     }
 
     /// Takes the contents of a `tokenizer.model`, of whichever kind; `name` is what messages call it.
@@ -111,6 +125,7 @@ impl TokenizerFiles {
             MODEL => self.sentencepiece.as_deref(),
             CONFIG => self.config.as_deref(),
             SPECIAL => self.special_tokens_map.as_deref(),
+            ADDED => self.added_tokens.as_deref(),
             _ => None,
         }
     }
@@ -199,10 +214,12 @@ impl TokenizerFiles {
                 config::with(self.config.clone().unwrap_or_else(|| b"{}".to_vec()), eos, max_length)
             }
             (None, Some((bytes, model))) => {
-                let flags = config::Flags::of(self.config.as_deref(), &model);
-                files.push((JSON, sentencepiece::to_json(&model, flags.bos, flags.eos, MODEL)?));
+                // What is wrong with them is told where the tokenizer is opened.
+                let settings = TokenizerSettings::read(|name| self.file(name), str::to_owned);
+                let settings = settings.unwrap_or_default();
+                files.push((JSON, sentencepiece::to_json(&model, &settings, MODEL)?));
                 files.push((MODEL, bytes.to_vec()));
-                warnings.extend(sentencepiece::differences(&model));
+                warnings.extend(sentencepiece::differences(&model, &settings));
                 let config = self.config.clone().unwrap_or_else(|| config::sentencepiece(&model));
                 config::with(config, eos, max_length)
             }

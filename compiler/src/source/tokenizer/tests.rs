@@ -1,10 +1,12 @@
 use std::fs;
 
+use llamac_plan::sentencepiece::{Piece, PieceKind};
 use serde_json::{Value, json};
 
+use super::super::Checkpoint;
 use super::*;
 
-fn fixture(name: &str) -> std::path::PathBuf {
+fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures").join(name)
 }
 
@@ -43,7 +45,7 @@ fn the_tokenizer_json_wins() {
 #[test]
 fn a_sentencepiece_model_as_the_library_of_the_fixture_has_it() {
     let model = fs::read(fixture("stories").join(MODEL)).unwrap();
-    let files = written(&model, None).unwrap();
+    let files = written(&model, Some(r#"{"legacy": true}"#)).unwrap();
     assert_eq!(
         (files.pieces, files.sentencepiece.as_ref(), files.tokenizer.is_none()),
         (Some(1024), Some(&model), true)
@@ -64,12 +66,48 @@ fn a_sentencepiece_model_as_the_library_of_the_fixture_has_it() {
     found["model"]["merges"] = expected["model"]["merges"].clone();
     assert_eq!(found, expected);
     assert_eq!(written[1], (MODEL, model));
-    let config = file(&written, CONFIG);
+}
+
+#[test]
+fn a_model_that_came_alone_gets_what_it_is_taken_for() {
+    let model = fs::read(fixture("stories").join(MODEL)).unwrap();
+    let alone = written(&model, None).unwrap();
+    let files = alone.hugging_face(None, Some(512), &mut Vec::new()).unwrap();
+    let config = file(&files, CONFIG);
     assert_eq!((&config["bos_token"], &config["model_max_length"]), (&json!("<s>"), &json!(512)));
-    assert_eq!(
-        file(&written, SPECIAL),
-        json!({"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"})
-    );
+    assert_eq!(file(&files, SPECIAL), json!({"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}));
+    // Read again, the config says what its absence did.
+    let again = TokenizerFiles { config: Some(files[2].1.clone()), ..alone };
+    let settings = |files: &TokenizerFiles| TokenizerSettings::read(|name| files.file(name), str::to_owned);
+    assert_eq!(settings(&again).unwrap().spaces, TokenizerSettings::default().spaces);
+    let rewritten = again.hugging_face(None, Some(512), &mut Vec::new()).unwrap();
+    assert_eq!(file(&rewritten, JSON), file(&files, JSON));
+}
+
+#[test]
+fn a_size_of_the_first_models_has_its_tokenizer_beside_it() {
+    let place = tempfile::tempdir().unwrap();
+    let size = place.path().join("7B");
+    fs::create_dir(&size).unwrap();
+    let piece = |text: &str, kind| Piece { text: text.to_owned(), score: 0.0, kind };
+    let model = SentencePieceModel::parse(&fs::read(fixture("stories").join(MODEL)).unwrap(), MODEL).unwrap();
+    let pieces = vec![piece("<unk>", PieceKind::Unknown), piece("a", PieceKind::Normal)];
+    let model = SentencePieceModel { pieces, bos: None, eos: None, byte_fallback: false, ..model };
+    fs::write(place.path().join(MODEL), model.to_bytes()).unwrap();
+    for name in ["consolidated.00.pth", PARAMS] {
+        // No size, without the file of sizes.
+        assert_eq!(TokenizerFiles::folder(&size), size);
+        fs::copy(fixture("meta/llama1-f16-mp1").join(name), size.join(name)).unwrap();
+    }
+    let checkpoint = Checkpoint::open(&size, None).unwrap();
+    assert_eq!(checkpoint.tokenizer.sentencepiece, Some(model.to_bytes()));
+    assert!(checkpoint.tokenizer_path.join(MODEL).exists());
+    // That of another model.
+    fs::write(place.path().join(PARAMS), "{}").unwrap();
+    assert_eq!(TokenizerFiles::folder(&size), size);
+    fs::remove_file(place.path().join(PARAMS)).unwrap();
+    fs::write(size.join(JSON), "{}").unwrap();
+    assert_eq!(TokenizerFiles::folder(&size), size);
 }
 
 #[test]
@@ -104,7 +142,7 @@ fn what_a_tokenizer_json_cannot_say_is_told() {
     );
     let (files, warnings) = convert("user-defined");
     let json = file(&files.unwrap(), JSON);
-    assert_eq!(json["pre_tokenizer"]["pattern"]["Regex"], "▁▁▁▁|foobar|日本|<sep>|foo");
+    assert_eq!(json["pre_tokenizer"]["pretokenizers"][2]["pattern"]["Regex"], "▁▁▁▁|foobar|日本|<sep>|foo");
     assert_eq!((&json["model"]["ignore_merges"], warnings.as_str()), (&json!(true), ""));
     assert!(convert("suffix").0.unwrap_err().to_string().contains("spaces stand behind words"));
 }

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 
 use llamac_plan::diagnostic::{Code, Diagnostic, Diagnostics};
+use llamac_plan::tokenizer::byte_level::alphabet;
 
 use super::super::Capped;
 use super::byte_level::{self, ByteLevel};
@@ -124,20 +125,11 @@ pub(super) fn to_json(bytes: &[u8], generation: Llama3, name: &str) -> Result<(V
     let text = |token: &Vec<u8>| token.iter().map(|&byte| alphabet[usize::from(byte)]).collect::<String>();
     let pieces: Vec<String> = tokens.iter().map(text).collect();
     let special = generation.special().into_iter().zip(tokens.len() as u32..);
-    let added: Vec<Added> = special.map(|(content, id)| Added { id, content, special: true }).collect();
-    let bos = added.iter().find(|token| token.content == BOS);
+    let added: Vec<Added> = special.map(|(content, id)| Added::new(id, content, true)).collect();
+    let bos = added.iter().find(|token| token.token.content == BOS);
     let model = Bpe::new(&pieces, merges);
     let file = byte_level::file(ByteLevel::Llama3, model, bos, None, added.clone());
     Ok((json::write(&file), tokens.len() + SPECIAL as usize))
-}
-
-/// The character that stands for each byte: itself where it is printable, the next from U+0100 on where it is not.
-fn alphabet() -> [char; 256] {
-    let mut next = '\u{100}'..;
-    std::array::from_fn(|byte| match byte as u8 {
-        byte @ (0x21..=0x7E | 0xA1..=0xAC | 0xAE..=0xFF) => char::from(byte),
-        _ => next.next().unwrap_or_default(),
-    })
 }
 
 #[cfg(test)]
@@ -167,15 +159,6 @@ mod tests {
             }
             assert_eq!((special[0].as_str(), special[9].as_str()), (BOS, "<|eot_id|>"));
         }
-    }
-
-    #[test]
-    fn bytes_have_the_characters_of_gpt_2() {
-        let alphabet = alphabet();
-        assert_eq!(
-            [b' ', b'\n', b'a', 0xAD, 0x7F].map(|byte| alphabet[usize::from(byte)]),
-            ['Ġ', 'Ċ', 'a', 'Ń', 'ġ']
-        );
     }
 
     #[test]

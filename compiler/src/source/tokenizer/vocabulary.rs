@@ -149,10 +149,9 @@ impl Vocabulary {
             })
         };
         let merges = merges.iter().enumerate().map(pair).collect::<Result<Vec<_>, _>>()?;
-        let added = |id: u32| Added {
-            id,
-            content: self.tokens[id as usize].clone(),
-            special: self.kinds[id as usize] != PieceKind::UserDefined,
+        let added = |id: u32| {
+            let special = self.kinds[id as usize] != PieceKind::UserDefined;
+            Added::new(id, self.tokens[id as usize].clone(), special)
         };
         let is_added = |id: &u32| {
             matches!(

@@ -180,6 +180,7 @@ fn files(checkpoint: &Checkpoint) -> Vec<(&str, &[u8])> {
         ("tokenizer.model", tokenizer.sentencepiece.as_ref()),
         ("tokenizer_config.json", tokenizer.config.as_ref()),
         ("special_tokens_map.json", tokenizer.special_tokens_map.as_ref()),
+        ("added_tokens.json", tokenizer.added_tokens.as_ref()),
     ]
     .into_iter()
     .filter_map(|(name, bytes)| Some((name, bytes?.as_slice())))

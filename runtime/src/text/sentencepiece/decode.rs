@@ -1,8 +1,9 @@
 //! The text of pieces, as SentencePiece decodes them.
 
 use llamac_plan::sentencepiece::{PieceKind, SPACE, byte_of};
+use llamac_plan::tokenizer::Spaces;
 
-use super::{Spaces, Vocabulary};
+use super::Vocabulary;
 
 /// What stands in the place of a byte that is part of no character.
 const REPLACEMENT: char = '\u{FFFD}';
