@@ -188,7 +188,8 @@ pub fn tokenizer(arg: &ModelArg) -> Result<Tokenizer, Diagnostics> {
     if path.is_file() {
         return open(arg, OpenOptions::default().threads)?.tokenizer();
     }
-    read_tokenizer(&TokenizerFiles::read(path)?, path)
+    let folder = TokenizerFiles::folder(path);
+    read_tokenizer(&TokenizerFiles::read(&folder)?, &folder)
 }
 
 /// The tokenizer in the `files` of the folder `path`.
@@ -202,6 +203,24 @@ pub fn read_tokenizer(files: &TokenizerFiles, path: &Path) -> Result<Tokenizer, 
         false => format!("{}: {name}", path.display()),
     };
     Tokenizer::from_files(|name| files.file(name), place)?.ok_or_else(|| no_tokenizer(path))
+}
+
+/// Says what is wrong with the tokenizer of a checkpoint from which something is made.
+pub fn warn_of_tokenizer(checkpoint: &Checkpoint, console: &Console) {
+    if checkpoint.tokenizer.is_some()
+        && let Err(faults) = read_tokenizer(&checkpoint.tokenizer, &checkpoint.tokenizer_path)
+    {
+        for fault in faults.iter() {
+            let place = fault.at.as_deref().unwrap_or_default();
+            let found = fault.expected.as_ref().zip(fault.found.as_ref());
+            let found = found.map(|(expected, found)| format!("expected {expected}, found {found}"));
+            let why = fault.message.clone().or(found).unwrap_or_default();
+            let title = fault.code.title();
+            console.warn(format!(
+                "{place}: {title}: {why}; commands that read or write text will refuse the model"
+            ));
+        }
+    }
 }
 
 fn no_tokenizer(path: &Path) -> Diagnostics {

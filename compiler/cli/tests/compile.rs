@@ -301,9 +301,16 @@ fn what_the_model_will_not_do_is_warned_about() {
     std::fs::write(&tokenizer, &bytes[..bytes.len() / 2]).expect("writes");
     let cut = warnings("");
     assert!(
-        cut.contains("tokenizer.json: invalid tokenizer: ")
-            && cut.ends_with("will refuse the compiled model"),
+        cut.contains("tokenizer.json: invalid tokenizer: ") && cut.ends_with("will refuse the model"),
         "{cut}"
+    );
+    std::fs::remove_file(&tokenizer).expect("a file");
+    std::fs::write(folder.path().join("tokenizer_config.json"), r#"{"bos_token": 5"#).expect("writes");
+    let broken = warnings("");
+    assert!(
+        broken.contains("tokenizer_config.json: invalid tokenizer: ")
+            && broken.ends_with("will refuse the model"),
+        "{broken}"
     );
 }
 

@@ -155,10 +155,45 @@ fn a_sentencepiece_model_gets_a_tokenizer_json() {
         let _ = fs::remove_file(path.join("in").join(name));
     }
     let places: [(&str, &Path); 1] = [("f", path)];
-    llamac("convert {f}/in -o {f}/out", &places).success();
-    let ids = |folder: &str| llamac(&format!("tokenize {{f}}/{folder} Mia_had --json"), &places).quiet();
-    assert_eq!(ids("in"), ids("out"));
-    assert!(path.join("out/tokenizer.json").exists() && path.join("out/tokenizer.model").exists());
+    let added = r#"{"added_tokens_decoder": {"1024": {"content": "[PAD]", "special": true}}}"#;
+    for (name, content) in [
+        ("chat_template.jinja", ""),
+        ("added_tokens.json", r#"{"[PAD]": 1024}"#),
+        ("tokenizer_config.json", r#"{"add_prefix_space": false}"#),
+        ("tokenizer_config.json", r#"{"legacy": true}"#),
+        ("tokenizer_config.json", added),
+    ] {
+        fs::write(path.join("in").join(name), content).expect("writes");
+        llamac("-q convert {f}/in -o {f}/out", &places).quiet();
+        for text in ["a", "Mia_had", "<s>Hello", "a</s>b", "a[PAD]b"] {
+            let ids =
+                |folder: &str| llamac(&format!("tokenize {{f}}/{folder} {text} --json"), &places).quiet();
+            assert_eq!(ids("in"), ids("out"), "{content}: {text}");
+        }
+        assert!(path.join("out/tokenizer.json").exists() && path.join("out/tokenizer.model").exists());
+    }
+    fs::write(path.join("in/tokenizer_config.json"), r#"{"bos_token": 5"#).expect("writes");
+    let done = llamac("convert {f}/in -o {f}/out", &places);
+    let warning = "tokenizer_config.json: invalid tokenizer: ";
+    assert!(
+        done.stderr.contains(warning) && done.stderr.contains("will refuse the model"),
+        "{}",
+        done.stderr
+    );
+    done.success();
+}
+
+#[test]
+fn a_size_of_the_first_models_is_with_the_tokenizer_beside_it() {
+    let place = folder();
+    let path = place.path();
+    fs::create_dir(path.join("7B")).expect("a folder");
+    copy("meta/llama1-f16-mp1", &path.join("7B"));
+    let _ = fs::remove_file(path.join("7B/tokenizer.model"));
+    let vocabulary = fixture("vocabularies/words/tokenizer.model");
+    fs::copy(vocabulary, path.join("tokenizer.model")).expect("a copy");
+    let places: [(&str, &Path); 1] = [("f", path)];
+    llamac("tokenize {f}/7B Hello", &places).quiet();
 }
 
 #[test]

@@ -209,18 +209,8 @@ impl Args {
                 "--max-context {wanted} is beyond the model's own context of {own} tokens, which stays"
             ));
         }
-        if self.output.is_some()
-            && checkpoint.tokenizer.tokenizer.is_some()
-            && let Err(faults) = model::read_tokenizer(&checkpoint.tokenizer, &checkpoint.tokenizer_path)
-        {
-            for fault in faults.iter() {
-                let place = fault.at.as_deref().unwrap_or_default();
-                let why = fault.message.as_deref().unwrap_or_default();
-                console.warn(format!(
-                    "{place}: {}: {why}; commands that read or write text will refuse the compiled model",
-                    fault.code.title()
-                ));
-            }
+        if self.output.is_some() {
+            model::warn_of_tokenizer(&checkpoint, console);
         }
         Ok(checkpoint)
     }

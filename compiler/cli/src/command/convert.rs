@@ -60,6 +60,7 @@ impl Args {
     pub fn run(&self, console: &Console) -> Result<(), Failure> {
         let start = Instant::now();
         let checkpoint = model::checkpoint(&self.checkpoint, None, &self.changes, console)?;
+        model::warn_of_tokenizer(&checkpoint, console);
         let mut folder = Folder::create(&self.output, hugging_face::guard)?;
         let options = ConvertOptions { max_shard_size: self.max_shard_size, threads: self.threads.count() };
         let converted =
