@@ -62,7 +62,7 @@ fn a_compiled_model_begins_with_its_prompt() {
         assert_eq!(context(&estimate), 256 - tokens);
         let message = places.start(&format!("{estimate} --context 256")).failure(5);
         assert!(message.contains(&format!("at most {} tokens", 256 - tokens)), "{message}");
-        places.run(&format!("bench {{f}}/model.llamac -p 8 -n 4 -r 1 --json"));
+        places.run("bench {f}/model.llamac -p 8 -n 4 -r 1 --json");
     }
 }
 

@@ -31,11 +31,11 @@ pub(super) fn behind<'r>(
                 Tokens::Embeddings(rows) => Cow::Borrowed(rows),
                 Tokens::Ids(ids) => {
                     let graph = graph(checkpoint, weights, request)?;
-                    let tables = graph.order().into_iter().filter_map(|node| match graph.op(node) {
+                    let mut tables = graph.order().into_iter().filter_map(|node| match graph.op(node) {
                         Some(Op::Embed(embed)) => Some(embed.table.clone()),
                         _ => None,
                     });
-                    let table = tables.last().ok_or_else(|| invalid("the model reads no ids"))?;
+                    let table = tables.next_back().ok_or_else(|| invalid("the model reads no ids"))?;
                     let mut rows = vec![0.0; ids.len() * width];
                     for (&id, row) in ids.iter().zip(rows.chunks_mut(width)) {
                         let id = id as usize;

@@ -165,8 +165,8 @@ mod tests {
     fn three_bits_go_over_the_ends_of_words() {
         let words: [u32; 3] = [
             (0..10).fold(2 << 30, |word, i| word | (i % 8) << (3 * i)),
-            (0..10).fold(0, |word, i| word | ((i + 3) % 8) << (3 * i + 1)) | (21 % 8 & 1) << 31,
-            21 % 8 >> 1 | (0..10).fold(0, |word, i| word | ((i + 6) % 8) << (3 * i + 2)),
+            (0..10).fold(0, |word, i| word | ((i + 3) % 8) << (3 * i + 1)) | ((21 % 8) & 1) << 31,
+            ((21 % 8) >> 1) | (0..10).fold(0, |word, i| word | ((i + 6) % 8) << (3 * i + 2)),
         ];
         let stream = words.map(u32::to_le_bytes).concat();
         let low = packing(3, PackOrder::Low, 32);
