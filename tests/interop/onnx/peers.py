@@ -25,6 +25,8 @@ from pathlib import Path
 
 PACKAGES = [
     "onnx==1.23.2",
+    # The builder needs it and does not say so.
+    "onnx-ir==1.1.0",
     "onnxruntime-genai==0.18.0",
     "onnxruntime==1.32.0",
     "optimum-onnx==0.1.0",
