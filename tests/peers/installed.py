@@ -88,7 +88,7 @@ class Installed:
         folder = self.work / "sdist"
         found = list(folder.glob("*/vendor/llama.cpp"))
         if not found:
-            pip = [self.python(), "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:"]
+            pip = [self.python(), "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", "llama-cpp-python"]
             done([*pip, LLAMA_CPP, "-d", folder], self.log)
             (archive,) = folder.glob("*.tar.gz")
             done(["tar", "-xf", archive, "-C", folder], self.log)
