@@ -154,7 +154,7 @@ impl Lora {
         let sorted = faults.absorb(sort(file.name(), "LoRA", tensors));
         let tokenizer = faults.absorb(TokenizerFiles::read(&source.path));
         match (config, sorted, tokenizer) {
-            (Some(config), Some((modules, replaced)), Some(tokenizer)) => {
+            (Some(config), Some((modules, replaced)), Some(tokenizer)) if faults.is_empty() => {
                 let (scale, path) = (source.scale, source.path.clone());
                 Ok(Self { scale, config, file, modules, replaced, tokenizer, path })
             }

@@ -19,6 +19,8 @@ mod lora;
 mod names;
 mod prompt;
 mod prompt_config;
+#[cfg(test)]
+mod prompt_tests;
 mod replace;
 mod taken;
 #[cfg(test)]

@@ -132,7 +132,9 @@ fn row(kind: PromptKind, base: &Config) -> (usize, String) {
         PromptKind::Embeddings => (*hidden_size, format!("hidden_size {hidden_size}")),
         PromptKind::Prefix => (
             layers * 2 * heads * head_dim,
-            format!("a key and a value for {layers} layers, {heads} heads of {head_dim}"),
+            format!(
+                "a key and a value for {layers} layers, num_key_value_heads {heads} × head_dim {head_dim}"
+            ),
         ),
     }
 }

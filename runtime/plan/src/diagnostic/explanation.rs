@@ -486,9 +486,9 @@ A soft prompt is in no weight of the model: it is read before each text, or stan
 a text begins. A checkpoint of transformers has no place for that, and a graph of ONNX does not know
 whether what it is fed begins a text or goes on with one.
 
-**Cure**: compile for the target native, whose runtime begins every sequence with the prompt; or leave
-`--soft-prompt` out and have the program that runs the model feed `prompt_embeddings` of the adapter,
-as `inputs_embeds` to a model of `--inputs embeds`, or a prefix as `past_key_values`."
+**Cure**: compile for the target native, whose runtime begins every sequence with the prompt. Or
+leave `--soft-prompt` out, and have the program that runs the model feed it: as `inputs_embeds` to
+an export of `--inputs embeds`, or a prefix as `past_key_values`."
             }
         }
     }
