@@ -7,18 +7,18 @@ use llamac_compiler::model::{Inputs, Logits};
 use llamac_compiler::onnx::{Model, structure};
 use llamac_compiler::passes;
 use llamac_compiler::source::Checkpoint;
-use llamac_compiler::target::onnx::{Destination, ExternalData, Layout, Onnx, OnnxOptions};
+use llamac_compiler::target::onnx::{Destination, ExternalData, Layout, OnnxOptions, Profile};
 use tempfile::TempDir;
 
-const PROFILES: [Onnx; 3] = [Onnx::PORTABLE, Onnx::STANDARD, Onnx::ORT];
+const PROFILES: [Profile; 3] = [Profile::Portable, Profile::Standard, Profile::Ort];
 
 fn stored(weights: &str) -> passes::Options {
     passes::Options { weights: weights.parse().unwrap(), ..passes::Options::default() }
 }
 
-fn options(target: Onnx) -> ExportOptions {
+fn options(profile: Profile) -> ExportOptions {
     ExportOptions {
-        target,
+        profile,
         inputs: Inputs::Ids,
         logits: Logits::All,
         cache: true,
@@ -57,7 +57,7 @@ fn text_of(path: &str, name: &str, options: &ExportOptions) -> String {
 /// Snapshots of one fixture in all profiles.
 fn snapshots(name: &str) {
     for target in PROFILES {
-        let profile = format!("{:?}", target.profile).to_lowercase();
+        let profile = format!("{target:?}").to_lowercase();
         insta::assert_snapshot!(format!("{name}__{profile}"), text(name, &options(target)));
     }
 }
@@ -90,35 +90,37 @@ fn answers() {
 /// What weights become that are stored as they are, and tied: the table of the embedding is there once.
 #[test]
 fn weights_of_the_checkpoint_in_place() {
-    let target = Onnx { weights_in_place: true, ..Onnx::STANDARD };
     let files = OnnxOptions { external: ExternalData::Copy, ..OnnxOptions::default() };
-    let text = text("tied-embed-only", &ExportOptions { files, passes: stored("as-is"), ..options(target) });
+    let text = text(
+        "tied-embed-only",
+        &ExportOptions { files, passes: stored("as-is"), ..options(Profile::Standard) },
+    );
     insta::assert_snapshot!(text);
 }
 
 /// Quantized matrices in both profiles that have operators for them; a tied table is there once.
 #[test]
 fn quantized_weights() {
-    let nodes = |name: &str, target: Onnx, weights: &str| {
+    let nodes = |name: &str, target: Profile, weights: &str| {
         let text = text(name, &ExportOptions { passes: stored(weights), ..options(target) });
         let parts = ["weight.codes", "weight.scales", "weight.zeros", "Linear(", "/lm_head/"];
         let wanted = |line: &&str| parts.iter().any(|part| line.contains(part)) && !line.contains("layers.1");
         text.lines().filter(wanted).collect::<Vec<_>>().join("\n")
     };
-    insta::assert_snapshot!("quantized__ort", nodes("gqa-f32", Onnx::ORT, "q4,o_proj=q4a"));
-    insta::assert_snapshot!("quantized__standard", nodes("gqa-f32", Onnx::STANDARD, "q4,o_proj=q4a"));
-    insta::assert_snapshot!("quantized_biases__ort", nodes("all-bias-f16", Onnx::ORT, "q4a"));
-    insta::assert_snapshot!("quantized_biases__standard", nodes("all-bias-f16", Onnx::STANDARD, "q4a"));
-    insta::assert_snapshot!("quantized_tied__ort", nodes("tied-embed-only", Onnx::ORT, "q8"));
-    insta::assert_snapshot!("quantized_tied__standard", nodes("tied-embed-only", Onnx::STANDARD, "q8"));
+    insta::assert_snapshot!("quantized__ort", nodes("gqa-f32", Profile::Ort, "q4,o_proj=q4a"));
+    insta::assert_snapshot!("quantized__standard", nodes("gqa-f32", Profile::Standard, "q4,o_proj=q4a"));
+    insta::assert_snapshot!("quantized_biases__ort", nodes("all-bias-f16", Profile::Ort, "q4a"));
+    insta::assert_snapshot!("quantized_biases__standard", nodes("all-bias-f16", Profile::Standard, "q4a"));
+    insta::assert_snapshot!("quantized_tied__ort", nodes("tied-embed-only", Profile::Ort, "q8"));
+    insta::assert_snapshot!("quantized_tied__standard", nodes("tied-embed-only", Profile::Standard, "q8"));
 }
 
 #[test]
 fn a_tied_table_is_stored_once_and_logits_are_not_reshaped() {
     for (target, product) in [
-        (Onnx::PORTABLE, "Transpose(model.embed_tokens.weight)"),
-        (Onnx::STANDARD, "Transpose(model.embed_tokens.weight)"),
-        (Onnx::ORT, "FusedMatMul("),
+        (Profile::Portable, "Transpose(model.embed_tokens.weight)"),
+        (Profile::Standard, "Transpose(model.embed_tokens.weight)"),
+        (Profile::Ort, "FusedMatMul("),
     ] {
         let text = text("tied-embed-only", &options(target));
         assert_eq!(text.matches("model.embed_tokens.weight: f32").count(), 1, "{text}");
@@ -137,7 +139,7 @@ fn inputs_and_outputs_are_a_choice() {
         let text = text("gqa-f32", options);
         text.split("initializers").next().unwrap_or_default().to_owned()
     };
-    let plain = options(Onnx::PORTABLE);
+    let plain = options(Profile::Portable);
     let counted = ExportOptions { inputs: Inputs::Embeddings, logits: Logits::Counted, ..plain.clone() };
     insta::assert_snapshot!(head(&counted), @"
     ir 8, ai.onnx 17
@@ -175,12 +177,12 @@ fn models_for_transformers_js_are_named_by_their_weights() {
     let files = OnnxOptions { layout: Layout::TransformersJs, ..OnnxOptions::default() };
     let js = |weights: &str, target| ExportOptions { files, passes: stored(weights), ..options(target) };
     for (weights, target, name) in [
-        ("f32", Onnx::PORTABLE, "model"),
-        ("bf16", Onnx::PORTABLE, "model"),
-        ("f16,lm_head=f32", Onnx::PORTABLE, "model_fp16"),
-        ("q8,down_proj=q4", Onnx::ORT, "model_quantized"),
-        ("q4", Onnx::STANDARD, "model_q4"),
-        ("q4a", Onnx::ORT, "model_q4"),
+        ("f32", Profile::Portable, "model"),
+        ("bf16", Profile::Portable, "model"),
+        ("f16,lm_head=f32", Profile::Portable, "model_fp16"),
+        ("q8,down_proj=q4", Profile::Ort, "model_quantized"),
+        ("q4", Profile::Standard, "model_q4"),
+        ("q4a", Profile::Ort, "model_q4"),
     ] {
         let found = text_of(&format!("onnx/{name}.onnx"), "gqa-f32", &js(weights, target));
         assert_eq!(

@@ -9,7 +9,7 @@ use llamac_compiler::ir::RopeScaling;
 use llamac_compiler::model::{Inputs, Logits};
 use llamac_compiler::passes::{self, WeightFormat};
 use llamac_compiler::source::{Checkpoint, Head};
-use llamac_compiler::target::onnx::{Destination, ExternalData, Layout, Onnx, OnnxOptions};
+use llamac_compiler::target::onnx::{Destination, ExternalData, Layout, OnnxOptions, Profile};
 use llamac_ir::DType;
 use llamac_plan::eval::{Request, Tokens};
 use llamac_tests::compare::Comparison;
@@ -20,18 +20,18 @@ use llamac_tract::Model;
 /// Steps are run where there are no more of them than this.
 const STEPS: usize = 16;
 
-fn options(inputs: Inputs, logits: Logits, weights: DType) -> ExportOptions {
+fn options(inputs: Inputs) -> ExportOptions {
     let files = OnnxOptions { layout: Layout::Flat, external: ExternalData::File, max_context: None };
     ExportOptions {
-        target: Onnx::PORTABLE,
+        profile: Profile::Portable,
         inputs,
-        logits,
+        logits: Logits::All,
         cache: true,
         files,
         verify: false,
         threads: 2,
         passes: passes::Options {
-            weights: WeightFormat::Float(weights).into(),
+            weights: WeightFormat::Float(DType::F32).into(),
             ..passes::Options::default()
         },
     }
@@ -78,7 +78,7 @@ fn problems(fixture: Fixture) -> Vec<String> {
         }
         let (model, _) = models.entry(ids).or_insert_with(|| {
             let folder = tempfile::tempdir().expect("a folder");
-            (exported(&checkpoint, &options(inputs, Logits::All, DType::F32), folder.path()), folder)
+            (exported(&checkpoint, &options(inputs), folder.path()), folder)
         });
         for request in ways {
             match model.eval(&request) {

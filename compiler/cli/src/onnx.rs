@@ -3,6 +3,7 @@
 use clap::ValueEnum;
 use llamac_compiler::diagnostic::{Code, Diagnostic, Diagnostics};
 use llamac_compiler::model::{Inputs, Logits};
+use llamac_compiler::source::Head;
 use llamac_compiler::target::onnx::{ExternalData, Layout, OnnxOptions};
 
 /// The options of ONNX output.
@@ -99,6 +100,19 @@ impl OnnxArgs {
     /// Whether there is a cache.
     pub fn cache(&self) -> bool {
         !self.no_cache
+    }
+
+    /// Refuses what a model with this `head` cannot have.
+    ///
+    /// # Errors
+    /// When logits are chosen, and there are none to choose.
+    pub fn accept(&self, head: Head) -> Result<(), Diagnostic> {
+        if self.logits.is_none() || head == Head::CausalLm {
+            return Ok(());
+        }
+        let fault = Diagnostic::new(Code::BadArgument).at("--logits");
+        let fault = fault.message("only the logits of a causal language model are a choice");
+        Err(fault.found(format!("the head {}", head.name())).help("leave it out, or add --head causal-lm"))
     }
 
     /// Fails for every option that is given.

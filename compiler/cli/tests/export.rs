@@ -177,6 +177,99 @@ fn weights_are_used_where_they_are() {
 }
 
 #[test]
+fn the_configuration_of_genai_in_a_checkpoint_is_replaced_only_if_it_is_ours() {
+    let folder = folder();
+    copy("tiny/gqa-f32", folder.path());
+    let path = folder.path().join("genai_config.json");
+    let paths = [("folder", folder.path())];
+    let export = |options: &str| {
+        let line =
+            format!("-q compile {{folder}} --target onnx -o {{folder}} --external-data reference {options}");
+        let done = llamac(&line, &paths);
+        assert_eq!(done.status, Some(0), "{}", done.stderr);
+        done.stderr
+    };
+    let stays = "is not as llamac wrote it: it stays";
+    for foreign in [r#"{"mine":1}"#, "no JSON"] {
+        std::fs::write(&path, foreign).expect("writes");
+        // A model of llamac's is there the second time.
+        for _ in 0..2 {
+            assert!(export("").contains(stays));
+            assert_eq!(read(folder.path(), "genai_config.json"), foreign.as_bytes());
+        }
+        assert!(export("--head base").contains(stays));
+        assert_eq!(read(folder.path(), "genai_config.json"), foreign.as_bytes());
+    }
+    std::fs::remove_file(&path).expect("it is there");
+    assert_eq!(export(""), "");
+    let ours = read(folder.path(), "genai_config.json");
+    assert_eq!(export("--max-context 20"), "");
+    assert!(read(folder.path(), "genai_config.json") != ours, "it follows the options");
+    // It does not go with a model that has no logits.
+    assert_eq!(export("--head base"), "");
+    assert!(!path.exists());
+    assert_eq!(export(""), "");
+    assert_eq!(read(folder.path(), "genai_config.json"), ours);
+    let changed = String::from_utf8_lossy(&ours).replace("llama", "phi");
+    std::fs::write(&path, &changed).expect("writes");
+    assert!(export("--max-context 20").contains(stays));
+    assert_eq!(read(folder.path(), "genai_config.json"), changed.as_bytes());
+}
+
+#[test]
+fn a_hard_link_is_told() {
+    let (folder, other) = (folder(), support::folder());
+    copy("tiny/gqa-f32", folder.path());
+    let weights = folder.path().join("model.safetensors");
+    std::fs::hard_link(&weights, other.path().join("link")).expect("a link");
+    let line = "-q compile {folder} --target onnx -o {folder} --external-data reference";
+    let done = llamac(line, &[("folder", folder.path())]);
+    assert_eq!(done.status, Some(0));
+    assert!(done.stderr.contains("model.safetensors is a hard link"), "{}", done.stderr);
+}
+
+#[test]
+fn padding_that_a_classifier_cannot_tell_is_told() {
+    let (folder, tiny) = (folder(), fixture("tiny"));
+    let told = |name: &str, options: &str| {
+        let line = format!("-q compile {{tiny}}/{name} --target onnx -o {{folder}}/out {options}");
+        let done = llamac(&line, &[("tiny", tiny.as_path()), ("folder", folder.path())]);
+        assert_eq!(done.status, Some(0), "{}", done.stderr);
+        done.stderr.contains("classifies by the last position of each row")
+    };
+    assert!(told("seqcls-no-pad", ""));
+    assert!(told("seqcls-pad", "--inputs embeds"));
+    assert!(!told("seqcls-pad", "") && !told("tokcls-no-bias", "") && !told("mlp-bias", "--inputs embeds"));
+}
+
+#[test]
+fn logits_are_a_choice_of_language_models_alone() {
+    let (folder, tiny) = (folder(), fixture("tiny"));
+    let paths = [("tiny", tiny.as_path()), ("folder", folder.path())];
+    for (options, head) in
+        [("seqcls-pad --logits last", "seqcls"), ("gqa-f32 --head base --logits all", "base")]
+    {
+        let message = llamac(&format!("compile --target onnx -o {{folder}}/out {{tiny}}/{options}"), &paths);
+        let message = message.failure(2);
+        assert!(message.contains("--logits") && message.contains(&format!("the head {head}")), "{message}");
+    }
+    assert!(names(folder.path()).is_empty());
+}
+
+#[test]
+fn every_layout_can_be_inspected() {
+    let (folder, stories) = (folder(), fixture("stories"));
+    let paths = [("stories", stories.as_path()), ("folder", folder.path())];
+    for (weights, name) in [("f16", "model_fp16"), ("q8", "model_quantized"), ("q4", "model_q4")] {
+        let target = if weights == "f16" { "onnx" } else { "onnx-ort" };
+        let line = format!("-q compile {{stories}} --target {target} --weights {weights} -o {{folder}}/out");
+        llamac(&format!("{line} --layout transformers.js"), &paths).quiet();
+        let found = llamac("inspect {folder}/out", &paths).quiet();
+        assert!(found.contains(&format!("{name}.onnx")), "{found}");
+    }
+}
+
+#[test]
 fn weights_are_copied_as_they_are() {
     let (folder, sharded) = (folder(), fixture("tiny/sharded-bf16"));
     let paths = [("sharded", sharded.as_path()), ("folder", folder.path())];

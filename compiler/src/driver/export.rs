@@ -6,14 +6,14 @@ use super::{Progress, manager, pool, records, verify};
 use crate::model::{self, Inputs, Logits, ModelOptions};
 use crate::passes::{self, Outcome, Stage};
 use crate::source::{Checkpoint, Head};
-use crate::target::onnx::{self, Destination, Export, Onnx, OnnxOptions};
+use crate::target::onnx::{self, Destination, Export, OnnxOptions, Profile};
 use crate::weights::{Requantized, WeightReader, requantized};
 
 /// How a checkpoint is exported.
 #[derive(Clone, Debug)]
 pub struct ExportOptions {
-    /// The profile, and whether weights stay where they are.
-    pub target: Onnx,
+    /// The operators.
+    pub profile: Profile,
     /// What the model reads.
     pub inputs: Inputs,
     /// Which positions of a causal language model get logits.
@@ -53,7 +53,7 @@ pub fn lower_for_export(checkpoint: &Checkpoint, options: &ExportOptions) -> Res
         return Err(checkpoint.no_place_for_prompt("ONNX").into());
     }
     manager(checkpoint, &options.passes)?
-        .run(model::build(checkpoint, &model(checkpoint, options))?, &options.target)
+        .run(model::build(checkpoint, &model(checkpoint, options))?, &options.files.target(options.profile))
 }
 
 /// What the export of `checkpoint` wants of a model.
@@ -70,6 +70,20 @@ fn model(checkpoint: &Checkpoint, options: &ExportOptions) -> ModelOptions {
         presents: cache,
         logits: options.logits,
     }
+}
+
+/// What a classifier does with padding, if it cannot tell it: transformers then takes one text at a time, or a batch of
+/// embeddings as it is.
+fn pooling(checkpoint: &Checkpoint, inputs: Inputs) -> Option<String> {
+    let why = match (checkpoint.config.pad_token_id, inputs) {
+        _ if checkpoint.head != Head::SequenceClassification => return None,
+        (None, _) => "config.json names no pad_token_id",
+        (_, Inputs::Embeddings) => "embeddings do not tell padding",
+        (Some(_), Inputs::Ids) => return None,
+    };
+    Some(format!(
+        "{why}: the model classifies by the last position of each row, so a batch is padded on the left"
+    ))
 }
 
 /// Exports `checkpoint` to `destination`, which is left to the caller to publish.
@@ -90,9 +104,10 @@ pub fn export(
     if options.verify {
         verify(checkpoint, &model(checkpoint, options), &options.passes.weights, legalized)?;
     }
-    let (target, files, records) = (options.target, options.files, records(&outcome));
-    let export = pool(options.threads)?
-        .install(|| onnx::emit(checkpoint, target, legalized, &records, files, destination, progress))?;
+    let (profile, files, records) = (options.profile, options.files, records(&outcome));
+    let mut export = pool(options.threads)?
+        .install(|| onnx::emit(checkpoint, profile, legalized, &records, files, destination, progress))?;
+    export.warnings.extend(pooling(checkpoint, options.inputs));
     let requantized =
         requantized(legalized.graph(), WeightReader::new(checkpoint)).map_err(Diagnostic::from)?;
     Ok(Exported { export: Some(export), requantized, outcome })

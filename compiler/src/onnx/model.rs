@@ -14,15 +14,13 @@ use super::external::{ExternalFile, Files};
 use super::proto::{GraphProto, ModelProto, NodeProto, TensorProto};
 use super::wire;
 use crate::source::{self, Capped, MappedFile};
+use crate::target::onnx::models;
 
 /// A message of the encoding has at most this many bytes.
 const MAX_FILE: u64 = (1 << 31) - 1;
 
 /// Memory that everything but the data of tensors may take: enough for two hundred thousand nodes.
 const MAX_DECODED: u64 = 128 << 20;
-
-/// Where an exported directory has its model.
-const IN_DIRECTORY: [&str; 2] = ["model.onnx", "onnx/model.onnx"];
 
 /// The first byte of nearly every model: the key of `ir_version`.
 const FIRST: u8 = 0x08;
@@ -43,7 +41,8 @@ fn begins_like_one(start: &[u8]) -> bool {
 
 impl Model {
     /// The ONNX model at `path`: the file itself if it begins like one, or its name ends in `.onnx` and it is no
-    /// compiled model; or that of a directory which holds an exported model and no checkpoint's weights.
+    /// compiled model; or that of a directory which holds an exported model and no checkpoint's weights; of several models
+    /// the one with the widest weights.
     pub fn locate(path: &Path) -> Option<PathBuf> {
         Self::find(path).filter(|_| !path.is_dir() || !source::has_weights(path))
     }
@@ -51,7 +50,7 @@ impl Model {
     /// As [`Model::locate`], also beside a checkpoint's weights.
     pub fn find(path: &Path) -> Option<PathBuf> {
         if path.is_dir() {
-            return IN_DIRECTORY.map(|name| path.join(name)).into_iter().find(|inner| inner.is_file());
+            return models().map(|name| path.join(name)).find(|inner| inner.is_file());
         }
         let mut start = Vec::new();
         if path.is_file() {
@@ -92,6 +91,12 @@ impl Model {
             format!("{location} is a link out of the model's directory: ONNX Runtime will not follow it")
         };
         outside.map(sentence).collect()
+    }
+
+    /// What the model's metadata says of `key`.
+    pub(crate) fn metadata(&self, key: &str) -> Option<&str> {
+        let mut entries = self.proto.metadata_props.iter();
+        entries.find(|entry| entry.key == key).map(|entry| entry.value.as_str())
     }
 
     /// The graph.

@@ -90,6 +90,8 @@ fn fault(
         .at(format!("{op} at {}{more}", graph.loc(first)))
         .message(format!("{} cannot take it: {reason}", target.name()));
     match rules.rules().find_map(missed) {
+        // It failed for the very reason.
+        Some(nearest) if nearest.ends_with(reason) => fault,
         Some(nearest) => fault.help(nearest),
         None => fault.help(format!("no rule of {} turns {op} into something else", target.name())),
     }

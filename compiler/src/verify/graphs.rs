@@ -1,5 +1,6 @@
 //! A graph before and after the passes.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use llamac_ir::{Bindings, DType, Graph, Symbol, Tensor, Weight, evaluate};
@@ -24,18 +25,29 @@ const KEEP: i64 = 1;
 /// It takes the time of two naive forwards of 8 tokens, and twice the memory of the largest weight in `f32`.
 ///
 /// # Errors
-/// `NumbersDiffer` for the first result that differs; `InvalidGraph` if a graph cannot be evaluated.
+/// `NumbersDiffer` for the first result that differs; `InvalidGraph` if a graph cannot be evaluated; as
+/// [`WeightReader::tensor`] if a weight cannot be read.
 pub fn graphs(checkpoint: &Checkpoint, before: &Graph, after: &Graph) -> Result<Vec<Agreed>, Diagnostic> {
     let (inputs, bindings) = inputs(before, checkpoint.config.vocab_size)
         .map_err(|why| Diagnostic::new(Code::InvalidGraph).message(why))?;
     let reader = WeightReader::new(checkpoint);
-    let weights = |weight: &Weight| reader.tensor(weight).map_err(|e| e.to_string());
+    let unread = RefCell::new(None);
+    let weights = |weight: &Weight| {
+        reader.tensor(weight).map_err(|error| {
+            let why = error.to_string();
+            unread.borrow_mut().get_or_insert(error);
+            why
+        })
+    };
     let results = |graph: &Graph| -> Result<Vec<Output>, Diagnostic> {
         let mut inputs = inputs.clone();
         inputs.retain(|name, _| graph.param(name).is_some());
         let results = evaluate(graph, &inputs, &bindings, &weights).map_err(|error| error.to_string());
         let outputs = results.and_then(|results| results.into_iter().map(output).collect());
-        outputs.map_err(|why: String| Diagnostic::new(Code::InvalidGraph).message(why))
+        outputs.map_err(|why: String| match unread.take() {
+            Some(error) => error.into(),
+            None => Diagnostic::new(Code::InvalidGraph).message(why),
+        })
     };
     agreement("the legalized graph", &results(before)?, &results(after)?, None, TOLERANCE)
 }
@@ -94,8 +106,8 @@ mod tests {
 
     use super::*;
     use crate::model::{self, Inputs, Logits, ModelOptions};
-    use crate::passes::{Options, PassManager, Stage};
-    use crate::source::Checkpoint;
+    use crate::passes::{Options, PassManager, Stage, WeightFormat};
+    use crate::source::{Checkpoint, testing};
     use crate::target::Target;
     use crate::target::native::Native;
     use crate::target::onnx::Onnx;
@@ -148,6 +160,23 @@ mod tests {
             let graph = model(&checkpoint, ModelOptions { inputs: Inputs::Embeddings, logits, ..exported() });
             graphs(&checkpoint, &graph, &legalized(graph.clone(), &Onnx::PORTABLE)).expect("it agrees");
         }
+    }
+
+    #[test]
+    fn a_number_that_no_dtype_holds_is_named() {
+        let mut tensors = testing::tensors();
+        let (_, _, bytes) = tensors.get_mut("lm_head.weight").expect("a head");
+        // 2^19 in bf16.
+        bytes[..2].copy_from_slice(&0x4900u16.to_le_bytes());
+        let folder = testing::checkpoint(&testing::config(), &tensors);
+        let checkpoint = Checkpoint::open(folder.path(), None).unwrap_or_else(|e| panic!("{e}"));
+        let graph = model(&checkpoint, exported());
+        let weights = WeightFormat::Float(DType::F16).into();
+        let manager = PassManager::new(Options { weights, ..Options::default() }).expect("no pass is named");
+        let outcome = manager.run(graph.clone(), &Onnx::PORTABLE).unwrap_or_else(|e| panic!("{e}"));
+        let fault = graphs(&checkpoint, &graph, outcome.stage.graph()).expect_err("it is too large");
+        assert_eq!(fault.code, Code::OutOfRange, "{fault}");
+        assert!(fault.to_string().contains("lm_head.weight") && fault.help.is_some(), "{fault}");
     }
 
     #[test]

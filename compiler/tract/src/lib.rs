@@ -162,8 +162,27 @@ fn guarded<T>(path: &Path, what: &str, work: impl FnOnce() -> TractResult<T>) ->
     let why = match catch_unwind(AssertUnwindSafe(work)) {
         Ok(Ok(done)) => return Ok(done),
         Ok(Err(error)) => format!("{error:#}"),
-        Err(panic) => panic.downcast_ref::<String>().map_or("it panicked".to_owned(), Clone::clone),
+        Err(panic) => {
+            let text = panic.downcast_ref::<&str>().copied();
+            let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+            text.unwrap_or("it panicked").to_owned()
+        }
     };
     let fault = Diagnostic::new(Code::OnnxBackend).at(path.display().to_string());
     Err(fault.message(format!("tract cannot {what}: {why}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_panic_says_is_told() {
+        let told =
+            |work: fn() -> TractResult<()>| guarded(Path::new("m"), "run it", work).unwrap_err().message;
+        let literal = told(|| panic!("a literal"));
+        assert_eq!(literal.as_deref(), Some("tract cannot run it: a literal"));
+        let text = told(|| panic!("a text of {}", 2));
+        assert_eq!(text.as_deref(), Some("tract cannot run it: a text of 2"));
+    }
 }

@@ -6,7 +6,7 @@ use llamac_compiler::driver::{self, ExportOptions};
 use llamac_compiler::model::{Inputs, Logits};
 use llamac_compiler::passes;
 use llamac_compiler::source::Checkpoint;
-use llamac_compiler::target::onnx::{Onnx, OnnxOptions};
+use llamac_compiler::target::onnx::{OnnxOptions, Profile};
 use llamac_runtime::diagnostic::{Code, Diagnostics};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
@@ -253,7 +253,7 @@ fn the_most_layers_take_time_in_proportion() {
     let checkpoint = Checkpoint::open(folder.path(), None).unwrap();
     within(256 << 20, || driver::lower(&checkpoint, &passes::Options::default())).unwrap();
     let options = ExportOptions {
-        target: Onnx::PORTABLE,
+        profile: Profile::Portable,
         inputs: Inputs::Ids,
         logits: Logits::All,
         cache: true,

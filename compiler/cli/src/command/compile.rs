@@ -10,7 +10,7 @@ use llamac_compiler::ir::DType;
 use llamac_compiler::output::Output;
 use llamac_compiler::passes::{self, Outcome, WeightFormat, WeightPolicy};
 use llamac_compiler::source::Checkpoint;
-use llamac_compiler::target::onnx::{Destination, Onnx, OnnxOptions, Profile};
+use llamac_compiler::target::onnx::{Destination, OnnxOptions, Profile};
 use llamac_compiler::verify;
 use llamac_compiler::weights::Requantized;
 use llamac_runtime::{Model, OpenOptions};
@@ -173,6 +173,7 @@ impl Args {
             return Err(fault.help("leave it out").into());
         }
         let checkpoint = self.open(console)?;
+        self.onnx.accept(checkpoint.head)?;
         let options = self.export_options(profile);
         let OnnxOptions { layout, external, .. } = options.files;
         let create = |path: &PathBuf| Destination::create(path, &checkpoint, layout, external);
@@ -254,12 +255,12 @@ impl Args {
 
     fn export_options(&self, profile: Profile) -> ExportOptions {
         let files = self.onnx.files(self.max_context);
-        let weights_in_place = files.external.is_stored();
         // Few runtimes read anything else, but weights that stay where they are stay what they are.
-        let default = if weights_in_place { WeightFormat::AsIs } else { WeightFormat::Float(DType::F32) };
+        let default =
+            if files.external.is_stored() { WeightFormat::AsIs } else { WeightFormat::Float(DType::F32) };
         let weights = self.weights.clone().unwrap_or_default().or(default.into());
         ExportOptions {
-            target: Onnx { profile, weights_in_place },
+            profile,
             inputs: self.onnx.inputs(),
             logits: self.onnx.logits(),
             cache: self.onnx.cache(),

@@ -2,11 +2,13 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use llamac_plan::diagnostic::{Code, Diagnostic, Diagnostics};
+use llamac_plan::diagnostic::{Code, Diagnostic, Diagnostics, reason};
 
 use super::PRODUCER;
+use super::beside::{self, Deed};
 use super::config::config_json;
 use super::data::DataFile;
 use super::genai::genai_config;
@@ -39,9 +41,20 @@ pub enum Destination {
     Checkpoint {
         /// The model.
         model: Output,
-        /// The configuration of onnxruntime-genai, which gets its name after the model has one.
-        genai: Option<Output>,
+        /// What happens to the configuration of onnxruntime-genai after the model has its name.
+        genai: Genai,
     },
+}
+
+/// What happens to `genai_config.json` in the folder of a checkpoint.
+#[derive(Debug)]
+pub enum Genai {
+    /// It stays as it is.
+    Stays,
+    /// It gets its name.
+    Named(Output),
+    /// An earlier one goes.
+    Removed(PathBuf),
 }
 
 /// What is written beside the weights.
@@ -103,7 +116,7 @@ impl Destination {
                 .help("move it away, or use --external-data copy with another folder")
                 .into());
         }
-        Ok(Self::Checkpoint { model: Output::create(&model)?, genai: None })
+        Ok(Self::Checkpoint { model: Output::create(&model)?, genai: Genai::Stays })
     }
 
     /// Makes the finished export visible.
@@ -115,13 +128,16 @@ impl Destination {
             Self::Folder(folder) => folder.publish(),
             Self::Checkpoint { model, genai } => {
                 model.publish()?;
-                genai.map_or(Ok(()), Output::publish)
+                match genai {
+                    Genai::Stays => Ok(()),
+                    Genai::Named(output) => output.publish(),
+                    Genai::Removed(path) => fs::remove_file(&path).map_err(|e| write_fault(&path, &e)),
+                }
             }
         }
     }
 
-    /// Writes all of `content`, and returns the number of bytes. What the tokenizer does otherwise as it is written goes to
-    /// `warnings`.
+    /// Writes all of `content`, and returns the number of bytes. What is not as one may expect it goes to `warnings`.
     ///
     /// # Errors
     /// When it cannot be written, or a weight not read; when there is no writing the tokenizer.
@@ -131,18 +147,16 @@ impl Destination {
         warnings: &mut Vec<String>,
         progress: &dyn Progress,
     ) -> Result<u64, Diagnostics> {
-        let Content { checkpoint, layout, names, external, context, data, model } = content;
+        let Content { checkpoint, layout, names, external, context, data, mut model } = content;
         let genai = genai_config(checkpoint, &model.graph, names.model, context);
         if genai.is_none() && layout == Layout::Genai {
             return Err(not_for_genai(&model.graph).into());
         }
         let config = config_json(checkpoint, names, &model.graph);
-        let bytes = proto::encode(model).ok_or_else(|| {
-            Diagnostic::new(Code::InvalidGraph).message("the model without its weights is larger than 2 GiB")
-        })?;
-        let mut total = bytes.len() as u64;
+        let mut total = 0;
         match self {
             Self::Folder(folder) => {
+                let bytes = encode(model)?;
                 let mut files =
                     checkpoint.tokenizer.complete(&checkpoint.tokenizer_path, context, warnings)?;
                 if layout != Layout::Genai {
@@ -162,25 +176,52 @@ impl Destination {
                 }
                 for (name, bytes) in files {
                     put(folder.file(Path::new(name))?, &bytes)?;
-                    total += if name == names.model { 0 } else { bytes.len() as u64 };
+                    total += bytes.len() as u64;
                 }
             }
-            Self::Checkpoint { model, genai: beside } => {
-                let path = model.path().with_file_name(GENAI);
-                // One that is there without a model of ours is somebody else's.
-                if let Some(config) = genai
-                    && (model.path().exists() || !path.exists())
-                {
-                    let output = Output::create(&path)?;
-                    put(&output, &config)?;
-                    total += config.len() as u64;
-                    *beside = Some(output);
+            Self::Checkpoint { model: output, genai: beside } => {
+                warnings.extend(hard_links(checkpoint));
+                let path = output.path().with_file_name(GENAI);
+                match (beside::deed(&path, output.path(), genai.as_deref()), genai) {
+                    (Deed::Write, Some(config)) => {
+                        model.metadata.push(beside::written(&config));
+                        let file = Output::create(&path)?;
+                        put(&file, &config)?;
+                        total += config.len() as u64;
+                        *beside = Genai::Named(file);
+                    }
+                    (Deed::Remove, _) => *beside = Genai::Removed(path),
+                    (Deed::Keep, _) => {
+                        let path = path.display();
+                        warnings.push(format!(
+                            "{path} is not as llamac wrote it: it stays, and may not fit the model"
+                        ));
+                    }
+                    (Deed::Write | Deed::Nothing, _) => {}
                 }
-                put(model, &bytes)?;
+                let bytes = encode(model)?;
+                put(output, &bytes)?;
+                total += bytes.len() as u64;
             }
         }
         Ok(total)
     }
+}
+
+fn encode(model: Model) -> Result<Vec<u8>, Diagnostic> {
+    proto::encode(model).ok_or_else(|| {
+        Diagnostic::new(Code::InvalidGraph).message("the model without its weights is larger than 2 GiB")
+    })
+}
+
+/// Which files of weights the checker of ONNX refuses because they have more names than one: sentences.
+fn hard_links(checkpoint: &Checkpoint) -> Vec<String> {
+    let several = |file: &&MappedFile| fs::metadata(file.path()).is_ok_and(|file| file.nlink() > 1);
+    let sentence = |file: &MappedFile| {
+        let path = file.path().display();
+        format!("{path} is a hard link: ONNX Runtime reads it, but onnx.load and onnx.checker refuse to")
+    };
+    checkpoint.files().iter().filter(several).map(sentence).collect()
 }
 
 fn put(output: &Output, bytes: &[u8]) -> Result<(), Diagnostic> {
@@ -189,12 +230,13 @@ fn put(output: &Output, bytes: &[u8]) -> Result<(), Diagnostic> {
 
 /// Copies the files of the checkpoint's weights as they are; where the file system can, they share their storage.
 fn copy(checkpoint: &Checkpoint, folder: &mut Folder, progress: &dyn Progress) -> Result<u64, Diagnostic> {
-    let total: u64 = checkpoint.files().iter().map(|file| file.bytes().len() as u64).sum();
+    let mut total: u64 = checkpoint.files().iter().map(|file| file.bytes().len() as u64).sum();
     progress.start(total);
     for file in checkpoint.files() {
         let output = folder.file(Path::new(file.name()))?;
         let fault = |e: io::Error| write_fault(output.path(), &e);
-        let (mut from, mut to) = (File::open(file.path()).map_err(fault)?, output.file());
+        let mut from = File::open(file.path()).map_err(|e| read_fault(file.path(), &e))?;
+        let mut to = output.file();
         loop {
             match io::copy(&mut (&mut from).take(STRETCH), &mut to).map_err(fault)? {
                 0 => break,
@@ -206,8 +248,14 @@ fn copy(checkpoint: &Checkpoint, folder: &mut Folder, progress: &dyn Progress) -
         && let Some(index) = source::read_file(&checkpoint.path.join(name), source::MAX_TOKENIZER_FILE)?
     {
         put(folder.file(Path::new(name))?, &index)?;
+        total += index.len() as u64;
     }
     Ok(total)
+}
+
+fn read_fault(path: &Path, error: &io::Error) -> Diagnostic {
+    let fault = Diagnostic::new(Code::Io).at(path.display().to_string());
+    fault.message(format!("it cannot be read: {}", reason(error)))
 }
 
 /// Why a model at `path` cannot use the files of the checkpoint: runtimes refuse what is not in the same directory, and

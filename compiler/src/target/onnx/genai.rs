@@ -7,6 +7,9 @@ use serde::Serialize;
 use super::model::Graph;
 use crate::source::Checkpoint;
 
+/// No file of this kind is larger.
+pub(super) const MAX_BYTES: u64 = 1 << 20;
+
 #[derive(Serialize)]
 struct Config {
     model: Model,

@@ -1,7 +1,5 @@
 //! Which files an export has, for whom.
 
-use std::fmt;
-
 use llamac_ir::ops::Linear;
 use llamac_ir::{DType, Graph, Weight};
 
@@ -39,19 +37,12 @@ pub(super) const TRANSFORMERS_JS: [Names; 4] = [
     Names { model: "onnx/model.onnx", data: "onnx/model.onnx_data", dtype: Some("fp32") },
 ];
 
+/// Where directories have their models, those with the widest weights first.
+pub(crate) fn models() -> impl Iterator<Item = &'static str> {
+    std::iter::once(PLAIN).chain(TRANSFORMERS_JS.into_iter().rev()).map(|names| names.model)
+}
+
 impl Layout {
-    /// Every layout.
-    pub const ALL: [Self; 3] = [Self::Flat, Self::Genai, Self::TransformersJs];
-
-    /// The name on the command line.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Flat => "flat",
-            Self::Genai => "genai",
-            Self::TransformersJs => "transformers.js",
-        }
-    }
-
     /// What the files of the model of `graph` are called. transformers.js has names for how most matrices are stored.
     pub(super) fn names(self, graph: &Graph) -> Names {
         match self {
@@ -75,11 +66,5 @@ fn dtype(matrix: &Weight) -> &'static str {
         (Some(_), _) => "q8",
         (None, DType::F16) => "fp16",
         (None, _) => "fp32",
-    }
-}
-
-impl fmt::Display for Layout {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
     }
 }

@@ -4,6 +4,7 @@
 //! those that ONNX Runtime adds. What an operation becomes is decided here and by rules; after that, an operation of the
 //! graph is a node of the file, and a [`llamac_ir::ops::Constant`] an initializer.
 
+mod beside;
 mod config;
 mod data;
 mod directory;
@@ -34,6 +35,7 @@ use crate::source::Checkpoint;
 
 pub use directory::Destination;
 pub use layout::Layout;
+pub(crate) use layout::models;
 pub use storage::ExternalData;
 
 /// Who makes these models.
@@ -136,6 +138,13 @@ pub struct OnnxOptions {
     pub max_context: Option<u64>,
 }
 
+impl OnnxOptions {
+    /// The target for `profile`.
+    pub fn target(&self, profile: Profile) -> Onnx {
+        Onnx { profile, weights_in_place: self.external.is_stored() }
+    }
+}
+
 /// What [`emit`] wrote.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Export {
@@ -143,7 +152,7 @@ pub struct Export {
     pub bytes: u64,
     /// Nodes of the model.
     pub nodes: usize,
-    /// What the tokenizer does otherwise as it is written: sentences.
+    /// What is not as one may expect it of the export: sentences.
     pub warnings: Vec<String>,
 }
 
@@ -153,13 +162,14 @@ pub struct Export {
 /// When it cannot be written, or a weight not read; when weights cannot be where they should.
 pub fn emit(
     checkpoint: &Checkpoint,
-    target: Onnx,
+    profile: Profile,
     legalized: &Legalized,
     passes: &[PassRecord],
     options: OnnxOptions,
     destination: &mut Destination,
     progress: &dyn Progress,
 ) -> Result<Export, Diagnostics> {
+    let target = options.target(profile);
     assert_eq!(legalized.target(), target.name(), "a graph is emitted for the target that it is legal for");
     let OnnxOptions { layout, external, max_context } = options;
     let names = layout.names(legalized.graph());
@@ -181,7 +191,7 @@ pub fn emit(
     Ok(Export { bytes, nodes, warnings })
 }
 
-/// Where a model comes from. No more of a path than its last name: the same checkpoint gives the same bytes anywhere.
+/// Where a model comes from. No more of a path than its last name, so that the bytes are the same wherever the folder is.
 fn metadata(checkpoint: &Checkpoint, target: Onnx, passes: &[PassRecord]) -> Vec<(&'static str, String)> {
     let name = std::fs::canonicalize(&checkpoint.path).ok();
     let name = name.as_deref().and_then(|path| path.file_name()).unwrap_or_default();

@@ -23,9 +23,6 @@ pub enum ExternalData {
 }
 
 impl ExternalData {
-    /// Every choice.
-    pub const ALL: [Self; 3] = [Self::File, Self::Reference, Self::Copy];
-
     /// The name on the command line.
     pub fn name(self) -> &'static str {
         match self {
@@ -196,7 +193,7 @@ mod tests {
     fn small_constants_are_in_the_model() {
         let (_directory, checkpoint) = checkpoint();
         let norm = source(&checkpoint, "model.norm.weight");
-        for external in ExternalData::ALL {
+        for external in [ExternalData::File, ExternalData::Reference, ExternalData::Copy] {
             let mut storage = Storage::new(&checkpoint, external, "d");
             let expected = checkpoint.bytes("model.norm.weight").unwrap().to_vec();
             assert_eq!(storage.place(&norm), Ok(Data::Inline(expected)));
