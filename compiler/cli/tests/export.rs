@@ -184,7 +184,7 @@ fn the_configuration_of_genai_in_a_checkpoint_is_replaced_only_if_it_is_ours() {
     let paths = [("folder", folder.path())];
     let export = |options: &str| {
         let line =
-            format!("-q compile {{folder}} --target onnx -o {{folder}} --external-data reference {options}");
+            format!("compile {{folder}} --target onnx -o {{folder}} --external-data reference {options}");
         let done = llamac(&line, &paths);
         assert_eq!(done.status, Some(0), "{}", done.stderr);
         done.stderr
@@ -201,14 +201,14 @@ fn the_configuration_of_genai_in_a_checkpoint_is_replaced_only_if_it_is_ours() {
         assert_eq!(read(folder.path(), "genai_config.json"), foreign.as_bytes());
     }
     std::fs::remove_file(&path).expect("it is there");
-    assert_eq!(export(""), "");
+    assert!(!export("").contains(stays));
     let ours = read(folder.path(), "genai_config.json");
-    assert_eq!(export("--max-context 20"), "");
+    assert!(!export("--max-context 20").contains(stays));
     assert!(read(folder.path(), "genai_config.json") != ours, "it follows the options");
     // It does not go with a model that has no logits.
-    assert_eq!(export("--head base"), "");
+    assert!(!export("--head base").contains(stays));
     assert!(!path.exists());
-    assert_eq!(export(""), "");
+    assert!(!export("").contains(stays));
     assert_eq!(read(folder.path(), "genai_config.json"), ours);
     let changed = String::from_utf8_lossy(&ours).replace("llama", "phi");
     std::fs::write(&path, &changed).expect("writes");
@@ -218,11 +218,11 @@ fn the_configuration_of_genai_in_a_checkpoint_is_replaced_only_if_it_is_ours() {
 
 #[test]
 fn a_hard_link_is_told() {
-    let (folder, other) = (folder(), support::folder());
+    let (folder, other) = (folder(), folder());
     copy("tiny/gqa-f32", folder.path());
     let weights = folder.path().join("model.safetensors");
     std::fs::hard_link(&weights, other.path().join("link")).expect("a link");
-    let line = "-q compile {folder} --target onnx -o {folder} --external-data reference";
+    let line = "compile {folder} --target onnx -o {folder} --external-data reference";
     let done = llamac(line, &[("folder", folder.path())]);
     assert_eq!(done.status, Some(0));
     assert!(done.stderr.contains("model.safetensors is a hard link"), "{}", done.stderr);
@@ -232,7 +232,7 @@ fn a_hard_link_is_told() {
 fn padding_that_a_classifier_cannot_tell_is_told() {
     let (folder, tiny) = (folder(), fixture("tiny"));
     let told = |name: &str, options: &str| {
-        let line = format!("-q compile {{tiny}}/{name} --target onnx -o {{folder}}/out {options}");
+        let line = format!("compile {{tiny}}/{name} --target onnx -o {{folder}}/out {options}");
         let done = llamac(&line, &[("tiny", tiny.as_path()), ("folder", folder.path())]);
         assert_eq!(done.status, Some(0), "{}", done.stderr);
         done.stderr.contains("classifies by the last position of each row")
@@ -246,9 +246,10 @@ fn padding_that_a_classifier_cannot_tell_is_told() {
 fn logits_are_a_choice_of_language_models_alone() {
     let (folder, tiny) = (folder(), fixture("tiny"));
     let paths = [("tiny", tiny.as_path()), ("folder", folder.path())];
-    for (options, head) in
-        [("seqcls-pad --logits last", "seqcls"), ("gqa-f32 --head base --logits all", "base")]
-    {
+    for (options, head) in [
+        ("seqcls-pad --logits last", "sequence-classification"),
+        ("gqa-f32 --head base --logits all", "base"),
+    ] {
         let message = llamac(&format!("compile --target onnx -o {{folder}}/out {{tiny}}/{options}"), &paths);
         let message = message.failure(2);
         assert!(message.contains("--logits") && message.contains(&format!("the head {head}")), "{message}");

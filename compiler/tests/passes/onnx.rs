@@ -78,7 +78,6 @@ fn what_has_no_operator_is_told_with_a_way_out() {
     error[E0500]: an operation cannot be expressed on the target
       --> linear at model.layers.0.self_attn.q_proj, and 14 more
        onnx cannot take it: opset 17 has no operator for quantized weights; take onnx-std or onnx-ort, or --weights f16
-       help: LinearToGemm did not apply: linear is not legal for onnx: opset 17 has no operator for quantized weights; take onnx-std or onnx-ort, or --weights f16
     ");
     assert_snapshot!(faults("gqa-f32", "q4,embed_tokens=q4", Onnx::STANDARD), @"
     error[E0500]: an operation cannot be expressed on the target

@@ -178,8 +178,9 @@ mod tests {
 
     #[test]
     fn what_a_panic_says_is_told() {
-        let told =
-            |work: fn() -> TractResult<()>| guarded(Path::new("m"), "run it", work).unwrap_err().message;
+        let told = |work: fn() -> TractResult<()>| {
+            guarded(Path::new("m"), "run it", work).unwrap_err().message.clone()
+        };
         let literal = told(|| panic!("a literal"));
         assert_eq!(literal.as_deref(), Some("tract cannot run it: a literal"));
         let text = told(|| panic!("a text of {}", 2));

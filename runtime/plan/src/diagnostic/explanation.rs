@@ -482,9 +482,9 @@ ranks that differ, `adapter_config.json` and the weights are from two adapters."
             }
             Self::NoPlaceForPrompt => {
                 "\
-A soft prompt is in no weight of the model: it is read before each text, or stands in the cache when
-a text begins. A checkpoint of transformers has no place for that, and a graph of ONNX does not know
-whether what it is fed begins a text or goes on with one.
+A soft prompt is in no weight of the model: it is read before each text, or stands in the cache
+when a text begins. A checkpoint of transformers has no place for that, and a graph of ONNX does
+not know whether what it is fed begins a text or goes on with one.
 
 **Cure**: compile for the target native, whose runtime begins every sequence with the prompt. Or
 leave `--soft-prompt` out, and have the program that runs the model feed it: as `inputs_embeds` to
