@@ -35,7 +35,7 @@ pub(super) fn behind<'r>(
                         Some(Op::Embed(embed)) => Some(embed.table.clone()),
                         _ => None,
                     });
-                    let table = tables.next_back().ok_or_else(|| invalid("the model reads no ids"))?;
+                    let table = tables.next().ok_or_else(|| invalid("the model reads no ids"))?;
                     let mut rows = vec![0.0; ids.len() * width];
                     for (&id, row) in ids.iter().zip(rows.chunks_mut(width)) {
                         let id = id as usize;
