@@ -89,14 +89,12 @@ fn what_has_no_operator_is_told_with_a_way_out() {
     error[E0500]: an operation cannot be expressed on the target
       --> linear at lm_head
        onnx-std cannot take it: 67 rows have no whole bytes in q4 when they are columns; store it as q8
-       help: LinearToGemm did not apply: linear is not legal for onnx-std: 67 rows have no whole bytes in q4 when they are columns; store it as q8
     ");
     let in_place = Onnx { weights_in_place: true, ..Onnx::ORT };
     assert_snapshot!(faults("gqa-f32", "lm_head=q8", in_place), @"
     error[E0500]: an operation cannot be expressed on the target
       --> linear at lm_head
        onnx-ort cannot take it: weights that stay in place are not quantized; write them with --external-data file
-       help: LinearToGemm did not apply: linear is not legal for onnx-ort: weights that stay in place are not quantized; write them with --external-data file
     ");
 }
 
