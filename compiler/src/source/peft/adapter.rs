@@ -1,21 +1,17 @@
-//! The files of adapters, and their tensors sorted by what they do.
+//! The adapters that are to change one checkpoint, and what they make of its head.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use llamac_plan::diagnostic::{Code, Diagnostic, Diagnostics};
 
 use super::super::Head;
-use super::super::capped::Capped;
-use super::super::file::{self, MappedFile};
-use super::super::json;
+use super::super::file::MappedFile;
 use super::super::names::{QA_OUTPUTS, SCORE, SCORE_BIAS};
-use super::super::safetensors::{self, StoredTensor};
+use super::super::safetensors::StoredTensor;
 use super::super::tokenizer::TokenizerFiles;
-use super::super::torch;
-use super::CONFIG;
 use super::config::{self, LoraConfig};
-use super::names::{self, Meaning, Part};
+use super::folder::{Folder, Parts, sort};
 use super::prompt::Prompt;
 
 /// A LoRA to take, and how much of it.
@@ -41,86 +37,6 @@ impl AdapterSources {
     pub fn is_empty(&self) -> bool {
         self.loras.is_empty() && self.soft_prompt.is_none()
     }
-}
-
-/// Files of weights, in the order in which they are looked for.
-const FILES: [(&str, Read); 2] =
-    [("adapter_model.safetensors", safetensors::read), ("adapter_model.bin", torch::read)];
-
-/// Whether a file is one of an adapter's weights.
-pub(super) fn is_adapter(path: &Path) -> bool {
-    FILES.iter().any(|(name, _)| path.file_name().is_some_and(|file| file == *name))
-}
-
-/// Finds the tensors in a file.
-type Read = fn(&MappedFile) -> Result<Vec<StoredTensor>, Diagnostics>;
-
-/// The configuration and the tensors of an adapter's folder, whatever its kind.
-pub(super) struct Folder {
-    /// What messages call the configuration's file.
-    pub config_name: String,
-    pub config: Vec<u8>,
-    pub file: MappedFile,
-    pub tensors: Vec<StoredTensor>,
-}
-
-impl Folder {
-    /// Opens the folder at `path`.
-    pub fn open(path: &Path) -> Result<Self, Diagnostics> {
-        let mut faults = Diagnostics::new();
-        let config_path = path.join(CONFIG);
-        let config_name = config_path.display().to_string();
-        let config = faults.absorb(file::read(&config_path, json::MAX_BYTES).map_err(Diagnostics::from));
-        if let Some(None) = config {
-            return Err(no_config(path).into());
-        }
-        let weights = faults.absorb(weights(path));
-        match (config.flatten(), weights) {
-            (Some(config), Some((file, tensors))) => Ok(Self { config_name, config, file, tensors }),
-            _ => Err(faults),
-        }
-    }
-}
-
-/// Why a folder without a configuration is no adapter.
-fn no_config(path: &Path) -> Diagnostic {
-    let fault = Diagnostic::new(Code::NotAnAdapter)
-        .at(path.display().to_string())
-        .expected(format!("a folder with {CONFIG} and {}", FILES[0].0));
-    let fault = fault.found(match () {
-        () if !path.exists() => "no such folder",
-        () if !path.is_dir() => "a file",
-        () => "no adapter_config.json",
-    });
-    match path.join(super::super::CONFIG).exists() {
-        true => fault.help("this is a whole checkpoint: compile it as it is"),
-        false => fault,
-    }
-}
-
-fn weights(path: &Path) -> Result<(MappedFile, Vec<StoredTensor>), Diagnostics> {
-    for (name, read) in FILES {
-        let path = path.join(name);
-        if path.exists() {
-            let name = path.display().to_string();
-            let file = MappedFile::open(path, name)?;
-            let tensors = read(&file)?;
-            return Ok((file, tensors));
-        }
-    }
-    Err(Diagnostic::new(Code::MissingFile)
-        .at(path.join(FILES[0].0).display().to_string())
-        .found("no such file")
-        .help("the download may not be complete: fetch the adapter's weights, too")
-        .into())
-}
-
-/// What an adapter has for one module.
-#[derive(Debug, Default)]
-pub(super) struct Parts {
-    /// The module's name in the file.
-    pub path: String,
-    pub tensors: BTreeMap<Part, StoredTensor>,
 }
 
 /// A LoRA.
@@ -161,49 +77,6 @@ impl Lora {
             _ => Err(faults),
         }
     }
-}
-
-/// Parts of what is added to modules, by the canonical name of the module, and what is replaced, by that of the tensor.
-type Sorted = (BTreeMap<String, Parts>, BTreeMap<String, StoredTensor>);
-
-/// The tensors of `file`, which is a `kind` of adapter, by what they do.
-pub(super) fn sort(file: &str, kind: &str, tensors: Vec<StoredTensor>) -> Result<Sorted, Diagnostics> {
-    let mut faults = Capped::new(file);
-    let mut modules: BTreeMap<String, Parts> = BTreeMap::new();
-    let mut replaced = BTreeMap::new();
-    for tensor in tensors {
-        let stored = tensor.name.clone();
-        let other = match names::meaning(&stored) {
-            Meaning::Copy => None,
-            Meaning::Replacement(name) => replaced.insert(name, tensor),
-            Meaning::Part { module, path, part } => {
-                let parts = modules.entry(module).or_default();
-                parts.path = path;
-                parts.tensors.insert(part, tensor)
-            }
-            Meaning::Unknown => {
-                faults.push(stranger(format!("{file}: {stored}"), kind));
-                None
-            }
-        };
-        if let Some(other) = other {
-            faults.push(
-                Diagnostic::new(Code::DuplicateTensor)
-                    .at(format!("{file}: {stored}"))
-                    .message(format!("{} has the same meaning", other.name))
-                    .help("save the adapters of a model in folders of their own"),
-            );
-        }
-    }
-    faults.into_diagnostics().or((modules, replaced))
-}
-
-/// A tensor at `place` that no adapter of this kind has.
-pub(super) fn stranger(place: String, kind: &str) -> Diagnostic {
-    Diagnostic::new(Code::AdapterMismatch)
-        .at(place)
-        .message(format!("no {kind} of a LLaMA has a tensor of this name"))
-        .help("is the adapter for a model of another architecture?")
 }
 
 /// Adapters that are to change one checkpoint: LoRAs in the order in which they were given, then a soft prompt.

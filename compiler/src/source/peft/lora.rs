@@ -10,8 +10,9 @@ use llamac_plan::diagnostic::{Code, Diagnostic, Diagnostics};
 
 use super::super::checkpoint::{Adapted, Checkpoint, Tie};
 use super::super::names::{self, EMBEDDING, HEADS, LM_HEAD};
-use super::adapter::{Lora, Parts};
+use super::adapter::Lora;
 use super::configuration::untie;
+use super::folder::Parts;
 use super::names::Part;
 use super::taken::{Expected, Taken, contested, no_module};
 

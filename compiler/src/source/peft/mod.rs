@@ -15,6 +15,7 @@ mod adapter;
 mod apply;
 mod config;
 mod configuration;
+mod folder;
 mod lora;
 mod names;
 mod prompt;
@@ -26,8 +27,8 @@ mod taken;
 #[cfg(test)]
 mod tests;
 
-use adapter::is_adapter;
 pub use adapter::{AdapterSources, Adapters, LoraSource};
+use folder::is_adapter;
 
 use std::path::Path;
 

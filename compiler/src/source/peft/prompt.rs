@@ -15,7 +15,7 @@ use super::super::config::Config;
 use super::super::file::MappedFile;
 use super::super::safetensors::StoredTensor;
 use super::super::tokenizer::TokenizerFiles;
-use super::adapter::{self, Folder};
+use super::folder::{self, Folder};
 use super::prompt_config::{self, PromptConfig};
 use super::taken::{Expected, Taken};
 
@@ -155,10 +155,10 @@ fn sort(
     const KIND: &str = "soft prompt";
     let (prompt, others): (Vec<_>, Vec<_>) = tensors.into_iter().partition(|tensor| tensor.name == PROMPT);
     let mut faults = Diagnostics::new();
-    let sorted = faults.absorb(adapter::sort(file, KIND, others));
+    let sorted = faults.absorb(folder::sort(file, KIND, others));
     let parts = sorted.iter().flat_map(|(modules, _)| modules.values());
     if let Some(part) = parts.flat_map(|parts| parts.tensors.values()).next() {
-        faults.push(adapter::stranger(format!("{file}: {}", part.name), KIND));
+        faults.push(folder::stranger(format!("{file}: {}", part.name), KIND));
     }
     // A file has no two tensors of one name.
     match (prompt.into_iter().next(), sorted) {
