@@ -4,7 +4,8 @@ use std::ops::Range;
 
 use llamac_ir::weight::{BlockFormat, Grid, Scheme, Weight};
 
-use super::reader::{Block, ReadError, WeightReader};
+use super::error::ReadError;
+use super::reader::{Block, WeightReader};
 
 /// Takes rows as they come: the number of a row, and its numbers.
 type NumberSink<'s> = dyn FnMut(usize, &[f32]) -> Result<(), ReadError> + 's;

@@ -5,7 +5,8 @@ use std::ops::Range;
 use llamac_ir::DType;
 use llamac_ir::weight::{Grid, Group, Scheme, Weight, WeightExpr, Zeros, code_offset};
 
-use super::reader::{Block, ReadError, Sink, WeightReader, narrowed, row_elements};
+use super::error::ReadError;
+use super::reader::{Block, Sink, WeightReader, narrowed, row_elements};
 
 /// Numbers of a tile, at least one row: rows of packed codes lie side by side, and are read best many at a
 /// time.

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use llamac_ir::weight::{Grid, Scheme, Weight, WeightExpr};
 use llamac_ir::{Graph, Op};
 
-use super::reader::{Block, ReadError, WeightReader};
+use super::error::ReadError;
+use super::reader::{Block, WeightReader};
 use crate::report::stored_format;
 
 /// Rows of a matrix that are looked at, all over it: an error of so many numbers is that of all of them.

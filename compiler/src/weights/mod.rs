@@ -9,10 +9,13 @@
 
 mod blocks;
 mod convert;
+mod error;
 mod grouped;
 mod loss;
+mod merged;
 mod packed;
 mod reader;
 
+pub use error::ReadError;
 pub use loss::{Requantized, requantized};
-pub use reader::{Block, ReadError, WeightReader};
+pub use reader::{Block, WeightReader};

@@ -2,7 +2,8 @@
 
 use llamac_ir::weight::{PackOrder, Packing, Weight};
 
-use super::reader::{Block, ReadError, Sink, WeightReader, row_elements};
+use super::error::ReadError;
+use super::reader::{Block, Sink, WeightReader, row_elements};
 
 impl WeightReader<'_> {
     /// A block of the integers that `base` holds.

@@ -4,10 +4,10 @@ use std::ops::Range;
 
 use llamac_ir::weight::{FrequencySet, Grid, QuantizedPart, Scheme, Weight, WeightExpr};
 use llamac_ir::{DType, WeightSource, frequencies};
-use llamac_plan::diagnostic::{Code, Diagnostic};
 use ndarray::{ArrayD, IxDyn};
 
 use super::convert::{convert, narrow, widen};
+use super::error::ReadError;
 use crate::source::Checkpoint;
 
 /// Bytes of rows that are put together from columns of several weights at a time, at least one row.
@@ -15,81 +15,6 @@ const TILE: usize = 1 << 18;
 
 /// Bytes of neighbours that a transposition writes at once: a line of the processor's cache.
 const LINE: usize = 64;
-
-/// Why a recipe cannot be read from a checkpoint. Recipes are made from the checkpoint's own tensors, so that only
-/// [`ReadError::Overflow`] depends on a file.
-#[derive(Clone, Debug, PartialEq, thiserror::Error)]
-pub enum ReadError {
-    /// The checkpoint has no such tensor.
-    #[error("weight `{tensor}`: the checkpoint has no such tensor")]
-    Missing {
-        /// Its name in the recipe.
-        tensor: String,
-    },
-    /// The checkpoint's tensor has another type than the recipe says.
-    #[error("weight `{tensor}`: the recipe says {expected}, the checkpoint has {found}")]
-    Type {
-        /// Its name in the recipe.
-        tensor: String,
-        /// The type in the recipe.
-        expected: String,
-        /// The type in the checkpoint.
-        found: String,
-    },
-    /// The rows that are asked for are not there, or do not fill the output.
-    #[error("weight `{recipe}`: rows {start} to {end} of {rows}, into {length} {unit}")]
-    Rows {
-        /// The recipe.
-        recipe: String,
-        /// The first row asked for.
-        start: usize,
-        /// The end of the rows asked for.
-        end: usize,
-        /// The rows that there are.
-        rows: usize,
-        /// The length of the output.
-        length: usize,
-        /// What the output counts.
-        unit: &'static str,
-    },
-    /// A column is asked for that is not there.
-    #[error("weight `{recipe}`: column {number} of {columns}")]
-    Column {
-        /// The recipe of the numbers of columns.
-        recipe: String,
-        /// The column.
-        number: usize,
-        /// The columns that there are.
-        columns: usize,
-    },
-    /// A number that would become infinite, or is not finite and cannot be quantized.
-    #[error("{place}: {value} is more than {format} can hold")]
-    Overflow {
-        /// The tensor of the checkpoint, and its file.
-        place: String,
-        /// The type or the scheme asked for.
-        format: &'static str,
-        /// The number.
-        value: f32,
-    },
-}
-
-impl From<ReadError> for Diagnostic {
-    fn from(error: ReadError) -> Self {
-        match error {
-            ReadError::Overflow { place, format, value } => Self::new(Code::OutOfRange)
-                .at(place)
-                .expected(format!("numbers that {format} can hold"))
-                .found(value.to_string())
-                .help(match format {
-                    // Its numbers are those of f32: what it cannot hold is infinite already.
-                    "bf16" => "keep the checkpoint's own dtype",
-                    _ => "keep the checkpoint's own dtype, or use `--weights bf16`",
-                }),
-            other => Self::new(Code::InvalidGraph).message(other.to_string()),
-        }
-    }
-}
 
 /// Some rows of a weight, and some columns of these: elements within a row. A vector has one column.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -550,83 +475,6 @@ impl<'a> WeightReader<'a> {
         }
         Ok(out.into_flattened())
     }
-
-    /// A block of `base + scale · b · a`. Products are summed in double precision and in the order of the rank.
-    #[expect(clippy::too_many_arguments, reason = "the members of one recipe, and where its rows go")]
-    fn add_low_rank(
-        &self,
-        base: &Weight,
-        a: &Weight,
-        b: &Weight,
-        scale: f64,
-        block: &Block,
-        at: usize,
-        sink: &mut Sink<'_>,
-    ) -> Result<(), ReadError> {
-        let (rank, width) = (row_count(a), row_elements(a));
-        let mut factor = vec![0.0; rank * width];
-        self.rows(a, 0..rank, &mut factor)?;
-        let mut values = vec![0.0; width];
-        let mut weights = vec![0.0; rank];
-        let mut sums = vec![0.0; width];
-        for (i, row) in block.rows.clone().enumerate() {
-            self.rows(base, row..row + 1, &mut values)?;
-            self.rows(b, row..row + 1, &mut weights)?;
-            sums.fill(-0.0);
-            for (weight, factor) in weights.iter().zip(factor.chunks_exact(width.max(1))) {
-                for (sum, factor) in sums.iter_mut().zip(factor) {
-                    *sum += f64::from(*weight) * f64::from(*factor);
-                }
-            }
-            for (value, sum) in values.iter_mut().zip(&sums) {
-                *value = (f64::from(*value) + scale * sum) as f32;
-            }
-            sink(at + i, &narrowed(base.dtype(), &values[block.columns.clone()]))?;
-        }
-        Ok(())
-    }
-
-    /// A block of the sum of `parts`, row by row.
-    fn sum(&self, parts: &[Weight], block: &Block, at: usize, sink: &mut Sink<'_>) -> Result<(), ReadError> {
-        let mut sums = vec![0.0; block.columns.len()];
-        let mut values = vec![0.0; block.columns.len()];
-        for (i, row) in block.rows.clone().enumerate() {
-            let block = Block { rows: row..row + 1, columns: block.columns.clone() };
-            self.floats(&parts[0], &block, &mut sums)?;
-            for part in &parts[1..] {
-                self.floats(part, &block, &mut values)?;
-                sums.iter_mut().zip(&values).for_each(|(sum, value)| *sum += value);
-            }
-            sink(at + i, &narrowed(parts[0].dtype(), &sums))?;
-        }
-        Ok(())
-    }
-
-    /// A block of `base` with rows of the lengths `norms`. Squares are summed in double precision and in order.
-    fn set_row_norms(
-        &self,
-        base: &Weight,
-        norms: &Weight,
-        block: &Block,
-        at: usize,
-        sink: &mut Sink<'_>,
-    ) -> Result<(), ReadError> {
-        let mut lengths = vec![0.0; block.rows.len()];
-        self.rows(norms, block.rows.clone(), &mut lengths)?;
-        let (width, size) = (row_elements(base), base.dtype().size());
-        let mut values = vec![0.0; width];
-        self.visit(base, &Block::rows(base, block.rows.clone()), 0, &mut |first, bytes| {
-            bytes.chunks_exact(width * size).enumerate().try_for_each(|(i, row)| {
-                widen(base.dtype(), row, &mut values);
-                let squares: f64 = values.iter().map(|&value| f64::from(value) * f64::from(value)).sum();
-                let factor = f64::from(lengths[first + i]) / squares.sqrt();
-                for value in &mut values {
-                    *value = (f64::from(*value) * factor) as f32;
-                }
-                sink(at + first + i, &narrowed(base.dtype(), &values[block.columns.clone()]))
-            })
-        })
-    }
 }
 
 impl WeightSource for WeightReader<'_> {
@@ -696,7 +544,8 @@ pub(super) fn narrowed(dtype: DType, values: &[f32]) -> Vec<u8> {
 }
 
 /// Rows of a weight; a scalar is one.
-fn row_count(weight: &Weight) -> usize {
+/// Slices along the first dimension.
+pub(super) fn row_count(weight: &Weight) -> usize {
     weight.shape().first().copied().unwrap_or(1)
 }
 

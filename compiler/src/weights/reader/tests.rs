@@ -1,5 +1,6 @@
 use llamac_ir::weight::{Permutation, evaluate};
 use llamac_ir::{Real, RopeScaling};
+use llamac_plan::diagnostic::Diagnostic;
 use proptest::prelude::*;
 use safetensors::tensor::Dtype;
 use tempfile::TempDir;
