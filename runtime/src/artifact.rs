@@ -156,6 +156,9 @@ impl Artifact {
         // mapped file; no reference outlives the map.
         let map = unsafe { Mmap::map(file) }
             .map_err(|e| Diagnostic::new(Code::Io).at(path.display().to_string()).message(reason(&e)))?;
+        // Only a hint, for speed: pages that are not in memory yet come as huge ones where the system can.
+        #[cfg(target_os = "linux")]
+        let _ = map.advise(memmap2::Advice::HugePage);
         let version = version(path, &map)?;
         if version != VERSION.to_string() {
             return Err(wrong_version(path, &version));

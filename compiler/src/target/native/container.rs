@@ -2,15 +2,21 @@
 //! threads, checksums filled in last. The format is described in [`llamac_plan::artifact`].
 //!
 //! What the tensors hold is not known here. Nothing is buffered beyond what a tensor's writer hands over at a time.
+//!
+//! Before anything is written to a region of [`HUGE_PAGE`] bytes, it is written whole, as zeros: file systems that can
+//! then keep it as one huge page, which maps of the file read faster than many small ones.
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use llamac_plan::artifact::{CHECKSUMS, FORMAT, PAD, VERSION};
 use llamac_plan::layout::ALIGNMENT;
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
+
+/// Bytes of a huge page, where pages have 4 KiB.
+const HUGE_PAGE: usize = 2 << 20;
 
 /// A tensor's place in the data section.
 struct Entry {
@@ -26,12 +32,14 @@ pub(crate) struct Container<'a> {
     entries: Vec<Entry>,
     /// Checksums, by entry; the first is the header's.
     sums: Vec<OnceLock<u64>>,
+    /// For each region of a huge page, whether something was written to it.
+    regions: Vec<Mutex<bool>>,
 }
 
 /// Writes one tensor from its start to its end.
 pub(crate) struct TensorWriter<'a> {
-    file: &'a File,
-    position: u64,
+    container: &'a Container<'a>,
+    position: usize,
     left: usize,
     hash: Xxh3,
     sum: &'a OnceLock<u64>,
@@ -44,11 +52,14 @@ impl<'a> Container<'a> {
     pub(crate) fn new(file: &'a File, tensors: &[(String, usize)]) -> Option<Self> {
         let entries = lay_out(tensors)?;
         let sums = entries.iter().map(|_| OnceLock::new()).collect();
-        Some(Self { file, header: header(&entries), entries, sums })
+        let header = header(&entries);
+        let regions = len(&header, &entries).div_ceil(HUGE_PAGE);
+        let regions = (0..regions).map(|_| Mutex::new(false)).collect();
+        Some(Self { file, header, entries, sums, regions })
     }
 
     /// Size of the finished file in bytes.
-    pub(crate) fn len(&self) -> u64 {
+    pub(crate) fn len(&self) -> usize {
         len(&self.header, &self.entries)
     }
 
@@ -59,7 +70,7 @@ impl<'a> Container<'a> {
 
     /// Writes what needs no tensor's writer: the header and the padding.
     pub(crate) fn begin(&self) -> io::Result<()> {
-        self.file.write_all_at(&self.header, 0)?;
+        self.write(&self.header, 0)?;
         let _ = self.sums[0].set(xxh3_64(&self.header));
         for entry in self.entries.iter().filter(|entry| entry.name.starts_with(PAD)) {
             let mut writer = self.tensor(&entry.name);
@@ -77,8 +88,8 @@ impl<'a> Container<'a> {
         let i = self.entries.iter().position(|entry| entry.name == name).expect("the tensor was laid out");
         let entry = &self.entries[i];
         TensorWriter {
-            file: self.file,
-            position: (self.header.len() + entry.start) as u64,
+            container: self,
+            position: self.header.len() + entry.start,
             left: entry.len,
             hash: Xxh3::new(),
             sum: &self.sums[i],
@@ -96,7 +107,22 @@ impl<'a> Container<'a> {
         }
         table.resize(self.entries[0].len - 8, 0);
         table.extend(xxh3_64(&table).to_le_bytes());
-        self.file.write_all_at(&table, self.header.len() as u64)
+        self.write(&table, self.header.len())
+    }
+
+    /// Writes `bytes` at `position`, once the regions that they touch are there.
+    fn write(&self, bytes: &[u8], position: usize) -> io::Result<()> {
+        static ZEROS: [u8; HUGE_PAGE] = [0; HUGE_PAGE];
+        let end = position + bytes.len();
+        for region in position / HUGE_PAGE..end.div_ceil(HUGE_PAGE) {
+            let mut written = self.regions[region].lock().unwrap_or_else(PoisonError::into_inner);
+            if !*written {
+                let start = region * HUGE_PAGE;
+                self.file.write_all_at(&ZEROS[..HUGE_PAGE.min(self.len() - start)], start as u64)?;
+                *written = true;
+            }
+        }
+        self.file.write_all_at(bytes, position as u64)
     }
 }
 
@@ -108,8 +134,8 @@ impl TensorWriter<'_> {
     pub(crate) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.left = self.left.checked_sub(bytes.len()).expect("a tensor's writer stays within its size");
         self.hash.update(bytes);
-        self.file.write_all_at(bytes, self.position)?;
-        self.position += bytes.len() as u64;
+        self.container.write(bytes, self.position)?;
+        self.position += bytes.len();
         Ok(())
     }
 
@@ -146,12 +172,11 @@ fn lay_out(tensors: &[(String, usize)]) -> Option<Vec<Entry>> {
 /// Size in bytes of a container for tensors of these names and sizes, if they fit into an address space.
 pub(crate) fn size(tensors: &[(String, usize)]) -> Option<u64> {
     let entries = lay_out(tensors)?;
-    Some(len(&header(&entries), &entries))
+    Some(len(&header(&entries), &entries) as u64)
 }
 
-fn len(header: &[u8], entries: &[Entry]) -> u64 {
-    let data = entries.last().map_or(0, |entry| entry.start + entry.len);
-    (header.len() + data) as u64
+fn len(header: &[u8], entries: &[Entry]) -> usize {
+    header.len() + entries.last().map_or(0, |entry| entry.start + entry.len)
 }
 
 /// The length prefix and the header, padded with spaces so that the data section starts on the alignment.
@@ -194,7 +219,7 @@ mod tests {
         let len = container.len();
         container.finish().unwrap();
         let bytes = std::fs::read(file.path()).unwrap();
-        assert_eq!(bytes.len() as u64, len);
+        assert_eq!(bytes.len(), len);
         let read = safetensors::SafeTensors::deserialize(&bytes).unwrap();
         for (i, (name, len)) in tensors.iter().enumerate() {
             let data = read.tensor(name).unwrap().data().to_vec();

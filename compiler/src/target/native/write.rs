@@ -82,7 +82,7 @@ pub(super) fn write(
         writer.finish();
         Ok::<(), Diagnostics>(())
     })?;
-    let len = container.len();
+    let len = container.len() as u64;
     container.finish().map_err(io)?;
     Ok(len)
 }
