@@ -12,7 +12,8 @@ use crate::model::Model;
 /// How a session is opened.
 #[derive(Clone, Copy, Debug)]
 pub struct SessionOptions {
-    /// Tokens that the cache has room for, behind the model's soft prompt if it has one. Memory is taken as it is used.
+    /// Tokens that the cache has room for, behind the model's soft prompt if it has one. Memory is taken as it is used,
+    /// where the system has huge pages, 2 MiB at a time.
     pub capacity: usize,
     /// How the cache stores keys and values; the model's default if not given.
     pub kv: Option<KvDtype>,

@@ -1,30 +1,26 @@
 //! Memory that kernels reuse from call to call: it grows to the largest need and stays.
 
-/// A cache line.
-#[derive(Clone, Copy)]
-#[repr(C, align(64))]
-struct Line([f32; 16]);
+use crate::memory::Memory;
 
 /// f32 elements on whole cache lines.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(super) struct Scratch {
-    lines: Vec<Line>,
+    memory: Option<Memory>,
 }
 
 impl Scratch {
-    /// At least `elements` elements: zeros at first, then whatever was left there.
+    /// At least `elements` elements, of any content.
+    ///
+    /// # Panics
+    /// If the system has no more memory.
     pub(super) fn get(&mut self, elements: usize) -> &mut [f32] {
-        let lines = elements.div_ceil(16);
-        if self.lines.len() < lines {
-            self.lines.resize(lines, Line([0.0; 16]));
-        }
-        // SAFETY: a line is sixteen initialized f32 without padding.
-        unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.lines.len() * 16) }
-    }
-}
-
-impl std::fmt::Debug for Scratch {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Scratch({} lines)", self.lines.len())
+        let bytes = elements.next_multiple_of(16) * 4;
+        let memory = match self.memory.take() {
+            Some(memory) if memory.len() >= bytes => memory,
+            _ => Memory::zeroed(bytes).expect("there is memory for a kernel"),
+        };
+        let memory = self.memory.insert(memory);
+        // SAFETY: the memory is initialized, as zeros at first, and f32 are; `&mut self` is exclusive.
+        unsafe { std::slice::from_raw_parts_mut(memory.pointer().cast(), memory.len() / 4) }
     }
 }
