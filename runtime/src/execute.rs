@@ -137,11 +137,9 @@ impl Engine {
                     let session = &mut *feeds[piece.feed].session;
                     let layout = session.layout;
                     let cache = session.layer_mut(*layer);
-                    for row in piece.rows.clone() {
-                        if let Some(slot) = self.chunk.slots[row] {
-                            layout.append(cache, slot, key.row(row), value.row(row));
-                        }
-                    }
+                    let rows = piece.rows.clone();
+                    let (key, value) = (key.rows(rows.clone()), value.rows(rows.clone()));
+                    kernels::append(context, layout, cache, &self.chunk.slots[rows], key, value);
                 }
             }
             Step::Attention { layer, query, heads, scale, out } => {

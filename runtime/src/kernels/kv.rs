@@ -7,9 +7,13 @@
 //! As codes of 8 bits, keys are a matrix of q8. A slot's value has one scale, known when it is stored: a block has
 //! `[64 slots]` f16 scales, then panels as those of q8, whose groups have codes alone.
 
-use half::{bf16, f16};
+use half::f16;
 use llamac_plan::KvDtype;
 use llamac_plan::layout::{BLOCK as CODES, Group, MatrixLayout, PANEL, WeightDtype};
+
+use super::activations::to_bf16;
+use super::views::SendMut;
+use super::{Context, Rows, TASK_ELEMENTS};
 
 /// Slots of a block.
 pub const BLOCK: usize = 64;
@@ -50,42 +54,63 @@ impl KvLayout {
         let width = self.kv_heads * self.head_dim;
         assert!(key.len() == width && value.len() == width, "a token's keys and values are {width} elements");
         assert!(slot < self.capacity(cache.len()), "the cache has room for slot {slot}");
-        let blocks = self.blocks(cache.len());
-        let (keys, values) = (self.keys(), self.values());
-        for head in 0..self.kv_heads {
-            let row = head * self.head_dim..(head + 1) * self.head_dim;
-            let start = (head * blocks + slot / BLOCK) * self.block_bytes();
-            let (k, v) = cache[start..start + self.block_bytes()].split_at_mut(self.key_bytes());
-            let (key, value, slot) = (&key[row.clone()], &value[row], slot % BLOCK);
-            if self.dtype == KvDtype::Int8 {
-                store_key_codes(key, slot, &keys, k);
-                store_value_codes(value, slot, &values, v);
-            } else {
-                self.store(key, k, |d| place(&keys, slot, d));
-                self.store(value, v, |d| place(&values, d, slot));
+        let stream = self.blocks(cache.len()) * self.block_bytes();
+        let heads = key.chunks_exact(self.head_dim).zip(value.chunks_exact(self.head_dim));
+        for (stream, (key, value)) in cache.chunks_exact_mut(stream).zip(heads) {
+            self.append_head(stream, slot, key, value);
+        }
+    }
+
+    /// Stores one head's key and value in its part of the cache.
+    fn append_head(&self, stream: &mut [u8], slot: usize, key: &[f32], value: &[f32]) {
+        let block = &mut stream[slot / BLOCK * self.block_bytes()..][..self.block_bytes()];
+        let (keys, values) = block.split_at_mut(self.key_bytes());
+        let slot = slot % BLOCK;
+        match self.dtype {
+            KvDtype::F32 => self.store(key, value, slot, keys, values, f32::to_le_bytes),
+            KvDtype::F16 => self.store(key, value, slot, keys, values, |x| f16::from_f32(x).to_le_bytes()),
+            KvDtype::Bf16 => self.store_pairs(key, value, slot, keys, values),
+            KvDtype::Int8 => {
+                store_key_codes(key, slot, &self.keys(), keys);
+                store_value_codes(value, slot, &self.values(), values);
             }
         }
     }
 
-    /// Writes each element, rounded, to its place, counted in elements. Not for codes.
-    fn store(&self, row: &[f32], out: &mut [u8], place: impl Fn(usize) -> usize) {
-        match self.dtype {
-            KvDtype::F32 => {
-                for (d, x) in row.iter().enumerate() {
-                    out[place(d) * 4..][..4].copy_from_slice(&x.to_le_bytes());
-                }
+    /// Elements of `N` bytes: keys are a column of their panel, values a row of each of theirs.
+    fn store<const N: usize>(
+        &self,
+        key: &[f32],
+        value: &[f32],
+        slot: usize,
+        keys: &mut [u8],
+        values: &mut [u8],
+        bytes: impl Fn(f32) -> [u8; N],
+    ) {
+        let panel = &mut keys[slot / PANEL * self.keys().panel_bytes()..];
+        for (lanes, &x) in panel.as_chunks_mut::<N>().0.chunks_exact_mut(PANEL).zip(key) {
+            lanes[slot % PANEL] = bytes(x);
+        }
+        let panels = values.chunks_exact_mut(self.values().panel_bytes());
+        for (panel, elements) in panels.zip(value.chunks(PANEL)) {
+            let lanes = &mut panel.as_chunks_mut::<N>().0[slot * PANEL..];
+            lanes.iter_mut().zip(elements).for_each(|(lane, &x)| *lane = bytes(x));
+        }
+    }
+
+    /// Pairs of bf16: of a key's neighbouring elements, of a value's element and the same of the slot beside.
+    fn store_pairs(&self, key: &[f32], value: &[f32], slot: usize, keys: &mut [u8], values: &mut [u8]) {
+        let panel = &mut keys[slot / PANEL * self.keys().panel_bytes()..];
+        for (lanes, pair) in panel.as_chunks_mut::<4>().0.chunks_exact_mut(PANEL).zip(key.chunks(2)) {
+            let second = pair.get(1).map_or(0, |&x| to_bf16(x));
+            lanes[slot % PANEL] = (u32::from(to_bf16(pair[0])) | u32::from(second) << 16).to_le_bytes();
+        }
+        let panels = values.chunks_exact_mut(self.values().panel_bytes());
+        for (panel, elements) in panels.zip(value.chunks(PANEL)) {
+            let lanes = &mut panel.as_chunks_mut::<4>().0[slot / 2 * PANEL..];
+            for (lane, &x) in lanes.iter_mut().zip(elements) {
+                lane[slot % 2 * 2..][..2].copy_from_slice(&to_bf16(x).to_le_bytes());
             }
-            KvDtype::F16 => {
-                for (d, &x) in row.iter().enumerate() {
-                    out[place(d) * 2..][..2].copy_from_slice(&f16::from_f32(x).to_le_bytes());
-                }
-            }
-            KvDtype::Bf16 => {
-                for (d, &x) in row.iter().enumerate() {
-                    out[place(d) * 2..][..2].copy_from_slice(&bf16::from_f32(x).to_le_bytes());
-                }
-            }
-            KvDtype::Int8 => unreachable!("codes have scales"),
         }
     }
 
@@ -182,14 +207,49 @@ fn encode(elements: &[f32]) -> (f16, impl Iterator<Item = u8>) {
     (scale, elements.iter().map(code))
 }
 
-/// Position of an element from a matrix's start, in elements.
-fn place(layout: &MatrixLayout, row: usize, col: usize) -> usize {
-    row / PANEL * (layout.panel_bytes() / layout.dtype.size()) + layout.element(row % PANEL, col)
+/// Stores the keys and values of some rows, `[rows, kv_heads · head_dim]` each, in their slots of a layer's cache; those
+/// without a slot are left out. Rounds as [`KvLayout::append`] does.
+///
+/// # Panics
+/// If the shapes do not fit together, or the cache has no such slot.
+pub fn append(
+    context: &Context,
+    layout: KvLayout,
+    cache: &mut [u8],
+    slots: &[Option<usize>],
+    keys: Rows<'_>,
+    values: Rows<'_>,
+) {
+    let width = layout.kv_heads * layout.head_dim;
+    assert!(keys.width() == width && values.width() == width, "{layout:?}: {keys:?}, {values:?}");
+    assert!(keys.len() == slots.len() && values.len() == slots.len(), "{keys:?} and {values:?} have slots");
+    let capacity = layout.capacity(cache.len());
+    assert!(slots.iter().flatten().all(|&slot| slot < capacity), "slots are inside the cache");
+    let stream = layout.blocks(cache.len()) * layout.block_bytes();
+    let cache = SendMut(cache.as_mut_ptr());
+    let head = |head: usize, _: usize| {
+        // SAFETY: the cache has a stream for each head, and no other task this one's.
+        let stream = unsafe { std::slice::from_raw_parts_mut(cache.get().add(head * stream), stream) };
+        let (keys, values) = (
+            keys.columns(head * layout.head_dim, layout.head_dim),
+            values.columns(head * layout.head_dim, layout.head_dim),
+        );
+        for (row, slot) in slots.iter().enumerate() {
+            if let Some(slot) = *slot {
+                layout.append_head(stream, slot, keys.row(row), values.row(row));
+            }
+        }
+    };
+    match slots.len() * width < TASK_ELEMENTS / 8 {
+        true => (0..layout.kv_heads).for_each(|i| head(i, 0)),
+        false => context.pool().run(layout.kv_heads, &head),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernels::testing::numbers;
 
     #[test]
     fn every_element_has_its_own_place() {
@@ -203,13 +263,36 @@ mod tests {
             let one = match dtype {
                 KvDtype::F32 => 1.0_f32.to_le_bytes().to_vec(),
                 KvDtype::F16 => f16::ONE.to_le_bytes().to_vec(),
-                KvDtype::Bf16 => bf16::ONE.to_le_bytes().to_vec(),
+                KvDtype::Bf16 => half::bf16::ONE.to_le_bytes().to_vec(),
                 KvDtype::Int8 => vec![255],
             };
             for slot in 0..70 {
                 layout.append(&mut cache, slot, &row, &row);
                 let ones = cache.chunks(one.len()).filter(|bytes| *bytes == one).count();
                 assert_eq!(ones, (slot + 1) * 4 * head_dim);
+            }
+        }
+    }
+
+    #[test]
+    fn rows_are_stored_as_one_by_one() {
+        for dtype in [KvDtype::F32, KvDtype::F16, KvDtype::Bf16, KvDtype::Int8] {
+            // Few rows are stored by one thread, many by more.
+            for (rows, head_dim) in [(3, 6), (100, 70)] {
+                let layout = KvLayout { dtype, kv_heads: 3, head_dim };
+                let width = layout.kv_heads * head_dim;
+                let mut one_by_one = vec![0; layout.layer_bytes(rows).unwrap()];
+                let mut together = one_by_one.clone();
+                let (keys, values) = (numbers(1, rows * width), numbers(2, rows * width));
+                // The second token is hidden, and the others come in the opposite order.
+                let slots: Vec<_> = (0..rows).map(|row| (row != 1).then_some(rows - 1 - row)).collect();
+                let row = |of: &'_ [f32], row: usize| of[row * width..(row + 1) * width].to_vec();
+                for (i, slot) in slots.iter().enumerate().filter_map(|(i, slot)| Some((i, (*slot)?))) {
+                    layout.append(&mut one_by_one, slot, &row(&keys, i), &row(&values, i));
+                }
+                let (keys, values) = (Rows::new(&keys, width), Rows::new(&values, width));
+                append(&Context::new(2), layout, &mut together, &slots, keys, values);
+                assert!(together == one_by_one, "{dtype:?}, {rows} rows");
             }
         }
     }

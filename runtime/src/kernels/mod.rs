@@ -45,7 +45,7 @@ pub use attention::{Segment, attention};
 pub use elementwise::{activate, add, copy, gated, gather_rows, mul};
 pub use embed::embed;
 pub use isa::Isa;
-pub use kv::{BLOCK as KV_BLOCK, KvLayout};
+pub use kv::{BLOCK as KV_BLOCK, KvLayout, append};
 pub use linear::linear;
 pub use norm::{add_rms_norm, rms_norm};
 pub use rotary::{rotary, rotary_angles};

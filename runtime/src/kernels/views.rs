@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::marker::PhantomData;
+use std::ops::Range;
 
 use llamac_plan::layout::MatrixLayout;
 
@@ -64,6 +65,15 @@ impl<'a> Rows<'a> {
     pub fn columns(&self, start: usize, width: usize) -> Self {
         assert!(start <= self.width && width <= self.width - start, "columns are inside the window");
         Self { start: self.start.wrapping_add(start), width, ..*self }
+    }
+
+    /// Some rows.
+    ///
+    /// # Panics
+    /// If they are not inside the window.
+    pub fn rows(&self, rows: Range<usize>) -> Self {
+        assert!(rows.start <= rows.end && rows.end <= self.len, "the rows are inside the window");
+        Self { start: self.start.wrapping_add(rows.start * self.stride), len: rows.len(), ..*self }
     }
 
     /// One row. Not for kernels that may work in place.
