@@ -87,7 +87,7 @@ impl<R: Fn(usize) -> *const f32> Kernel for Pack<R> {
                         WeightDtype::Q4 => Some(8),
                         _ => None,
                     };
-                    pack_codes(row, rows, cols, tile, zero, out.cast());
+                    pack_codes::<S>(row, rows, cols, tile, zero, out.cast());
                 }
             }
         }
@@ -136,7 +136,7 @@ pub(super) fn to_bf16(x: f32) -> u16 {
 /// Quantizes each block of each row by its largest magnitude. Sums begin at `-zero` times the sum of the codes; without
 /// a `zero` that all blocks share, at the negative sum itself, as an i16 that two zero bytes follow.
 #[inline(always)]
-unsafe fn pack_codes(
+unsafe fn pack_codes<S: Simd>(
     row: impl Fn(usize) -> *const f32,
     rows: usize,
     cols: usize,
@@ -157,7 +157,8 @@ unsafe fn pack_codes(
                     std::ptr::copy_nonoverlapping(row(m).add(start), values.as_mut_ptr(), n);
                 }
             }
-            let (codes, scale) = quantize(&values);
+            // SAFETY: the caller's promise.
+            let (codes, scale) = unsafe { S::quantize(&values) };
             let sum: i32 = codes.iter().map(|&code| i32::from(code)).sum();
             let begin = match zero {
                 Some(zero) => -zero * sum,
@@ -175,13 +176,20 @@ unsafe fn pack_codes(
     }
 }
 
-/// A block's codes, -127 to 127, and their scale. Blocks of numbers below 1e-36 are taken for less. A number that is not finite makes a scale that is not finite either.
+/// What the numbers of a block are multiplied by to become codes, given their largest magnitude.
+#[inline(always)]
+pub(super) fn inverse(largest: f32) -> f32 {
+    if largest == 0.0 { 0.0 } else { (127.0 / largest).min(f32::MAX) }
+}
+
+/// A block's codes, -127 to 127, and their scale. Blocks of numbers below 1e-36 are taken for less. A number that is not
+/// finite makes a scale that is not finite either.
 #[inline(always)]
 pub(super) fn quantize(values: &[f32; BLOCK]) -> ([i8; BLOCK], f32) {
     // Magnitudes compare like their bits, and NaN is above all.
     let largest = values.iter().fold(0, |largest, x| largest.max(x.to_bits() & 0x7fff_ffff));
     let largest = f32::from_bits(largest);
-    let inverse = if largest == 0.0 { 0.0 } else { (127.0 / largest).min(f32::MAX) };
+    let inverse = inverse(largest);
     let mut codes = [0; BLOCK];
     for (code, x) in codes.iter_mut().zip(values) {
         *code = (x * inverse).clamp(-127.0, 127.0).round_ties_even() as i32 as i8;

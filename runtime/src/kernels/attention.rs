@@ -5,21 +5,28 @@
 //! beside others: scores and weighted sums are the chains of [`super::tile`], and each query keeps its own maximum,
 //! sum and limit. No query is divided between threads. What slots past a query's limit hold does not matter.
 //!
-//! A cache of elements is multiplied in f32, one of codes in integers ([`products`]).
+//! A cache of elements is multiplied in f32, but one of bf16 in bf16 where there are tiles for it, and one of codes in
+//! integers ([`products`]).
 
+use std::marker::PhantomData;
 use std::sync::{Mutex, PoisonError};
 
 use llamac_plan::KvDtype;
 
+#[cfg(target_arch = "x86_64")]
+use super::amx::Bf16Tiles;
+#[cfg(target_arch = "x86_64")]
+use super::avx512::Avx512;
+use super::isa::Isa;
 use super::kv::{BLOCK, KvLayout};
 use super::math;
 use super::scratch::Scratch;
 use super::simd::{Kernel, LANES, Simd};
 use super::tile;
 use super::{Context, Rows, RowsMut};
-use products::{Block, Codes, Elements, Products, Queries};
+use products::{Block, Codes, Elements, Products, Queries, scratch_width};
 
-mod products;
+pub(in crate::kernels) mod products;
 
 /// Queries that a task takes through a block of the cache together, so that it is read from nearby.
 const TASK_QUERIES: usize = 48;
@@ -73,7 +80,7 @@ pub fn attention(
         );
         tasks += kv_heads * row_tiles(segment, heads);
         let queries = rows_of_tile(segment, heads).min(segment.limits.len()) * (heads / kv_heads);
-        let width = products::scratch_width(segment.layout);
+        let width = Kind::of(context.isa(), segment.layout.dtype).scratch_width(head_dim);
         scratch = scratch.max(room(queries, context.tile_tokens()) * width);
     }
     // Every thread's memory grows here, not when the thread happens to get its first task of this size.
@@ -95,7 +102,15 @@ pub fn attention(
                 let tile = Tile { query, out: &out, segment, kv_head, group, first, last, scale, scratch };
                 // SAFETY: the context's instruction set is available; shapes and limits were checked above, and no
                 // other task has these rows of this KV head's queries.
-                unsafe { context.isa().dispatch(tile) };
+                unsafe {
+                    match Kind::of(context.isa(), segment.layout.dtype) {
+                        Kind::Elements => context.isa().dispatch(Attend::<Elements>(tile, PhantomData)),
+                        Kind::Codes => context.isa().dispatch(Attend::<Codes>(tile, PhantomData)),
+                        // AMX comes with AVX-512.
+                        #[cfg(target_arch = "x86_64")]
+                        Kind::Bf16Tiles => Avx512::<true>::call(Attend::<Bf16Tiles>(tile, PhantomData)),
+                    }
+                }
                 return;
             }
             task -= of_segment;
@@ -134,24 +149,56 @@ struct Tile<'a> {
     scratch: &'a Mutex<Scratch>,
 }
 
-/// A running softmax.
-#[derive(Clone, Copy)]
-struct Running {
-    /// The largest score so far.
-    largest: f32,
-    /// The sum of e to the scores above it.
-    sum: f32,
+/// Turns a query's scores of a block into weights, in place, and rescales what it has summed up so far: its weighted
+/// `sums` of `width` elements and its `total`, the sum of e to the scores above its `largest`, in the lanes of a vector.
+///
+/// # Safety
+/// The instruction set of `S` is available. `scores` is valid for a block, `sums` for `width` elements, a multiple of the
+/// lanes, and `total` for a vector; `visible` is in 1..=64.
+#[inline(always)]
+unsafe fn softmax<S: Simd>(
+    scores: *mut f32,
+    visible: usize,
+    scale: f32,
+    largest: &mut f32,
+    total: *mut f32,
+    sums: *mut f32,
+    width: usize,
+) {
+    const VECTORS: usize = BLOCK / LANES;
+    // SAFETY: the caller's promise; scores past the visible ones are masked before they are used.
+    unsafe {
+        let limit = S::splat(visible as f32);
+        let hidden = S::splat(f32::NEG_INFINITY);
+        let mut v = [hidden; VECTORS];
+        for (i, v) in v.iter_mut().enumerate() {
+            let scaled = S::mul(S::load(scores.add(i * LANES)), S::splat(scale));
+            *v = S::select_less(S::load(INDEX[i * LANES..].as_ptr()), limit, scaled, hidden);
+        }
+        let most = S::max(S::max(v[0], v[1]), S::max(v[2], v[3]));
+        // Seldom after the first blocks.
+        if S::any_less(S::splat(*largest), most) {
+            let next = S::largest(most);
+            let factor = math::exp::<S>(S::splat(*largest - next));
+            for i in (0..width).step_by(LANES) {
+                S::store(sums.add(i), S::mul(S::load(sums.add(i)), factor));
+            }
+            S::store(total, S::mul(S::load(total), factor));
+            *largest = next;
+        }
+        let offset = S::splat(*largest);
+        for (i, v) in v.iter_mut().enumerate() {
+            *v = math::exp::<S>(S::sub(*v, offset));
+            S::store(scores.add(i * LANES), *v);
+        }
+        S::store(total, S::add(S::load(total), S::add(S::add(v[0], v[1]), S::add(v[2], v[3]))));
+    }
 }
 
 impl Tile<'_> {
     /// Number of queries; query `i` is head `i % group` of row `first + i / group`.
     fn queries(&self) -> usize {
         (self.last - self.first) * self.group
-    }
-
-    /// Slots that query `i` sees.
-    fn limit(&self, i: usize) -> usize {
-        self.segment.limits[self.first + i / self.group] as usize
     }
 
     /// First column of query `i`'s head.
@@ -165,18 +212,46 @@ impl Tile<'_> {
     }
 }
 
-impl Kernel for Tile<'_> {
+/// How a cache is multiplied.
+#[derive(Clone, Copy)]
+enum Kind {
+    Elements,
+    Codes,
+    #[cfg(target_arch = "x86_64")]
+    Bf16Tiles,
+}
+
+impl Kind {
+    fn of(isa: Isa, dtype: KvDtype) -> Self {
+        match dtype {
+            #[cfg(target_arch = "x86_64")]
+            KvDtype::Bf16 if isa == Isa::Amx => Self::Bf16Tiles,
+            KvDtype::F32 | KvDtype::F16 | KvDtype::Bf16 => Self::Elements,
+            KvDtype::Int8 => Self::Codes,
+        }
+    }
+
+    /// See [`products::scratch_width`].
+    fn scratch_width(self, head_dim: usize) -> usize {
+        match self {
+            Self::Elements => scratch_width::<Elements>(head_dim),
+            Self::Codes => scratch_width::<Codes>(head_dim),
+            #[cfg(target_arch = "x86_64")]
+            Self::Bf16Tiles => scratch_width::<Bf16Tiles>(head_dim),
+        }
+    }
+}
+
+/// A tile's attention by products of a kind.
+struct Attend<'a, P>(Tile<'a>, PhantomData<P>);
+
+impl<P: Products> Kernel for Attend<'_, P> {
     type Output = ();
 
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
         // SAFETY: the caller's promise.
-        unsafe {
-            match self.segment.layout.dtype {
-                KvDtype::F32 | KvDtype::F16 | KvDtype::Bf16 => self.attend::<S, Elements>(),
-                KvDtype::Int8 => self.attend::<S, Codes>(),
-            }
-        }
+        unsafe { self.0.attend::<S, P>() }
     }
 }
 
@@ -191,12 +266,21 @@ impl Tile<'_> {
         let query_elements = P::query_elements(dim);
         let room = room(queries, S::TILE_TOKENS);
         let mut scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
-        let scratch = scratch.get(room * products::scratch_width(layout));
+        let scratch = scratch.get(room * scratch_width::<P>(dim));
+        // SAFETY: the caller's promise.
+        let _state = unsafe { P::begin(queries) };
         let (packed, scratch) = scratch.split_at_mut(room * query_elements.next_multiple_of(LANES));
         let (scores, scratch) = scratch.split_at_mut(room * BLOCK);
         let (sums, scratch) = scratch.split_at_mut(room * padded);
         let (weights, scratch) = scratch.split_at_mut(room * P::WEIGHT_ELEMENTS);
-        let (largest, total) = scratch.split_at_mut(room);
+        let (total, scratch) = scratch.split_at_mut(room * LANES);
+        let (largest, limits) = scratch.split_at_mut(room);
+        // Read often, and a division away.
+        let limits: &mut [u32] = bytemuck::cast_slice_mut(&mut limits[..queries]);
+        limits
+            .iter_mut()
+            .enumerate()
+            .for_each(|(i, limit)| *limit = self.segment.limits[self.first + i / self.group]);
         sums.fill(0.0);
         largest.fill(f32::NEG_INFINITY);
         total.fill(0.0);
@@ -221,7 +305,7 @@ impl Tile<'_> {
             for block in 0..last.div_ceil(BLOCK) {
                 let place = (self.kv_head * blocks + block) * layout.block_bytes();
                 let start = self.segment.cache[place..place + layout.block_bytes()].as_ptr();
-                let visible = |i: usize| self.limit(i).saturating_sub(block * BLOCK).min(BLOCK);
+                let visible = |i: usize| (limits[i] as usize).saturating_sub(block * BLOCK).min(BLOCK);
                 let block = Block { layout, start };
                 for start in (0..queries).step_by(most) {
                     let tile = tile_at(start);
@@ -235,19 +319,27 @@ impl Tile<'_> {
                     for m in 0..tile.rows {
                         let i = start + m;
                         if visible(i) > 0 {
-                            let running = Running { largest: largest[i], sum: total[i] };
                             let (scores, sums) = (scores.add(m * BLOCK), sums.add(m * padded));
-                            let next = softmax::<S>(scores, visible(i), self.scale, running, sums, padded);
-                            (largest[i], total[i]) = (next.largest, next.sum);
+                            let total = total[i * LANES..].as_mut_ptr();
+                            softmax::<S>(
+                                scores,
+                                visible(i),
+                                self.scale,
+                                &mut largest[i],
+                                total,
+                                sums,
+                                padded,
+                            );
                         }
                     }
                     P::add_values::<S>(block, tile, |m| visible(start + m), scores, weights, sums);
                 }
             }
-            for (i, &total) in total.iter().enumerate().take(queries) {
+            for (i, total) in total.chunks_exact(LANES).enumerate().take(queries) {
                 let out = self.out.pointer(self.row(i)).wrapping_add(self.column(i));
                 // Who sees nothing has a sum of zero over zero.
-                let total = S::splat(if self.limit(i) == 0 { 1.0 } else { total });
+                let total = if limits[i] == 0 { 1.0 } else { S::sum(S::load(total.as_ptr())) };
+                let total = S::splat(total);
                 for d in (0..dim).step_by(LANES) {
                     let v = S::div(S::load(sums.add(i * padded + d)), total);
                     math::store::<S>(out.add(d), dim - d, v);
@@ -267,49 +359,6 @@ const INDEX: [f32; BLOCK] = {
     }
     index
 };
-
-/// Turns a query's scores of a block into weights, in place, and rescales what it has summed up so far.
-///
-/// # Safety
-/// `scores` is valid for a block and `sums` for `width` elements, a multiple of the lanes; `visible` is in 1..=64.
-#[inline(always)]
-unsafe fn softmax<S: Simd>(
-    scores: *mut f32,
-    visible: usize,
-    scale: f32,
-    running: Running,
-    sums: *mut f32,
-    width: usize,
-) -> Running {
-    const VECTORS: usize = BLOCK / LANES;
-    // SAFETY: the caller's promise; scores past the visible ones are masked before they are used.
-    unsafe {
-        let limit = S::splat(visible as f32);
-        let hidden = S::splat(f32::NEG_INFINITY);
-        let mut v = [hidden; VECTORS];
-        for (i, v) in v.iter_mut().enumerate() {
-            let scaled = S::mul(S::load(scores.add(i * LANES)), S::splat(scale));
-            *v = S::select_less(S::load(INDEX[i * LANES..].as_ptr()), limit, scaled, hidden);
-        }
-        let largest = S::largest(S::max(S::max(v[0], v[1]), S::max(v[2], v[3])));
-        let largest = if largest > running.largest { largest } else { running.largest };
-        let offset = S::splat(largest);
-        for (i, v) in v.iter_mut().enumerate() {
-            *v = math::exp::<S>(S::sub(*v, offset));
-            S::store(scores.add(i * LANES), *v);
-        }
-        let sum = S::sum(S::add(S::add(v[0], v[1]), S::add(v[2], v[3])));
-        if largest > running.largest {
-            let factor = math::exp::<S>(S::splat(running.largest - largest));
-            for i in (0..width).step_by(LANES) {
-                S::store(sums.add(i), S::mul(S::load(sums.add(i)), factor));
-            }
-            Running { largest, sum: running.sum * S::largest(factor) + sum }
-        } else {
-            Running { largest, sum: running.sum + sum }
-        }
-    }
-}
 
 #[cfg(test)]
 mod tests;

@@ -2,6 +2,9 @@
 
 use std::arch::x86_64::*;
 
+use llamac_plan::layout::BLOCK;
+
+use super::activations;
 use super::simd::{Kernel, LANES, Simd};
 
 /// AVX-512 with products of bytes (F, BW and VNNI; the first server processors without VNNI take AVX2), and those of
@@ -144,6 +147,34 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
     }
 
     #[inline(always)]
+    unsafe fn any_less(a: __m512, b: __m512) -> bool {
+        unsafe { _mm512_cmp_ps_mask::<_CMP_LT_OQ>(a, b) != 0 }
+    }
+
+    #[inline(always)]
+    unsafe fn quantize(block: &[f32; BLOCK]) -> ([i8; BLOCK], f32) {
+        unsafe {
+            let (a, b) = (_mm512_loadu_ps(block.as_ptr()), _mm512_loadu_ps(block.as_ptr().add(LANES)));
+            let magnitude = _mm512_set1_epi32(0x7fff_ffff);
+            let [first, second] = [_mm512_castps_si512(a), _mm512_castps_si512(b)];
+            // Magnitudes compare like their bits, and NaN is above all.
+            let largest =
+                _mm512_max_epu32(_mm512_and_si512(first, magnitude), _mm512_and_si512(second, magnitude));
+            let largest = f32::from_bits(_mm512_reduce_max_epu32(largest));
+            let inverse = _mm512_set1_ps(activations::inverse(largest));
+            let mut codes = [0_i8; BLOCK];
+            for (i, x) in [a, b].into_iter().enumerate() {
+                let x = _mm512_mul_ps(x, inverse);
+                let is_number = _mm512_cmp_ps_mask::<_CMP_ORD_Q>(x, x);
+                let x = _mm512_min_ps(_mm512_max_ps(x, _mm512_set1_ps(-127.0)), _mm512_set1_ps(127.0));
+                let x = _mm512_cvtsepi32_epi8(_mm512_maskz_cvtps_epi32(is_number, x));
+                _mm_storeu_si128(codes.as_mut_ptr().add(i * LANES).cast(), x);
+            }
+            (codes, largest / 127.0)
+        }
+    }
+
+    #[inline(always)]
     unsafe fn sum(v: __m512) -> f32 {
         unsafe { super::avx2::sum(_mm256_add_ps(low(v), high(v))) }
     }
@@ -195,6 +226,22 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
     }
 
     #[inline(always)]
+    unsafe fn store_pairs(p: *mut u32, first: __m512, second: __m512) {
+        unsafe {
+            let pairs = if BF16 {
+                // Sixteen of the first, then sixteen of the second.
+                let rounded = _mm512_cvtne2ps_pbh(second, first);
+                let order = _mm512_loadu_si512(PAIRS.as_ptr().cast());
+                _mm512_permutexvar_epi16(order, std::mem::transmute::<__m512bh, __m512i>(rounded))
+            } else {
+                let second = _mm512_slli_epi32::<16>(round_to_bf16(second));
+                _mm512_or_si512(round_to_bf16(first), second)
+            };
+            _mm512_storeu_si512(p.cast(), pairs);
+        }
+    }
+
+    #[inline(always)]
     unsafe fn load_pairs(p: *const u8) -> __m512i {
         unsafe { _mm512_loadu_si512(p.cast()) }
     }
@@ -221,6 +268,32 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
     fn prefetch(p: *const u8) {
         // SAFETY: a hint, which every x86-64 processor knows and which does not fault.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
+    }
+}
+
+/// The order of 16-bit numbers in which two vectors, one after the other, are pairs.
+const PAIRS: [u16; 2 * LANES] = {
+    let mut order = [0; 2 * LANES];
+    let mut i = 0;
+    while i < LANES {
+        order[2 * i] = i as u16;
+        order[2 * i + 1] = (LANES + i) as u16;
+        i += 1;
+    }
+    order
+};
+
+/// The bf16 nearest to each lane, ties to even, in its low half; a NaN stays one.
+#[inline(always)]
+unsafe fn round_to_bf16(v: __m512) -> __m512i {
+    // SAFETY: the caller has AVX-512F.
+    unsafe {
+        let bits = _mm512_castps_si512(v);
+        let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+        let rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+        let quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x40_0000));
+        let is_nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(v, v);
+        _mm512_srli_epi32::<16>(_mm512_mask_blend_epi32(is_nan, rounded, quiet))
     }
 }
 

@@ -12,6 +12,10 @@ use super::activations::{block_bytes, scale_offset, start_offset};
 use super::simd::Simd;
 use super::tile::{Chain, Operands, STREAMED};
 
+/// Rows up to which what is asked for ahead is spread over a group's eight steps: with so little to do, loads wait behind a
+/// heap of it. More rows are faster with a heap.
+const SPREAD: usize = 2;
+
 /// How codes are stored, see [`llamac_plan::layout`].
 pub(super) trait Format: Copy {
     /// Bytes of the codes of a block of a panel.
@@ -201,13 +205,18 @@ impl<F: Format> Chain for Coded<F> {
             }
             for group in 0..cols.div_ceil(GROUP) {
                 let place = F::group(group);
-                if const { M <= STREAMED } {
-                    let end = F::group(group + 1).scales;
-                    for line in (place.scales..end).step_by(64) {
+                // Some lines of the group as far ahead as is said.
+                let lines = (F::group(group + 1).scales - place.scales) / 64;
+                let prefetch = |some: std::ops::Range<usize>| {
+                    for line in some {
                         for p in 0..P {
-                            S::prefetch(panels.wrapping_add(p * panel_bytes + line + ahead));
+                            let next = p * panel_bytes + place.scales + line * 64 + ahead;
+                            S::prefetch(panels.wrapping_add(next));
                         }
                     }
+                };
+                if const { M > SPREAD && M <= STREAMED } {
+                    prefetch(0..lines);
                 }
                 for half in 0..2 {
                     let x = x.add((2 * group + half) * block_bytes(M));
@@ -222,6 +231,10 @@ impl<F: Format> Chain for Coded<F> {
                     }
                     let codes = panels.add(place.codes + half * F::BLOCK_BYTES);
                     for i in 0..4 {
+                        if const { M <= SPREAD } {
+                            let step = 4 * half + i;
+                            prefetch(lines * step / 8..lines * (step + 1) / 8);
+                        }
                         let mut w = [F::runs::<S>(codes, i); P];
                         for p in 1..P {
                             w[p] = F::runs::<S>(codes.add(p * panel_bytes), i);

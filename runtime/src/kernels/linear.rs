@@ -271,13 +271,11 @@ impl Panels<'_> {
     unsafe fn rounded<S: Simd>(&self) {
         let layout = self.part.weight.layout();
         let mut scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
-        let pairs = S::TILE_PANELS * DEPTH * PANEL / 2;
-        let rounded = scratch.get(pairs + (DEPTH + 1) * PANEL).as_mut_ptr();
-        let wide = rounded.wrapping_add(pairs);
+        let rounded = scratch.get(S::TILE_PANELS * DEPTH * PANEL / 2).as_mut_ptr();
         // SAFETY: as above.
         unsafe {
             self.by_depth::<S, Bf16Pairs>(DEPTH, rounded, DEPTH * PANEL * 2, |panel, first, cols, out| {
-                widen::to_pairs::<S>(layout.dtype, panel, first, cols, wide, out.cast());
+                widen::to_pairs::<S>(layout.dtype, panel, first, cols, out.cast());
             });
         }
     }

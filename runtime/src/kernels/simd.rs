@@ -6,6 +6,10 @@
 //!
 //! [`Isa::dispatch`]: super::isa::Isa::dispatch
 
+use llamac_plan::layout::BLOCK;
+
+use super::activations::{self, to_bf16};
+
 /// Number of lanes.
 pub(super) const LANES: usize = 16;
 
@@ -82,6 +86,12 @@ pub(super) trait Simd: Copy {
     unsafe fn exp2_whole(n: Self::V) -> Self::V;
     /// `x` where `a < b`, else `y`.
     unsafe fn select_less(a: Self::V, b: Self::V, x: Self::V, y: Self::V) -> Self::V;
+    /// Whether `a < b` in any lane.
+    #[inline(always)]
+    unsafe fn any_less(a: Self::V, b: Self::V) -> bool {
+        // SAFETY: the caller's promise.
+        unsafe { Self::largest(Self::select_less(a, b, Self::splat(1.0), Self::splat(0.0))) > 0.0 }
+    }
     /// The sum of all lanes: lanes eight apart first, then four, two and one.
     unsafe fn sum(v: Self::V) -> f32;
     /// The largest lane.
@@ -100,6 +110,24 @@ pub(super) trait Simd: Copy {
     unsafe fn dot_q4(sum: Self::I, codes: Self::Codes, x: *const i8) -> Self::I;
     /// Sixteen u8 times the i16 at `x`, which two zero bytes follow.
     unsafe fn scaled_zeros(zeros: *const u8, x: *const i32) -> Self::I;
+    /// As [`activations::quantize`].
+    #[inline(always)]
+    unsafe fn quantize(block: &[f32; BLOCK]) -> ([i8; BLOCK], f32) {
+        activations::quantize(block)
+    }
+    /// Writes sixteen pairs of bf16, rounded to nearest: the first of each pair, the second of each pair. An instruction
+    /// set that takes subnormals for zeros when it multiplies bf16 may do so here.
+    #[inline(always)]
+    unsafe fn store_pairs(p: *mut u32, first: Self::V, second: Self::V) {
+        let (mut a, mut b) = ([0.0; LANES], [0.0; LANES]);
+        // SAFETY: the caller's promise; the arrays have the size of a vector.
+        unsafe {
+            Self::store(a.as_mut_ptr(), first);
+            Self::store(b.as_mut_ptr(), second);
+            let pair = |i: usize| u32::from(to_bf16(a[i])) | u32::from(to_bf16(b[i])) << 16;
+            *p.cast::<[u32; LANES]>() = std::array::from_fn(pair);
+        }
+    }
     /// Sixteen pairs of bf16.
     unsafe fn load_pairs(p: *const u8) -> Self::Pairs;
     /// `sum` plus each row's pair times the pair of bf16 at `x`, rounded as the instruction set does.

@@ -66,8 +66,17 @@ impl Widen {
     }
 }
 
+/// Rows that a product of `tokens` tokens (at most sixteen) writes.
+pub(super) fn rows(tokens: usize) -> usize {
+    match tokens {
+        ..=4 => 4,
+        5..=8 => 8,
+        _ => 16,
+    }
+}
+
 /// A panel, as tiles and as it is stored, times a tile of tokens.
-pub(super) struct Product<'a> {
+pub(super) struct Product {
     pub(super) dtype: WeightDtype,
     /// The first block's tile.
     pub(super) tiles: *const u8,
@@ -76,15 +85,19 @@ pub(super) struct Product<'a> {
     pub(super) blocks: usize,
     /// The packed tokens' first block.
     pub(super) tokens: *const u8,
-    /// Tokens that there are.
+    /// What [`rows`] says.
     pub(super) rows: usize,
-    /// Sums so far, of tokens by outputs.
-    pub(super) sums: &'a mut Sums<f32>,
+    /// Where the first row of sums is, of tokens by outputs.
+    pub(super) sums: *mut f32,
+    /// Elements from a row of sums to the next.
+    pub(super) stride: usize,
+    /// Whether to go on with the sums that are there.
+    pub(super) resume: bool,
     /// Room for the sums of [`BUFFERS`] blocks.
     pub(super) buffers: *mut Sums<i32>,
 }
 
-impl Kernel for Product<'_> {
+impl Kernel for Product {
     type Output = ();
 
     #[inline(always)]
@@ -92,93 +105,131 @@ impl Kernel for Product<'_> {
         // SAFETY: the caller's promise: AMX is available, and this thread's tiles are set up for codes.
         unsafe {
             match (self.dtype, self.rows) {
-                (WeightDtype::Q8, ..=4) => self.multiply::<Q8, false, 4>(),
-                (WeightDtype::Q8, ..=8) => self.multiply::<Q8, false, 8>(),
+                (WeightDtype::Q8, 4) => self.multiply::<Q8, false, 4>(),
+                (WeightDtype::Q8, 8) => self.multiply::<Q8, false, 8>(),
                 (WeightDtype::Q8, _) => self.multiply::<Q8, false, 16>(),
-                (WeightDtype::Q4, ..=4) => self.multiply::<Q4, false, 4>(),
-                (WeightDtype::Q4, ..=8) => self.multiply::<Q4, false, 8>(),
+                (WeightDtype::Q4, 4) => self.multiply::<Q4, false, 4>(),
+                (WeightDtype::Q4, 8) => self.multiply::<Q4, false, 8>(),
                 (WeightDtype::Q4, _) => self.multiply::<Q4, false, 16>(),
-                (_, ..=4) => self.multiply::<Q4A, true, 4>(),
-                (_, ..=8) => self.multiply::<Q4A, true, 8>(),
+                (_, 4) => self.multiply::<Q4A, true, 4>(),
+                (_, 8) => self.multiply::<Q4A, true, 8>(),
                 (_, _) => self.multiply::<Q4A, true, 16>(),
             }
         }
     }
 }
 
-impl Product<'_> {
-    /// While a group's sums become terms, the next one's are multiplied.
+impl Product {
+    /// Three groups are under way: one is multiplied, the sums of the one before go to memory, and those of the one before
+    /// that become terms.
     #[inline(always)]
     #[expect(clippy::needless_range_loop, reason = "the array must stay in registers")]
     unsafe fn multiply<F: Format, const ZEROS: bool, const M: usize>(self) {
         // SAFETY: the caller's promise; blocks come in twos, and a buffer has a tile.
         unsafe {
             let mut acc = [_mm512_setzero_ps(); M];
-            for m in 0..M {
-                acc[m] = _mm512_loadu_ps(self.sums.0[m].as_ptr());
-            }
-            let multiply = |block: usize| {
-                let buffer = self.buffers.add(block % BUFFERS);
-                let (x, w) = (self.tokens.add(block * BLOCK_BYTES), self.tiles.add(block * TILE_BYTES));
-                if block.is_multiple_of(2) {
-                    tile::<ZEROS, 0>(x, w, buffer);
-                } else {
-                    tile::<ZEROS, 1>(x, w, buffer);
-                }
-            };
-            multiply(0);
-            multiply(1);
-            for block in 0..self.blocks {
-                if block % 2 == 0 && block + 2 < self.blocks {
-                    multiply(block + 2);
-                    multiply(block + 3);
-                }
-                let (place, half) = (F::group(self.group + block / 2), block % 2);
-                let scale = F::scales::<Avx512<true>>(self.panel.add(place.scales + half * 2 * PANEL));
-                let tokens = self.tokens.add(block * BLOCK_BYTES);
-                let scales: *const f32 = tokens.add(SCALES).cast();
-                let starts: *const i32 = tokens.add(STARTS).cast();
-                let zeros = self.panel.add(place.zeros + half * PANEL);
-                let sums = self.buffers.add(block % BUFFERS).cast::<__m512i>();
+            if self.resume {
                 for m in 0..M {
-                    let mut sum = _mm512_loadu_si512(sums.add(m));
-                    if ZEROS {
-                        sum = _mm512_add_epi32(sum, F::start::<Avx512<true>>(zeros, starts.add(m)));
+                    acc[m] = _mm512_loadu_ps(self.sums.add(m * self.stride));
+                }
+            }
+            let groups = self.blocks / 2;
+            for turn in 0..groups + 2 {
+                if turn < groups {
+                    let x = self.tokens.add(2 * turn * BLOCK_BYTES);
+                    let w = self.tiles.add(2 * turn * TILE_BYTES);
+                    if turn % 2 == 0 {
+                        multiply::<ZEROS, 0>(x, w);
+                    } else {
+                        multiply::<ZEROS, 1>(x, w);
                     }
-                    let scale = _mm512_mul_ps(scale, _mm512_set1_ps(*scales.add(m)));
-                    acc[m] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), scale, acc[m]);
+                }
+                if (1..=groups).contains(&turn) {
+                    if turn % 2 == 1 {
+                        save::<0>(self.buffers);
+                    } else {
+                        save::<1>(self.buffers.add(2));
+                    }
+                }
+                if turn < 2 {
+                    continue;
+                }
+                let group = turn - 2;
+                let place = F::group(self.group + group);
+                for half in 0..2 {
+                    let scale = F::scales::<Avx512<true>>(self.panel.add(place.scales + half * 2 * PANEL));
+                    let tokens = self.tokens.add((2 * group + half) * BLOCK_BYTES);
+                    let scales: *const f32 = tokens.add(SCALES).cast();
+                    let starts: *const i32 = tokens.add(STARTS).cast();
+                    let zeros = self.panel.add(place.zeros + half * PANEL);
+                    let sums = self.buffers.add(group % 2 * 2 + half).cast::<__m512i>();
+                    for m in 0..M {
+                        let mut sum = _mm512_loadu_si512(sums.add(m));
+                        if ZEROS {
+                            sum = _mm512_add_epi32(sum, F::start::<Avx512<true>>(zeros, starts.add(m)));
+                        }
+                        let scale = _mm512_mul_ps(scale, _mm512_set1_ps(*scales.add(m)));
+                        acc[m] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), scale, acc[m]);
+                    }
                 }
             }
             for m in 0..M {
-                _mm512_storeu_ps(self.sums.0[m].as_mut_ptr(), acc[m]);
+                _mm512_storeu_ps(self.sums.add(m * self.stride), acc[m]);
             }
         }
     }
 }
 
-/// A block's products, through tile `C`; codes of weights are unsigned where they have zero points.
+/// The products of a group's two blocks, in the first two tiles of sums or the last; codes of weights are unsigned where
+/// they have zero points.
 #[inline(always)]
-unsafe fn tile<const UNSIGNED: bool, const C: usize>(x: *const u8, w: *const u8, sums: *mut Sums<i32>) {
+unsafe fn multiply<const UNSIGNED: bool, const LAST: usize>(x: *const u8, w: *const u8) {
     macro_rules! multiply {
-        ($dot:literal, $c:literal, $x:literal, $w:literal) => {
+        ($dot:literal, $first:literal, $second:literal) => {
             change!(
-                concat!("tilezero ", $c),
-                concat!("tileloadd ", $x, ", [{x} + {token}]"),
-                concat!("tileloadd ", $w, ", [{w} + {row}]"),
-                concat!($dot, " ", $c, ", ", $x, ", ", $w),
-                concat!("tilestored [{sums} + {row}], ", $c),
-                x = in(reg) x, w = in(reg) w, sums = in(reg) sums, token = in(reg) BLOCK, row = in(reg) ROW_BYTES,
+                concat!("tilezero ", $first),
+                "tileloadd tmm4, [{x} + {token}]",
+                "tileloadd tmm6, [{w} + {row}]",
+                concat!($dot, " ", $first, ", tmm4, tmm6"),
+                concat!("tilezero ", $second),
+                "tileloadd tmm5, [{y} + {token}]",
+                "tileloadd tmm7, [{v} + {row}]",
+                concat!($dot, " ", $second, ", tmm5, tmm7"),
+                x = in(reg) x, w = in(reg) w, y = in(reg) x.wrapping_add(BLOCK_BYTES),
+                v = in(reg) w.wrapping_add(TILE_BYTES), token = in(reg) BLOCK, row = in(reg) ROW_BYTES,
+                options(nostack, readonly),
+            )
+        };
+    }
+    // SAFETY: the caller's promise.
+    unsafe {
+        match (UNSIGNED, LAST) {
+            (false, 0) => multiply!("tdpbssd", "tmm0", "tmm1"),
+            (false, _) => multiply!("tdpbssd", "tmm2", "tmm3"),
+            (true, 0) => multiply!("tdpbsud", "tmm0", "tmm1"),
+            (true, _) => multiply!("tdpbsud", "tmm2", "tmm3"),
+        }
+    }
+}
+
+/// Writes the first two tiles of sums or the last to memory.
+#[inline(always)]
+unsafe fn save<const LAST: usize>(sums: *mut Sums<i32>) {
+    macro_rules! save {
+        ($first:literal, $second:literal) => {
+            change!(
+                concat!("tilestored [{first} + {row}], ", $first),
+                concat!("tilestored [{second} + {row}], ", $second),
+                first = in(reg) sums, second = in(reg) sums.wrapping_add(1), row = in(reg) ROW_BYTES,
                 options(nostack),
             )
         };
     }
     // SAFETY: the caller's promise.
     unsafe {
-        match (UNSIGNED, C) {
-            (false, 0) => multiply!("tdpbssd", "tmm0", "tmm4", "tmm6"),
-            (false, _) => multiply!("tdpbssd", "tmm1", "tmm5", "tmm7"),
-            (true, 0) => multiply!("tdpbsud", "tmm0", "tmm4", "tmm6"),
-            (true, _) => multiply!("tdpbsud", "tmm1", "tmm5", "tmm7"),
+        match LAST {
+            0 => save!("tmm0", "tmm1"),
+            _ => save!("tmm2", "tmm3"),
         }
     }
 }

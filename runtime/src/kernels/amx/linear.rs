@@ -5,28 +5,31 @@ use std::sync::{Mutex, PoisonError};
 
 use llamac_plan::layout::{BLOCK, GROUP, PANEL, WeightDtype};
 
-use super::pack::{PackTile, tile_bytes};
-use super::{ROWS, Sums, Tiles, bf16, codes};
+use super::beside::Beside;
+use super::bf16::{self, Ahead};
+use super::codes;
+use super::pack::{PackTile, STEP, tile_bytes};
+use super::{ROW_BYTES, ROWS, Tiles, token};
 use crate::kernels::activations::Precision;
 use crate::kernels::avx512::Avx512;
 use crate::kernels::scratch::Scratch;
 use crate::kernels::simd::{Kernel, Simd};
 use crate::kernels::tile::STREAMED;
 use crate::kernels::views::SendMut;
-use crate::kernels::{Context, Matrix, Rows, RowsMut, math, widen};
+use crate::kernels::{Context, Matrix, Rows, RowsMut, widen};
 
 /// Tokens that are packed at a time.
-const TOKENS: usize = 256;
+const TOKENS: usize = 512;
 
-/// Columns of packed tokens that are multiplied by many panels before the next columns' turn: they stay in the second
-/// cache. Whole groups.
+/// The most columns that many tokens are multiplied by before the next columns' turn, so that all tokens' stay in the
+/// second cache. Fewer would let the panels stay in the first, but sums would come and go more often, which costs more.
 const DEPTH: usize = 1024;
 
 /// The same of codes.
 const CODE_DEPTH: usize = 2048;
 
-/// Columns of panels that are rounded to bf16 at a time.
-const ROUNDED: usize = 256;
+/// Columns that are rounded to bf16 at a time for few tokens.
+const ROUNDED: usize = 512;
 
 /// Bytes of weights that are asked for ahead of their use when they come straight from memory.
 const AHEAD: usize = 4096;
@@ -75,12 +78,12 @@ pub(in crate::kernels) fn linear(
 }
 
 /// A linear layer of some tokens.
-struct Part<'a> {
+pub(super) struct Part<'a> {
     codes: bool,
     x: Rows<'a>,
-    weight: Matrix<'a>,
-    bias: Option<&'a [f32]>,
-    out: &'a RowsMut<'a>,
+    pub(super) weight: Matrix<'a>,
+    pub(super) bias: Option<&'a [f32]>,
+    pub(super) out: &'a RowsMut<'a>,
     tokens: Range<usize>,
     /// Bytes of a tile of packed tokens.
     tile_bytes: usize,
@@ -92,13 +95,32 @@ impl Part<'_> {
         self.tokens.len().div_ceil(ROWS)
     }
 
+    /// Where columns begin that are multiplied before the next ones' turn, and how many: few tokens take all at once.
+    fn depths(&self) -> impl Iterator<Item = (usize, usize)> {
+        let cols = self.weight.layout().cols;
+        let most = if self.codes { CODE_DEPTH } else { DEPTH };
+        let turns = if self.tiles() == 1 { 1 } else { cols.div_ceil(most).max(1) };
+        let depth = cols.div_ceil(turns).next_multiple_of(GROUP).max(1);
+        (0..cols.max(1)).step_by(depth).map(move |start| (start, depth.min(cols - start)))
+    }
+
+    /// Whether this is one token in bf16, which is packed and multiplied in its own way.
+    fn is_token(&self) -> bool {
+        !self.codes && self.tokens.len() == 1
+    }
+
     /// Tokens of a tile.
-    fn rows(&self, tile: usize) -> usize {
+    pub(super) fn rows(&self, tile: usize) -> usize {
         ROWS.min(self.tokens.len() - tile * ROWS)
     }
 
     fn pack(&self, context: &Context) {
         let (codes, cols) = (self.codes, self.weight.layout().cols);
+        if self.is_token() {
+            let row = self.x.pointer(self.tokens.start);
+            // SAFETY: AMX is available, or nobody would be here; a tile has more room than a row.
+            return unsafe { token::pack(row, cols, self.packed.get().cast()) };
+        }
         context.pool().run(self.tiles(), &|tile, _| {
             let row = |m: usize| self.x.pointer(self.tokens.start + tile * ROWS + m);
             let out = self.packed.get().wrapping_add(tile * self.tile_bytes);
@@ -127,8 +149,8 @@ impl Part<'_> {
 }
 
 /// Some panels times all tokens of a part.
-struct Panels<'a> {
-    part: &'a Part<'a>,
+pub(super) struct Panels<'a> {
+    pub(super) part: &'a Part<'a>,
     panels: Range<usize>,
     scratch: &'a Mutex<Scratch>,
 }
@@ -141,50 +163,43 @@ impl Kernel for Panels<'_> {
         let part = self.part;
         let layout = part.weight.layout();
         let tokens = part.tokens.len().min(ROWS);
-        let depth = match part.codes {
-            _ if part.tiles() == 1 => layout.cols,
-            false => DEPTH,
-            true => CODE_DEPTH,
-        };
         let mut scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
         // SAFETY: the caller's promise.
         unsafe {
             if part.codes {
                 let _tiles = Tiles::new(tokens, BLOCK, BLOCK / 4);
-                for start in (0..layout.cols.max(1)).step_by(depth.max(1)) {
-                    let cols = depth.min(layout.cols - start);
+                for (start, cols) in part.depths() {
                     for panel in self.panels.clone() {
                         self.codes::<S>(panel, start, cols, &mut scratch);
                     }
                 }
-            } else if layout.dtype == WeightDtype::Bf16 {
-                let _tiles = Tiles::new(tokens, 64, 16);
-                for start in (0..layout.cols.max(1)).step_by(depth.max(1)) {
-                    let cols = depth.min(layout.cols - start);
-                    let stored = |panel: usize| {
-                        let place = panel * layout.panel_bytes() + start * PANEL * 2;
-                        part.weight.data().as_ptr().wrapping_add(place)
-                    };
-                    if part.tiles() == 1 {
-                        for panel in self.panels.clone() {
-                            self.bf16_tokens::<S, 1>(panel, [stored(panel)], start, cols, Some(AHEAD));
-                        }
-                    } else {
-                        self.bf16_pairs::<S>(start, cols, stored);
-                    }
+                return;
+            }
+            let _tiles = (!part.is_token()).then(|| Tiles::new(tokens, 64, 16));
+            if layout.dtype == WeightDtype::Bf16 {
+                for (start, cols) in part.depths() {
+                    let stored = |panel| self.stored(panel).wrapping_add(start * PANEL * 2);
+                    self.bf16_pairs::<S>(start, cols, stored);
+                }
+                return;
+            }
+            let rounded = scratch.get(2 * DEPTH * PANEL / 2).as_mut_ptr();
+            let round = |panel: usize, start: usize, cols: usize| {
+                let out = rounded.wrapping_add(panel % 2 * DEPTH * PANEL / 2);
+                widen::to_pairs::<S>(layout.dtype, self.stored(panel), start, cols, out.cast());
+                out.cast_const().cast()
+            };
+            if part.tiles() > 1 {
+                for (start, cols) in part.depths() {
+                    self.bf16_pairs::<S>(start, cols, |panel| round(panel, start, cols));
                 }
             } else {
-                let _tiles = Tiles::new(tokens, 64, 16);
-                let rounded = scratch.get(ROUNDED * PANEL + (ROUNDED + 1) * PANEL).as_mut_ptr();
-                let wide = rounded.add(ROUNDED * PANEL);
-                for start in (0..layout.cols.max(1)).step_by(ROUNDED) {
-                    let cols = ROUNDED.min(layout.cols - start);
-                    self.bf16_pairs::<S>(start, cols, |panel| {
-                        let place = part.weight.data()[panel * layout.panel_bytes()..].as_ptr();
-                        let out = rounded.wrapping_add(panel % 2 * ROUNDED * PANEL / 2);
-                        widen::to_pairs::<S>(layout.dtype, place, start, cols, wide, out.cast());
-                        out.cast_const().cast()
-                    });
+                // Weights come straight from memory, one panel after the other.
+                for panel in self.panels.clone() {
+                    for start in (0..layout.cols.max(1)).step_by(ROUNDED) {
+                        let cols = ROUNDED.min(layout.cols - start);
+                        self.bf16_tokens::<S, 1>([round(panel, start, cols)], panel, start, cols);
+                    }
                 }
             }
         }
@@ -194,51 +209,112 @@ impl Kernel for Panels<'_> {
 /// # Safety (of every function)
 /// AMX is available, this thread's tiles are set up, the panels are inside the matrix, and x is packed for the part.
 impl Panels<'_> {
-    /// Panels by twos, where `place` says, in pairs of bf16 from column `start` on.
+    /// Where a panel is stored, or would be.
+    fn stored(&self, panel: usize) -> *const u8 {
+        let weight = self.part.weight;
+        weight.data().as_ptr().wrapping_add(panel * weight.layout().panel_bytes())
+    }
+
+    /// Panels times all tokens, where `place` says in pairs of bf16 from column `start` on: by twos, but for few tokens,
+    /// to which memory streams one after the other.
     #[inline(always)]
     unsafe fn bf16_pairs<S: Simd>(&self, start: usize, cols: usize, place: impl Fn(usize) -> *const u8) {
-        for panel in self.panels.clone().step_by(2) {
+        let step = if self.part.tiles() == 1 { 1 } else { 2 };
+        for panel in self.panels.clone().step_by(step) {
             // SAFETY: the caller's promise.
             unsafe {
-                if panel + 1 < self.panels.end {
-                    self.bf16_tokens::<S, 2>(panel, [place(panel), place(panel + 1)], start, cols, None);
+                if step == 2 && panel + 1 < self.panels.end {
+                    self.bf16_tokens::<S, 2>([place(panel), place(panel + 1)], panel, start, cols);
                 } else {
-                    self.bf16_tokens::<S, 1>(panel, [place(panel)], start, cols, None);
+                    self.bf16_tokens::<S, 1>([place(panel)], panel, start, cols);
                 }
             }
         }
     }
 
-    /// `P` panels from `panel` on times all tokens.
+    /// `P` panels from `panel` on times all tokens, by two tiles. Meanwhile what comes next is asked for: of few tokens,
+    /// further bytes; else the next panels' columns, a share with each product.
     #[inline(always)]
     unsafe fn bf16_tokens<S: Simd, const P: usize>(
         &self,
-        panel: usize,
         panels: [*const u8; P],
+        panel: usize,
         start: usize,
         cols: usize,
-        ahead: Option<usize>,
     ) {
         let part = self.part;
+        let layout = part.weight.layout();
+        if part.is_token() {
+            // SAFETY: the caller's promise.
+            return unsafe { self.token::<S>(panels[0], panel, start, cols) };
+        }
         let tokens = |tile: usize| {
             part.packed.get().wrapping_add(tile * part.tile_bytes + tile_bytes(false, start)).cast_const()
         };
+        let column_bytes = layout.panel_bytes() / layout.padded_cols().max(1);
+        let lines = (STEP * column_bytes / 64).div_ceil(part.tiles().div_ceil(2));
         for tile in (0..part.tiles()).step_by(2) {
+            let mut from = [std::ptr::null(); P];
+            for (p, from) in from.iter_mut().enumerate() {
+                *from = match part.tiles() {
+                    1 => self.stored(panel).wrapping_add(start * column_bytes + AHEAD),
+                    _ => {
+                        let place = start * column_bytes + tile / 2 * (cols / STEP) * lines * 64;
+                        self.stored(panel + P + p).wrapping_add(place)
+                    }
+                };
+            }
+            let ahead = Ahead { from, lines };
+            let place = [panel, tile];
             // SAFETY: the caller's promise.
             unsafe {
                 if tile + 1 < part.tiles() {
-                    let mut sums = [[Sums([[0.0; 16]; 16]); P]; 2];
-                    self.resume::<S, P>(panel, tile, start, &mut sums[0]);
-                    self.resume::<S, P>(panel, tile + 1, start, &mut sums[1]);
-                    bf16::multiply(panels, [tokens(tile), tokens(tile + 1)], cols, ahead, &mut sums);
-                    self.store::<S, P>(panel, tile, start + cols, &sums[0]);
-                    self.store::<S, P>(panel, tile + 1, start + cols, &sums[1]);
+                    let tokens = [tokens(tile), tokens(tile + 1)];
+                    self.bf16_tiles::<S, P, 2>(panels, tokens, place, start, cols, ahead);
                 } else {
-                    let mut sums = [[Sums([[0.0; 16]; 16]); P]; 1];
-                    self.resume::<S, P>(panel, tile, start, &mut sums[0]);
-                    bf16::multiply(panels, [tokens(tile)], cols, ahead, &mut sums);
-                    self.store::<S, P>(panel, tile, start + cols, &sums[0]);
+                    self.bf16_tiles::<S, P, 1>(panels, [tokens(tile)], place, start, cols, ahead);
                 }
+            }
+        }
+    }
+
+    /// A panel times the only token.
+    #[inline(always)]
+    unsafe fn token<S: Simd>(&self, stored: *const u8, panel: usize, start: usize, cols: usize) {
+        let row: *const f32 = self.part.packed.get().cast();
+        let mut sums = Beside::<1, 1>::new();
+        // SAFETY: the caller's promise.
+        unsafe {
+            let [[place]] = sums.resume::<S>(self, [panel, 0], start);
+            token::multiply(stored, row.add(start), cols, &mut *place.cast());
+            sums.leave::<S>(self, [panel, 0], start + cols);
+        }
+    }
+
+    /// `P` panels and `T` tiles, of which `panel` and `tile` are the first.
+    #[inline(always)]
+    unsafe fn bf16_tiles<S: Simd, const P: usize, const T: usize>(
+        &self,
+        panels: [*const u8; P],
+        tokens: [*const u8; T],
+        [panel, tile]: [usize; 2],
+        start: usize,
+        cols: usize,
+        ahead: Ahead<P>,
+    ) {
+        let (place, cols) = ([panel, tile], start..start + cols);
+        let direct = self.direct::<P, T>(place, &cols, self.part.rows(0));
+        let mut beside = Beside::new();
+        // SAFETY: the caller's promise; sums are where there is room for tiles.
+        unsafe {
+            let (sums, stride) = match direct {
+                Some(sums) => (sums, self.part.out.stride() * 4),
+                None => (beside.resume::<S>(self, place, cols.start), ROW_BYTES),
+            };
+            let resume = cols.start > 0;
+            bf16::Product { panels, tokens, cols: cols.len(), sums, stride, resume, ahead }.run();
+            if direct.is_none() {
+                beside.leave::<S>(self, place, cols.end);
             }
         }
     }
@@ -252,88 +328,76 @@ impl Panels<'_> {
         let room = (blocks * codes::TILE_BYTES + codes::BUFFER_BYTES) / 4;
         let buffers: *mut u8 = scratch.get(room).as_mut_ptr().cast();
         let tiles = buffers.wrapping_add(codes::BUFFER_BYTES);
-        let stored = part.weight.data()[panel * layout.panel_bytes()..].as_ptr();
-        // SAFETY: the caller's promise; a matrix without columns has no blocks.
+        let stored = self.stored(panel);
+        // The next panel's codes, in equal shares with each tile of tokens.
+        let next =
+            self.stored(panel + 1).wrapping_add(start * layout.panel_bytes() / layout.padded_cols().max(1));
+        let lines = (cols * layout.panel_bytes() / layout.padded_cols().max(1)).div_ceil(64 * part.tiles());
+        // SAFETY: the caller's promise.
         unsafe {
             codes::Widen { dtype: layout.dtype, panel: stored, group, blocks, out: tiles }.run::<S>();
             for tile in 0..part.tiles() {
-                let mut sums = [Sums([[0.0; 16]; 16])];
-                self.resume::<S, 1>(panel, tile, start, &mut sums);
-                if blocks > 0 {
-                    codes::Product {
-                        dtype: layout.dtype,
-                        tiles,
-                        panel: stored,
-                        group,
-                        blocks,
-                        tokens: part.packed.get().add(tile * part.tile_bytes + tile_bytes(true, start)),
-                        rows: part.rows(tile),
-                        sums: &mut sums[0],
-                        buffers: buffers.cast(),
-                    }
-                    .run::<S>();
+                for line in tile * lines..(tile + 1) * lines {
+                    S::prefetch(next.wrapping_add(line * 64));
                 }
-                self.store::<S, 1>(panel, tile, start + cols, &sums);
+                let rows = codes::rows(part.rows(tile));
+                let (place, cols) = ([panel, tile], start..start + cols);
+                let direct = self.direct::<1, 1>(place, &cols, rows);
+                let mut beside = Beside::<1, 1>::new();
+                let (sums, stride) = match direct {
+                    Some([[sums]]) => (sums, part.out.stride()),
+                    None => (beside.resume::<S>(self, place, cols.start)[0][0], PANEL),
+                };
+                codes::Product {
+                    dtype: layout.dtype,
+                    tiles,
+                    panel: stored,
+                    group,
+                    blocks,
+                    tokens: part.packed.get().wrapping_add(tile * part.tile_bytes + tile_bytes(true, start)),
+                    rows,
+                    sums,
+                    stride,
+                    resume: start > 0,
+                    buffers: buffers.cast(),
+                }
+                .run::<S>();
+                if direct.is_none() {
+                    beside.leave::<S>(self, place, cols.end);
+                }
             }
         }
+    }
+
+    /// Where in the result the sums of tiles of tokens by panels begin, if it has room for all of their `rows` rows, and no
+    /// bias is to be added after `cols`.
+    #[inline(always)]
+    fn direct<const P: usize, const T: usize>(
+        &self,
+        [panel, tile]: [usize; 2],
+        cols: &Range<usize>,
+        rows: usize,
+    ) -> Option<[[*mut f32; P]; T]> {
+        let part = self.part;
+        let layout = part.weight.layout();
+        let is_biased = part.bias.is_some() && cols.end == layout.cols;
+        if is_biased || (panel + P) * PANEL > layout.rows || part.rows(tile + T - 1) != rows {
+            return None;
+        }
+        let mut places = [[std::ptr::null_mut(); P]; T];
+        for (t, places) in places.iter_mut().enumerate() {
+            for (p, place) in places.iter_mut().enumerate() {
+                *place = self.place(panel + p, tile + t).1;
+            }
+        }
+        Some(places)
     }
 
     /// Outputs of a panel, and where a tile's first token has them.
     #[inline(always)]
-    fn place(&self, panel: usize, tile: usize) -> (usize, *mut f32) {
+    pub(super) fn place(&self, panel: usize, tile: usize) -> (usize, *mut f32) {
         let part = self.part;
         let lanes = (part.weight.layout().rows - panel * PANEL).min(PANEL);
         (lanes, part.out.pointer(part.tokens.start + tile * ROWS).wrapping_add(panel * PANEL))
-    }
-
-    /// Goes on with the sums that earlier columns left in the result.
-    #[inline(always)]
-    unsafe fn resume<S: Simd, const P: usize>(
-        &self,
-        panel: usize,
-        tile: usize,
-        start: usize,
-        sums: &mut [Sums<f32>; P],
-    ) {
-        if start == 0 {
-            return;
-        }
-        for (p, sums) in sums.iter_mut().enumerate() {
-            let (lanes, out) = self.place(panel + p, tile);
-            for m in 0..self.part.rows(tile) {
-                // SAFETY: the lanes are inside the result's rows.
-                unsafe {
-                    let sum = math::load::<S>(out.wrapping_add(m * self.part.out.stride()), lanes);
-                    S::store(sums.0[m].as_mut_ptr(), sum);
-                }
-            }
-        }
-    }
-
-    /// Leaves sums in the result, with the bias after the last column.
-    #[inline(always)]
-    unsafe fn store<S: Simd, const P: usize>(
-        &self,
-        panel: usize,
-        tile: usize,
-        end: usize,
-        sums: &[Sums<f32>; P],
-    ) {
-        let part = self.part;
-        let bias = part.bias.filter(|_| end == part.weight.layout().cols);
-        for (p, sums) in sums.iter().enumerate() {
-            let (lanes, out) = self.place(panel + p, tile);
-            // SAFETY: as above; there is a bias for each output.
-            unsafe {
-                let bias = bias.map(|bias| math::load::<S>(bias[(panel + p) * PANEL..].as_ptr(), lanes));
-                for (m, sums) in sums.0.iter().enumerate().take(part.rows(tile)) {
-                    let mut sum = S::load(sums.as_ptr());
-                    if let Some(bias) = bias {
-                        sum = S::add(sum, bias);
-                    }
-                    math::store::<S>(out.wrapping_add(m * part.out.stride()), lanes, sum);
-                }
-            }
-        }
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! Tiles are the panels as they are stored: a block of a bf16 panel is a tile, and so are a block's codes, once they are
 //! bytes. Products of codes are exact, so they agree with those of AVX-512, which a few tokens take. Products of bf16
-//! add up as these instructions do, so all bf16 products are theirs, for one token or many: a row of a tile does not
-//! depend on the others.
+//! add up as these instructions do, so all bf16 products are theirs, or the same bits, for one token or many: a row of a
+//! tile does not depend on the others.
 //!
 //! The compiler knows no tiles: they are set up, used and released within a task, in assembly. All other kernels are those
 //! of AVX-512 with BF16.
@@ -11,6 +11,7 @@
 use std::arch::asm;
 use std::sync::OnceLock;
 
+pub(super) use attention::Bf16Tiles;
 pub(super) use linear::{linear, multiplies};
 pub(super) use peak::{BF16_OPERATIONS, CODE_OPERATIONS, bf16_chains, code_chains};
 
@@ -27,11 +28,14 @@ macro_rules! change {
     };
 }
 
+mod attention;
+mod beside;
 mod bf16;
 mod codes;
 mod linear;
 mod pack;
 mod peak;
+mod token;
 
 /// Rows of a tile: tokens, or pairs of columns.
 const ROWS: usize = 16;
@@ -90,7 +94,7 @@ struct Config {
 }
 
 /// This thread's tiles, set up until this is dropped.
-struct Tiles;
+pub(super) struct Tiles;
 
 impl Tiles {
     /// Tiles of `tokens` tokens (1 to 16) of `token_bytes` bytes each, and of `steps` rows of weights.

@@ -5,10 +5,11 @@
 //! | bf16 | for each 32 columns: `[16 tokens][32]`; columns past the last are zeros |
 //! | codes | for each block of 32 columns: `[16][32]` i8, the sums' beginnings `[16]` i32, the scales `[16]` f32 |
 
+use std::arch::x86_64::*;
+
 use llamac_plan::layout::{BLOCK, GROUP};
 
 use super::{ROW_BYTES, ROWS};
-use crate::kernels::activations::{quantize, to_bf16};
 use crate::kernels::simd::{Kernel, Simd};
 
 /// Columns of a step of bf16.
@@ -56,24 +57,29 @@ impl<R: Fn(usize) -> *const f32> Kernel for PackTile<R> {
         for step in 0..steps {
             let start = step * STEP;
             for m in 0..rows {
-                let mut values = [0.0; STEP];
-                // SAFETY: the caller's promise: rows have `cols` columns, and there is room for the tile.
+                let mut last = [0.0; STEP];
+                // SAFETY: the caller's promise: rows have `cols` columns, and there is room for the tile. AMX comes with
+                // AVX-512 and BF16.
                 unsafe {
-                    if start < cols {
-                        let n = STEP.min(cols - start);
-                        std::ptr::copy_nonoverlapping(row(m).add(start), values.as_mut_ptr(), n);
+                    let mut values = row(m).wrapping_add(start);
+                    if start + STEP > cols {
+                        let n = cols.saturating_sub(start);
+                        std::ptr::copy_nonoverlapping(values, last.as_mut_ptr(), n);
+                        values = last.as_ptr();
                     }
                     if codes {
                         let block = out.add(step * BLOCK_BYTES);
-                        let (codes, scale) = quantize(&values);
+                        let (codes, scale) = S::quantize(&*values.cast());
                         let sum: i32 = codes.iter().map(|&code| i32::from(code)).sum();
                         *block.add(m * BLOCK).cast::<[i8; BLOCK]>() = codes;
                         // Zero points that a weight's block has are taken off as i16, which two zero bytes follow.
                         *block.add(STARTS).cast::<i32>().add(m) = i32::from(-sum as i16 as u16);
                         *block.add(SCALES).cast::<f32>().add(m) = scale;
                     } else {
-                        let place = out.add(step * TILE_BYTES + m * ROW_BYTES);
-                        *place.cast::<[u16; STEP]>() = values.map(to_bf16);
+                        let (first, second) =
+                            (_mm512_loadu_ps(values), _mm512_loadu_ps(values.add(STEP / 2)));
+                        let place: *mut __m512bh = out.add(step * TILE_BYTES + m * ROW_BYTES).cast();
+                        place.write_unaligned(_mm512_cvtne2ps_pbh(second, first));
                     }
                 }
             }

@@ -1,6 +1,5 @@
 //! The two products of attention with a block of the cache: queries times keys, weights times values.
 
-use llamac_plan::KvDtype;
 use llamac_plan::layout::WeightDtype;
 
 use super::{BLOCK, INDEX, KvLayout};
@@ -14,18 +13,18 @@ const CODES: Precision = Precision::Codes(WeightDtype::Q8);
 
 /// A block of one KV head.
 #[derive(Clone, Copy)]
-pub(super) struct Block {
-    pub(super) layout: KvLayout,
-    pub(super) start: *const u8,
+pub(in crate::kernels) struct Block {
+    pub(in crate::kernels) layout: KvLayout,
+    pub(in crate::kernels) start: *const u8,
 }
 
 /// Some queries that are multiplied together.
 #[derive(Clone, Copy)]
-pub(super) struct Queries {
+pub(in crate::kernels) struct Queries {
     /// Those that there are.
-    pub(super) rows: usize,
+    pub(in crate::kernels) rows: usize,
     /// As many as the tile has, one of [`tile::tile_rows`].
-    pub(super) tile: usize,
+    pub(in crate::kernels) tile: usize,
 }
 
 /// How a kind of cache is multiplied.
@@ -34,7 +33,10 @@ pub(super) struct Queries {
 /// Every function demands that the instruction set of `S` is available, that the block is whole, and that all other
 /// pointers are valid for the queries' elements: packed queries as [`Products::query_elements`] says, a block's scores
 /// for each query, weighted sums `[head_dim, padded to whole vectors]` for each query.
-pub(super) trait Products {
+pub(in crate::kernels) trait Products {
+    /// What is set up for a task, until it is dropped.
+    type State;
+
     /// f32 elements that the packed weights of a query take.
     const WEIGHT_ELEMENTS: usize;
 
@@ -43,6 +45,9 @@ pub(super) trait Products {
 
     /// f32 elements that a packed query takes.
     fn query_elements(head_dim: usize) -> usize;
+
+    /// Sets up what a task of `queries` queries needs.
+    unsafe fn begin(queries: usize) -> Self::State;
 
     /// Packs the queries that begin at `row(m)`.
     unsafe fn pack<S: Simd>(
@@ -109,15 +114,17 @@ impl Block {
     }
 
     /// While keys are read, the values are fetched; while values are, the next block's keys.
-    fn ahead(self) -> usize {
+    pub(in crate::kernels) fn ahead(self) -> usize {
         self.layout.block_bytes() / 2
     }
 }
 
 /// A cache of elements, multiplied in f32.
-pub(super) struct Elements;
+pub(in crate::kernels) struct Elements;
 
 impl Products for Elements {
+    type State = ();
+
     const WEIGHT_ELEMENTS: usize = 0;
 
     fn tile_queries(most: usize) -> usize {
@@ -127,6 +134,9 @@ impl Products for Elements {
     fn query_elements(head_dim: usize) -> usize {
         Precision::F32.row_elements(head_dim)
     }
+
+    #[inline(always)]
+    unsafe fn begin(_: usize) {}
 
     #[inline(always)]
     unsafe fn pack<S: Simd>(
@@ -191,9 +201,11 @@ impl Products for Elements {
 
 /// A cache of codes, multiplied in integers. Queries are rounded to codes as activations are, and so are weights, each
 /// times its value's scale.
-pub(super) struct Codes;
+pub(in crate::kernels) struct Codes;
 
 impl Products for Codes {
+    type State = ();
+
     const WEIGHT_ELEMENTS: usize = 2 * block_bytes(1) / 4;
 
     fn tile_queries(most: usize) -> usize {
@@ -203,6 +215,9 @@ impl Products for Codes {
     fn query_elements(head_dim: usize) -> usize {
         CODES.row_elements(head_dim)
     }
+
+    #[inline(always)]
+    unsafe fn begin(_: usize) {}
 
     #[inline(always)]
     unsafe fn pack<S: Simd>(
@@ -288,15 +303,9 @@ unsafe fn add_codes<S: Simd>(
     }
 }
 
-/// f32 elements that a query takes: packed, its scores of a block, its weighted sums, its running softmax, and its
-/// packed weights.
-pub(super) fn scratch_width(layout: KvLayout) -> usize {
-    fn of<P: Products>(head_dim: usize) -> usize {
-        let packed = P::query_elements(head_dim).next_multiple_of(LANES);
-        packed + BLOCK + head_dim.next_multiple_of(LANES) + 2 + P::WEIGHT_ELEMENTS
-    }
-    match layout.dtype {
-        KvDtype::F32 | KvDtype::F16 | KvDtype::Bf16 => of::<Elements>(layout.head_dim),
-        KvDtype::Int8 => of::<Codes>(layout.head_dim),
-    }
+/// f32 elements that a query takes: packed, its scores of a block, its weighted sums, its running softmax, its limit,
+/// and its packed weights.
+pub(in crate::kernels) fn scratch_width<P: Products>(head_dim: usize) -> usize {
+    let packed = P::query_elements(head_dim).next_multiple_of(LANES);
+    packed + BLOCK + head_dim.next_multiple_of(LANES) + LANES + 2 + P::WEIGHT_ELEMENTS
 }
