@@ -1,7 +1,7 @@
 """The programs that are compared: what each reads for a format of weights, how it is run, and how its output is read.
 
 A contest is between llamac and the variants of one peer on the same weights with the same number of bits, with keys and
-values stored the same way. `None` for a format: the peer has nothing of its kind.
+values stored in the same number of bits. `None` for a format: the peer has nothing of its kind.
 """
 
 import json
@@ -41,7 +41,7 @@ def read_llamac(output):
 
 
 def llama_cpp(models, shape, weights, threads):
-    """llama.cpp's own benchmark, with what it does by default: an f16 cache, weights repacked."""
+    """llama.cpp's own benchmark, with what it does by default: a cache of 16 bits (f16), weights repacked."""
     # Blocks of 256 do not divide the rows of the smaller shape: most of its q4_K_M would be other formats.
     mixed = [("Q4_K_M", []), ("Q4_K_M", ["--repack", 0])] if shape == "tinyllama" else []
     kinds = {"f32": [("F32", [])], "bf16": [("BF16", [])], "q8": [("Q8_0", [])], "q4": [("Q4_0", []), *mixed]}
@@ -109,7 +109,7 @@ def transformers(models, shape, weights, threads):
 
 # Name → its contestants, and how it stores keys and values by default.
 PEERS = {
-    "llama.cpp": (llama_cpp, "f16"),
+    "llama.cpp": (llama_cpp, "bf16"),
     "ort": (onnxruntime, "f32"),
     "genai": (genai, "f32"),
     "openvino": (openvino, "as the weights"),
