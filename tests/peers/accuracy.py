@@ -103,7 +103,9 @@ class Judge:
         with self.log.open("a") as log:
             log.write(result.stdout)
         found = re.search(r"Mean\s+KLD:\s+([0-9.e+-]+)", result.stdout)
-        return f"{float(found[1]):.3g}" if result.returncode == 0 and found else "not measured"
+        if result.returncode != 0 or not found:
+            return f"not measured: it ended with {result.returncode}"
+        return f"{float(found[1]):.3g}"
 
 
 def main():

@@ -1,8 +1,9 @@
-"""Installs the peers under a folder: a Python environment and llama.cpp, each when it is first asked for.
+"""Installs the peers under a folder: a Python environment, llama.cpp, programs in Rust, each when it is first asked for.
 
 Everything comes from the package registries. Builds have a low priority, so that they disturb nobody.
 """
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -94,3 +95,11 @@ class Installed:
             done(["tar", "-xf", archive, "-C", folder], self.log)
             found = list(folder.glob("*/vendor/llama.cpp"))
         return found[0]
+
+    def crate(self, name):
+        """A program of the folder `crates`, built for this processor."""
+        target = self.work / "crates-target"
+        command = ["cargo", "build", "--release", "--locked", "--quiet", "--bin", name, "--target-dir", target]
+        manifest = ["--manifest-path", HERE / "crates" / "Cargo.toml"]
+        done([*command, *manifest], self.log, env={**os.environ, "RUSTFLAGS": "-C target-cpu=native"})
+        return target / "release" / name

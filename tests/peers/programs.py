@@ -107,12 +107,34 @@ def transformers(models, shape, weights, threads):
     return [script("transformers", python, model, threads, f"transformers {weights}", "--precision", weights)]
 
 
+def candle(models, shape, weights, threads):
+    """candle: its LLaMA on the checkpoint, its quantized LLaMA on a GGUF file. It multiplies no bf16 on processors."""
+    if weights == "bf16":
+        return []
+    kind = {"q8": "Q8_0", "q4": "Q4_0"}.get(weights)
+    model = models.gguf(shape, kind) if kind else models.checkpoint(shape)
+    label = f"candle {kind.lower() if kind else weights}"
+    command = [models.installed.crate("candle"), *settings(model, threads), "--precision", weights]
+    return [Contestant(label, [command], json.loads, size(model))]
+
+
+def rten(models, shape, weights, threads):
+    """rten on llamac's portable export."""
+    if weights != "f32":
+        return []
+    model = models.compiled(shape, "onnx", weights)
+    command = [models.installed.crate("rten"), *settings(model, threads)]
+    return [Contestant(f"rten {weights}", [command], json.loads, size(model))]
+
+
 # Name → its contestants, and how it stores keys and values by default.
 PEERS = {
     "llama.cpp": (llama_cpp, "bf16"),
     "ort": (onnxruntime, "f32"),
     "genai": (genai, "f32"),
     "openvino": (openvino, "as the weights"),
+    "candle": (candle, "as the weights"),
+    "rten": (rten, "f32"),
     "torch": (transformers, "as the weights"),
 }
 
