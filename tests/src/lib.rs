@@ -8,6 +8,7 @@ use llamac_compiler::passes;
 use llamac_compiler::source::{Checkpoint, Head};
 use llamac_runtime::{Engine, EngineOptions, Model, OpenOptions};
 
+pub mod adapters;
 pub mod artifact;
 pub mod compare;
 pub mod golden;

@@ -2,84 +2,17 @@
 //! compiled model.
 
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use llamac_compiler::driver::CompileOptions;
 use llamac_compiler::passes::WeightPolicy;
 use llamac_compiler::reference;
-use llamac_compiler::source::{AdapterSources, Checkpoint, Head, LoraSource};
-use llamac_plan::diagnostic::Diagnostics;
-use llamac_plan::eval::{Output, Request};
+use llamac_compiler::source::Checkpoint;
 use llamac_plan::{Compute, KvDtype};
 use llamac_runtime::EngineOptions;
 use llamac_runtime::generate::{Event, GenerateOptions, generate};
-use llamac_tests::compare::Comparison;
-use llamac_tests::golden::{Fixture, fixtures};
+use llamac_tests::adapters::{Kind, problems};
 use llamac_tests::{engine, stored};
-use serde::Deserialize;
-
-/// What an adapter's fixture says of itself.
-#[derive(Deserialize)]
-struct Index {
-    /// The checkpoint.
-    base: String,
-    /// The adapters with their scales.
-    #[serde(default)]
-    lora: Vec<(String, f64)>,
-}
-
-struct Adapted {
-    fixture: Fixture,
-    checkpoint: Checkpoint,
-}
-
-fn folder() -> PathBuf {
-    fixtures().join("adapters")
-}
-
-fn open(name: &str) -> Adapted {
-    let path = folder().join(name);
-    let fixture = Fixture::read(&path);
-    let index = std::fs::read(path.join("golden.json")).expect("the fixture has an index");
-    let Index { base, lora } = serde_json::from_slice(&index).expect("the index is as described");
-    let base = fixtures().join("tiny").join(base);
-    let loras =
-        lora.iter().map(|(name, scale)| LoraSource { path: folder().join(name), scale: *scale }).collect();
-    let adapters = AdapterSources { loras, soft_prompt: None };
-    // The adapter alone says which head it is for.
-    let checkpoint = Checkpoint::open_adapted(&base, None, &adapters, &mut Vec::new());
-    let mut checkpoint = checkpoint.unwrap_or_else(|faults| panic!("{name}: {faults}"));
-    assert_eq!(Some(checkpoint.head), Head::from_name(&fixture.head), "{name}");
-    if name == "reward" {
-        // What its users set in Python; the base says nothing of padding.
-        checkpoint.config.pad_token_id = Some(0);
-    }
-    Adapted { fixture, checkpoint }
-}
-
-/// Every adapter's fixture, by name.
-fn names() -> Vec<String> {
-    let entries = std::fs::read_dir(folder()).expect("the fixtures are there");
-    let name = |entry: std::fs::DirEntry| entry.file_name().into_string().expect("a plain name");
-    let mut names: Vec<String> = entries.map(|entry| name(entry.expect("it can be read"))).collect();
-    names.sort();
-    names
-}
-
-/// Runs every case and tells what is too far from PEFT.
-fn problems(
-    fixture: &Fixture,
-    mut eval: impl FnMut(&Request) -> Result<Vec<Output>, Diagnostics>,
-) -> Vec<String> {
-    let mut comparison = Comparison::default();
-    for case in &fixture.cases {
-        match eval(&case.request) {
-            Ok(found) => case.compare(&found, &mut comparison),
-            Err(faults) => comparison.problem(format!("{}: {faults}", case.name)),
-        }
-    }
-    comparison.problems().into_iter().map(|problem| format!("{}: {problem}", fixture.name())).collect()
-}
 
 /// Weights in single precision: PEFT rounds no sum, and neither does llamac then.
 const WIDE: &str = "f32";
@@ -87,10 +20,11 @@ const WIDE: &str = "f32";
 #[test]
 fn the_reference_evaluator_agrees_with_peft() {
     let policy: WeightPolicy = WIDE.parse().expect("a policy");
-    let found: Vec<String> = names()
+    let found: Vec<String> = Kind::Lora
+        .names()
         .iter()
         .flat_map(|name| {
-            let Adapted { fixture, checkpoint } = open(name);
+            let (fixture, checkpoint) = Kind::Lora.open(name);
             problems(&fixture, |request| reference::eval(&checkpoint, &policy, request))
         })
         .collect();
@@ -100,10 +34,11 @@ fn the_reference_evaluator_agrees_with_peft() {
 #[test]
 fn the_compiled_model_agrees_with_peft() {
     let options = EngineOptions { threads: 2, chunk: 48, compute: Some(Compute::F32) };
-    let found: Vec<String> = names()
+    let found: Vec<String> = Kind::Lora
+        .names()
         .iter()
         .flat_map(|name| {
-            let Adapted { fixture, checkpoint } = open(name);
+            let (fixture, checkpoint) = Kind::Lora.open(name);
             let mut engine = engine(&checkpoint, &stored(WIDE), options);
             problems(&fixture, |request| llamac_runtime::eval(&mut engine, request, KvDtype::F32))
         })
@@ -115,7 +50,7 @@ fn the_compiled_model_agrees_with_peft() {
 #[test]
 fn the_base_alone_does_not_agree() {
     for name in ["lora", "dora", "biases", "embeddings", "tokens"] {
-        let Adapted { fixture, mut checkpoint } = open(name);
+        let (fixture, mut checkpoint) = Kind::Lora.open(name);
         checkpoint.adapted.clear();
         let found =
             problems(&fixture, |request| reference::eval(&checkpoint, &WeightPolicy::default(), request));
@@ -127,8 +62,8 @@ fn the_base_alone_does_not_agree() {
 fn tokens_are_those_that_peft_generates() {
     let options = EngineOptions { threads: 2, chunk: 3, compute: Some(Compute::F32) };
     let mut seen = 0;
-    for name in names() {
-        let Adapted { fixture, checkpoint } = open(&name);
+    for name in Kind::Lora.names() {
+        let (fixture, checkpoint) = Kind::Lora.open(&name);
         for greedy in &fixture.greedy {
             let mut engine = engine(&checkpoint, &CompileOptions::default(), options);
             let settings = GenerateOptions {
@@ -155,7 +90,7 @@ fn what_is_converted_needs_no_adapter() {
     use llamac_compiler::output::Folder;
 
     for name in ["lora", "tied-embedding", "tied-tokens", "resized", "reward", "several"] {
-        let Adapted { fixture, checkpoint } = open(name);
+        let (fixture, checkpoint) = Kind::Lora.open(name);
         let pad = checkpoint.config.pad_token_id;
         let place = tempfile::tempdir().expect("a folder");
         let path = place.path().join("merged");

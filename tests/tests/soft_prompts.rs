@@ -2,86 +2,33 @@
 //! compiled model, and that it is the same bits however a text is cut.
 
 use std::ops::ControlFlow;
-use std::path::PathBuf;
 
 use llamac_compiler::driver::CompileOptions;
 use llamac_compiler::passes::WeightPolicy;
 use llamac_compiler::reference;
-use llamac_compiler::source::{AdapterSources, Checkpoint, Head, LoraSource};
-use llamac_plan::diagnostic::{Code, Diagnostics};
-use llamac_plan::eval::{Output, Request, Tokens};
+use llamac_compiler::source::Checkpoint;
+use llamac_plan::diagnostic::Code;
+use llamac_plan::eval::{Request, Tokens};
 use llamac_plan::{Compute, KvDtype, PromptKind};
 use llamac_runtime::generate::{Event, GenerateOptions, generate};
 use llamac_runtime::perplexity::perplexity;
 use llamac_runtime::{
     Engine, EngineOptions, Feed, Input, Keep, Pooling, Scoring, Session, SessionOptions, classify, embed,
 };
+use llamac_tests::adapters::{Kind, problems};
 use llamac_tests::compare::Comparison;
-use llamac_tests::golden::{Fixture, fixtures};
+use llamac_tests::golden::Fixture;
 use llamac_tests::{engine, stored};
-use serde::Deserialize;
-
-/// What a fixture says of itself.
-#[derive(Deserialize)]
-struct Index {
-    /// The checkpoint.
-    base: String,
-    /// Adapters that are merged before.
-    lora: Vec<(String, f64)>,
-}
-
-fn folder() -> PathBuf {
-    fixtures().join("soft-prompts")
-}
 
 fn open(name: &str) -> (Fixture, Checkpoint) {
-    let path = folder().join(name);
-    let fixture = Fixture::read(&path);
-    let index = std::fs::read(path.join("golden.json")).expect("the fixture has an index");
-    let Index { base, lora: merged } = serde_json::from_slice(&index).expect("the index is as described");
-    let lora = |(name, scale)| LoraSource { path: fixtures().join("adapters").join::<String>(name), scale };
-    let loras = merged.into_iter().map(lora).collect();
-    let adapters = AdapterSources { loras, soft_prompt: Some(path) };
-    let base = fixtures().join("tiny").join(base);
-    // The adapter alone says which head it is for.
-    let checkpoint = Checkpoint::open_adapted(&base, None, &adapters, &mut Vec::new());
-    let mut checkpoint = checkpoint.unwrap_or_else(|faults| panic!("{name}: {faults}"));
-    assert_eq!(Some(checkpoint.head), Head::from_name(&fixture.head), "{name}");
-    if name.ends_with("reward") {
-        // What its users set in Python; the base says nothing of padding.
-        checkpoint.config.pad_token_id = Some(0);
-    }
-    (fixture, checkpoint)
-}
-
-/// Every fixture, by name.
-fn names() -> Vec<String> {
-    let entries = std::fs::read_dir(folder()).expect("the fixtures are there");
-    let name = |entry: std::fs::DirEntry| entry.file_name().into_string().expect("a plain name");
-    let mut names: Vec<String> = entries.map(|entry| name(entry.expect("it can be read"))).collect();
-    names.sort();
-    names
-}
-
-/// Runs every case and tells what is too far from PEFT.
-fn problems(
-    fixture: &Fixture,
-    mut eval: impl FnMut(&Request) -> Result<Vec<Output>, Diagnostics>,
-) -> Vec<String> {
-    let mut comparison = Comparison::default();
-    for case in &fixture.cases {
-        match eval(&case.request) {
-            Ok(found) => case.compare(&found, &mut comparison),
-            Err(faults) => comparison.problem(format!("{}: {faults}", case.name)),
-        }
-    }
-    comparison.problems().into_iter().map(|problem| format!("{}: {problem}", fixture.name())).collect()
+    Kind::SoftPrompt.open(name)
 }
 
 #[test]
 fn the_reference_evaluator_agrees_with_peft() {
     let policy: WeightPolicy = "f32".parse().expect("a policy");
-    let found: Vec<String> = names()
+    let found: Vec<String> = Kind::SoftPrompt
+        .names()
         .iter()
         .flat_map(|name| {
             let (fixture, checkpoint) = open(name);
@@ -94,7 +41,8 @@ fn the_reference_evaluator_agrees_with_peft() {
 #[test]
 fn the_compiled_model_agrees_with_peft() {
     let options = EngineOptions { threads: 2, chunk: 4, compute: Some(Compute::F32) };
-    let found: Vec<String> = names()
+    let found: Vec<String> = Kind::SoftPrompt
+        .names()
         .iter()
         .flat_map(|name| {
             let (fixture, checkpoint) = open(name);
