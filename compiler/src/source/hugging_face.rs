@@ -56,15 +56,15 @@ pub(super) fn open(
     let weights = faults.absorb(shards::open(path));
     let named = weights.and_then(|weights| faults.absorb(Named::new(weights)));
     // Without settings that can be read, packed weights are no fault of their own.
-    let model =
-        config.as_ref().zip(named.as_ref()).zip(quantization).and_then(|((config, named), settings)| {
-            faults.absorb(named.model(config, head, settings.as_ref(), warnings))
-        });
-    if let (Some(config), Some(model)) = (&mut config, &model)
-        && model.is_quantized
-    {
-        config.dtype = Some("float32".to_owned());
-        config_json = plain_config(&config_json);
+    let parts = config.as_ref().zip(named.as_ref()).zip(quantization.as_ref());
+    let model = parts.and_then(|((config, named), settings)| {
+        faults.absorb(named.model(config, head, settings.as_ref(), warnings))
+    });
+    if let (Some(config), Some(model), Some(Some(_))) = (&mut config, &model, &quantization) {
+        if model.is_quantized {
+            config.dtype = Some("float32".to_owned());
+        }
+        config_json = plain_config(&config_json, model.is_quantized);
     }
     match (config, generation, tokenizer, named, model) {
         (Some(config), Some(generation), Some(tokenizer), Some(named), Some(model)) if faults.is_empty() => {
@@ -95,14 +95,15 @@ pub(super) fn open(
     }
 }
 
-/// The configuration of the same weights in single precision.
-fn plain_config(config_json: &[u8]) -> Vec<u8> {
+/// The configuration of the same weights without settings of quantization, and in single precision if they were
+/// dequantized.
+fn plain_config(config_json: &[u8], dequantized: bool) -> Vec<u8> {
     let Ok(mut members) = serde_json::from_slice::<Members>(config_json) else {
         return config_json.to_owned();
     };
     members.remove("quantization_config");
     for key in ["dtype", "torch_dtype"] {
-        if members.get(key).is_some() {
+        if dequantized && members.get(key).is_some() {
             members.set(key, &"float32");
         }
     }
@@ -254,6 +255,9 @@ impl Named {
         faults.or(())?;
         let Quantized { mut weights, mut tensors } = quantized.unwrap_or_default();
         let is_quantized = !weights.is_empty();
+        if !is_quantized {
+            warnings.extend(quantization.and_then(Quantization::without_packed_weights));
+        }
         let mut unused = Vec::new();
         for (name, Stored { file, file_name, stored }) in stored {
             if weights.contains_key(&name) {

@@ -225,6 +225,45 @@ fn lists_of_plain_modules() {
     assert!(checkpoint.weights[&format!("{LAYER}mlp.up_proj.weight")].stored_codes().is_none());
 }
 
+/// Settings without a packed weight are not believed, and not without a word.
+#[test]
+fn settings_of_plain_weights() {
+    let plain = |quantization: Value| {
+        let place = tempfile::tempdir().unwrap();
+        let folder = golden::fixtures().join("tiny/gqa3-bf16");
+        fs::copy(folder.join("model.safetensors"), place.path().join("model.safetensors")).unwrap();
+        let mut config: Value =
+            serde_json::from_slice(&fs::read(folder.join("config.json")).unwrap()).unwrap();
+        config["quantization_config"] = quantization;
+        fs::write(place.path().join("config.json"), config.to_string()).unwrap();
+        Checkpoint::open(place.path(), None).unwrap()
+    };
+    let settings = |name: &str| Files::of(name).config["quantization_config"].clone();
+    for (name, method) in [
+        ("gptq-4", "gptq"),
+        ("awq", "awq"),
+        ("packed-4", "compressed-tensors"),
+        ("fp8", "fp8"),
+        ("fbgemm", "fbgemm_fp8"),
+        ("bnb-nf4", "bitsandbytes"),
+    ] {
+        let checkpoint = plain(settings(name));
+        let expected = format!(
+            "config.json says that {method} quantized the weights, and none is: they are read as they are"
+        );
+        assert_eq!(checkpoint.warnings, [expected]);
+        assert!(!checkpoint.is_quantized());
+        // What is converted or exported does not say so any more.
+        let config: Value = serde_json::from_slice(&checkpoint.config_json).unwrap();
+        assert_eq!(config.get("quantization_config"), None);
+        assert_eq!(config["torch_dtype"], "bfloat16");
+    }
+    // Weights that were rounded and are not packed.
+    let mut dense = settings("packed-4");
+    dense["format"] = json!("dense");
+    assert_eq!(plain(dense).warnings, [""; 0]);
+}
+
 /// Every weight of an opened model can be read.
 fn read(checkpoint: &Checkpoint) {
     for weight in checkpoint.weights.values() {

@@ -53,6 +53,23 @@ impl Quantization {
         let listed = self.plain.iter().find(|plain| *plain == module)?;
         Some(format!("{}: {listed} is listed as not quantized, and its weight is: it is read so", self.file))
     }
+
+    /// A sentence for a checkpoint without a packed weight; nothing where the settings call for none.
+    pub(in super::super) fn without_packed_weights(&self) -> Option<String> {
+        let method = match &self.method {
+            Method::Gptq(_) => "gptq",
+            Method::Awq(_) => "awq",
+            Method::CompressedTensors(groups) if groups.is_empty() => return None,
+            Method::CompressedTensors(_) => "compressed-tensors",
+            Method::Fp8 { .. } => "fp8",
+            Method::FbgemmFp8 => "fbgemm_fp8",
+            Method::BitsAndBytes => "bitsandbytes",
+        };
+        let file = self.file;
+        Some(format!(
+            "{file} says that {method} quantized the weights, and none is: they are read as they are"
+        ))
+    }
 }
 
 /// Reads the settings that `config_json`, or a file of its own in `directory`, has; nothing where the weights
@@ -227,8 +244,11 @@ fn bitsandbytes(f: &mut Fields<'_>) -> Option<()> {
 const FORMATS: [&str; 5] =
     ["pack-quantized", "int-quantized", "float-quantized", "naive-quantized", "mixed-precision"];
 
+/// Its format of weights that were rounded and are not packed.
+const DENSE: &str = "dense";
+
 fn compressed(f: &mut Fields<'_>) -> Option<Vec<compressed_tensors::Settings>> {
-    one_of(f, "format", &[&FORMATS[..], &["dense"]].concat())?;
+    one_of(f, "format", &[&FORMATS[..], &[DENSE]].concat())?;
     let format = f.raw("format").and_then(Value::as_str);
     if let Given::Value(sparsity) = f.maybe_object("sparsity_config")?
         && let Some(found) = sparsity.get("format").and_then(Value::as_str).filter(|found| *found != "dense")
@@ -237,6 +257,9 @@ fn compressed(f: &mut Fields<'_>) -> Option<Vec<compressed_tensors::Settings>> {
         return None;
     }
     let Given::Value(groups) = f.maybe_object("config_groups")? else { return Some(Vec::new()) };
+    if format.is_some_and(|format| format.eq_ignore_ascii_case(DENSE)) {
+        return Some(Vec::new());
+    }
     let mut settings = Vec::new();
     let inside = f.nested("config_groups", groups);
     for (name, group) in groups {
