@@ -82,7 +82,7 @@ fn what_has_no_operator_is_told_with_a_way_out() {
     assert_snapshot!(faults("gqa-f32", "q4,embed_tokens=q4", Onnx::STANDARD), @"
     error[E0500]: an operation cannot be expressed on the target
       --> embed at model.embed_tokens
-       onnx-std cannot take it: rows of q4 cannot be gathered; store the table as q8, as --weights q4 does by default
+       onnx-std cannot take it: rows of q4 cannot be gathered; store the table as q8, with embed_tokens=q8 in --weights
        help: no rule of onnx-std turns embed into something else
     ");
     assert_snapshot!(faults("all-bias-f16", "lm_head=q4", Onnx::STANDARD), @"

@@ -28,7 +28,7 @@ pub(super) fn embed_reason(profile: Profile, table: &Weight, scheme: Scheme) -> 
     match profile {
         Profile::Portable => Some(NO_OPERATOR.to_owned()),
         Profile::Standard if scheme.bits() == 4 => Some(format!(
-            "rows of {scheme} cannot be gathered; store the table as q8, as --weights {scheme} does by default"
+            "rows of {scheme} cannot be gathered; store the table as q8, with embed_tokens=q8 in --weights"
         )),
         Profile::Ort if scheme.bits() == 4 && !columns.is_multiple_of(2) => {
             Some(format!("rows of {columns} numbers have no whole bytes in {scheme}; store the table as q8"))
