@@ -8,8 +8,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use insta::assert_snapshot;
-use safetensors::Dtype;
-use support::{copy, fixture, folder, interruptible, llamac, names, save};
+use support::{copy, fixture, folder, interruptible, llamac, names};
 
 /// The content of a file.
 fn read(folder: &Path, name: &str) -> Vec<u8> {
@@ -124,24 +123,9 @@ fn a_tokenizer_model_gets_a_tokenizer_json() {
 #[test]
 fn the_tokenizer_of_llama_3_gets_another_name() {
     let folder = folder();
-    let config = serde_json::json!({
-        "model_type": "llama", "architectures": ["LlamaModel"], "vocab_size": 1157, "hidden_size": 8,
-        "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1,
-    });
-    std::fs::write(folder.path().join("config.json"), config.to_string()).expect("writes");
+    support::zeros(folder.path(), 1157);
     let vocabulary = fixture("vocabularies/llama3");
     std::fs::copy(vocabulary.join("tokenizer.model"), folder.path().join("tokenizer.model")).expect("a copy");
-    let matrices = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"];
-    let matrices = matrices.into_iter().chain(["mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"]);
-    let norms = ["input_layernorm", "post_attention_layernorm"];
-    let layer = |name: &str| format!("layers.0.{name}.weight");
-    let mut tensors =
-        vec![("embed_tokens.weight".to_owned(), vec![1157, 8]), ("norm.weight".to_owned(), vec![8])];
-    tensors.extend(matrices.map(|name| (layer(name), vec![8, 8])));
-    tensors.extend(norms.map(|name| (layer(name), vec![8])));
-    let zeros = |shape: &[usize]| vec![0; 4 * shape.iter().product::<usize>()];
-    let views = tensors.iter().map(|(name, shape)| (name.as_str(), Dtype::F32, &shape[..], zeros(shape)));
-    save(&folder.path().join("model.safetensors"), &views.collect::<Vec<_>>());
     let paths = [("folder", folder.path())];
     llamac("-q compile {folder} --target onnx -o {folder}/out", &paths).quiet();
     let out = folder.path().join("out");

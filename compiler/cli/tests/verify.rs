@@ -312,8 +312,11 @@ fn resident(path: &Path) -> usize {
 #[test]
 fn an_unchecked_model_is_read_lazily() {
     let folder = folder();
-    let out = folder.path().join("stories.llamac");
-    let (bytes, _) = compiled(&out);
+    // Where pages are huge, the first of them is touched whole.
+    let out = folder.path().join("zeros.llamac");
+    support::zeros(folder.path(), 300_000);
+    llamac("-q compile {folder} -o {out}", &[("folder", folder.path()), ("out", &out)]).quiet();
+    let bytes = fs::read(&out).expect("a file");
     let touched = |verify| {
         let model = Model::open(&out, OpenOptions { verify, threads: 1 }).expect("a model");
         let touched = resident(&out);
@@ -321,5 +324,5 @@ fn an_unchecked_model_is_read_lazily() {
         touched
     };
     assert!(touched(true) >= bytes.len());
-    assert!(touched(false) < bytes.len() / 4);
+    assert!(touched(false) < bytes.len() / 2);
 }

@@ -162,6 +162,26 @@ pub fn save(path: &Path, tensors: &[(&str, Dtype, &[usize], Vec<u8>)]) {
     std::fs::write(path, safetensors::serialize(views, None).expect("serializes")).expect("writes");
 }
 
+/// Writes a checkpoint of one layer, of eight columns everywhere, whose weights are zeros.
+pub fn zeros(folder: &Path, vocabulary: usize) {
+    let config = serde_json::json!({
+        "model_type": "llama", "architectures": ["LlamaModel"], "vocab_size": vocabulary, "hidden_size": 8,
+        "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1,
+    });
+    std::fs::write(folder.join("config.json"), config.to_string()).expect("writes");
+    let matrices = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"];
+    let matrices = matrices.into_iter().chain(["mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"]);
+    let norms = ["input_layernorm", "post_attention_layernorm"];
+    let layer = |name: &str| format!("layers.0.{name}.weight");
+    let mut tensors =
+        vec![("embed_tokens.weight".to_owned(), vec![vocabulary, 8]), ("norm.weight".to_owned(), vec![8])];
+    tensors.extend(matrices.map(|name| (layer(name), vec![8, 8])));
+    tensors.extend(norms.map(|name| (layer(name), vec![8])));
+    let zeros = |shape: &[usize]| vec![0; 4 * shape.iter().product::<usize>()];
+    let views = tensors.iter().map(|(name, shape)| (name.as_str(), Dtype::F32, &shape[..], zeros(shape)));
+    save(&folder.join("model.safetensors"), &views.collect::<Vec<_>>());
+}
+
 /// Little-endian bytes.
 pub fn i64s(values: &[i64]) -> Vec<u8> {
     values.iter().flat_map(|value| value.to_le_bytes()).collect()
