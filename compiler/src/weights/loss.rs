@@ -6,7 +6,7 @@ use llamac_ir::weight::{Grid, Scheme, Weight, WeightExpr};
 use llamac_ir::{Graph, Op};
 
 use super::error::ReadError;
-use super::reader::{Block, WeightReader};
+use super::reader::{Block, WeightReader, row_count, row_elements};
 use crate::report::stored_format;
 
 /// Rows of a matrix that are looked at, all over it: an error of so many numbers is that of all of them.
@@ -21,8 +21,17 @@ pub struct Requantized {
     pub to: Scheme,
     /// How many.
     pub matrices: usize,
-    /// The root of the sum of squared differences over that of squared numbers; 0 where nothing was lost.
+    /// The root of the sum of squared differences over that of squared numbers, in rows all over the matrices.
     pub error: f64,
+    /// Scales of carried codes that the scheme does not hold: their blocks were quantized again.
+    pub rounded: usize,
+}
+
+impl Requantized {
+    /// Whether all is what it was.
+    pub fn is_lossless(&self) -> bool {
+        self.error == 0.0 && self.rounded == 0
+    }
 }
 
 /// Sums of squares: of differences, and of numbers.
@@ -31,6 +40,7 @@ struct Sums {
     matrices: usize,
     lost: f64,
     all: f64,
+    rounded: usize,
 }
 
 /// The matrices of `graph` that the checkpoint has in another method's codes and the graph in a scheme, by
@@ -56,19 +66,40 @@ pub fn requantized(graph: &Graph, reader: WeightReader<'_>) -> Result<Vec<Requan
             seen.push(part.clone());
             let (lost, all) = reader.lost(part, *scheme)?;
             let sums = found.entry((stored_format(codes), *scheme)).or_default();
-            *sums = Sums { matrices: sums.matrices + 1, lost: sums.lost + lost, all: sums.all + all };
+            sums.matrices += 1;
+            sums.lost += lost;
+            sums.all += all;
+            sums.rounded += reader.rounded(codes, *scheme)?;
         }
     }
-    let row = |((from, to), Sums { matrices, lost, all }): ((String, Scheme), Sums)| Requantized {
+    let row = |((from, to), Sums { matrices, lost, all, rounded }): ((String, Scheme), Sums)| Requantized {
         from,
         to,
         matrices,
         error: if lost == 0.0 { 0.0 } else { (lost / all).sqrt() },
+        rounded,
     };
     Ok(found.into_iter().map(row).collect())
 }
 
 impl WeightReader<'_> {
+    /// The scales of `codes`, which `scheme` has the codes of, that it does not hold; none where it has other codes.
+    fn rounded(&self, codes: &Weight, scheme: Scheme) -> Result<usize, ReadError> {
+        // Those of blocks are of half precision.
+        let WeightExpr::DequantizeGroups { scales, .. } = codes.expr() else { return Ok(0) };
+        if codes.carried_scheme() != Some(scheme) {
+            return Ok(0);
+        }
+        let mut numbers = vec![0.0; row_elements(scales)];
+        let mut count = 0;
+        for row in 0..row_count(scales) {
+            self.rows(scales, row..row + 1, &mut numbers)?;
+            let grids = numbers.iter().map(|&scale| Grid { scale, zero: scheme.zero().unwrap_or_default() });
+            count += grids.filter(|grid| !scheme.holds(*grid)).count();
+        }
+        Ok(count)
+    }
+
     /// The squared differences that `scheme` leaves in some rows of `part`, and their squared numbers.
     fn lost(&self, part: &Weight, scheme: Scheme) -> Result<(f64, f64), ReadError> {
         let Ok(quantized) = part.quantize(scheme) else { return Ok((0.0, 0.0)) };

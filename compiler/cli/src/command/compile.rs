@@ -302,12 +302,18 @@ impl Args {
 
 /// Tells what became of weights that the checkpoint has quantized.
 fn tell_requantized(requantized: &[Requantized], console: &Console) {
-    for Requantized { from, to, matrices, error } in requantized {
+    for of in requantized {
+        let Requantized { from, to, matrices, error, rounded } = of;
         let matrices = if *matrices == 1 { "1 matrix".to_owned() } else { format!("{matrices} matrices") };
-        console.note(match *error {
-            0.0 => format!("{matrices} in {from}: {to}, without loss"),
-            _ => format!("{matrices} in {from}: {to}, with a relative error of {error:.2e}"),
-        });
+        let loss = match *error {
+            _ if of.is_lossless() => "without loss".to_owned(),
+            0.0 if *rounded == 1 => {
+                "without loss but for a scale that half precision does not hold".to_owned()
+            }
+            0.0 => format!("without loss but for {rounded} scales that half precision does not hold"),
+            _ => format!("with a relative error of {error:.2e}"),
+        };
+        console.note(format!("{matrices} in {from}: {to}, {loss}"));
     }
 }
 
