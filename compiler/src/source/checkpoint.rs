@@ -20,6 +20,7 @@ use super::members::Members;
 use super::names::{self, EMBEDDING, LM_HEAD};
 use super::safetensors::StoredTensor;
 use super::tokenizer::TokenizerFiles;
+use crate::weights::RowNorms;
 
 /// A tensor of the files, before the head is known.
 #[derive(Clone, Debug)]
@@ -107,6 +108,8 @@ pub struct Checkpoint {
     /// The modules that adapters add something to, by name: `model.layers.0.self_attn.q_proj`. Their weights are here as
     /// well as in `weights`, where they are those of the base.
     pub adapted: BTreeMap<String, Adapted>,
+    /// What readers of weights remember.
+    pub(crate) row_norms: RowNorms,
     /// What comes before every text: recipes of f32.
     pub prompt: Option<SoftPrompt<Weight>>,
     /// Whether the embeddings are one.

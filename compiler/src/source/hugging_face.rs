@@ -22,6 +22,7 @@ use super::shards::{self, Weights};
 use super::table::{self, HUGGING_FACE, Table};
 use super::tokenizer::TokenizerFiles;
 use super::{generation, ignored, json, locate};
+use crate::weights::RowNorms;
 
 pub(crate) const GENERATION: &str = "generation_config.json";
 
@@ -81,6 +82,7 @@ pub(super) fn open(
                 tensors,
                 weights,
                 adapted: BTreeMap::new(),
+                row_norms: RowNorms::default(),
                 prompt: None,
                 tie,
                 tokenizer,

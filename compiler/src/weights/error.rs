@@ -3,7 +3,7 @@
 use llamac_plan::diagnostic::{Code, Diagnostic};
 
 /// Why a recipe cannot be read from a checkpoint. Recipes are made from the checkpoint's own tensors, so that only
-/// [`ReadError::Overflow`] depends on a file.
+/// [`ReadError::NotFinite`] and [`ReadError::Overflow`] depend on a file.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum ReadError {
     /// The checkpoint has no such tensor.
@@ -48,6 +48,14 @@ pub enum ReadError {
         /// The columns that there are.
         columns: usize,
     },
+    /// A number of the checkpoint that is infinite, or none, where one is computed with.
+    #[error("{place}: {value} is no number to compute with")]
+    NotFinite {
+        /// The tensor of the checkpoint, and its file.
+        place: String,
+        /// The number.
+        value: f32,
+    },
     /// A number that would become infinite, or is not finite and cannot be quantized.
     #[error("{place}: {value} is more than {format} can hold")]
     Overflow {
@@ -68,10 +76,16 @@ impl From<ReadError> for Diagnostic {
                 .expected(format!("numbers that {format} can hold"))
                 .found(value.to_string())
                 .help(match format {
+                    _ if !value.is_finite() => "its numbers are finite, but what is computed of them is not",
                     // Its numbers are those of f32: what it cannot hold is infinite already.
                     "bf16" => "keep the checkpoint's own dtype",
                     _ => "keep the checkpoint's own dtype, or use `--weights bf16`",
                 }),
+            ReadError::NotFinite { place, value } => Self::new(Code::OutOfRange)
+                .at(place)
+                .expected("numbers that are finite")
+                .found(value.to_string())
+                .help("the file is damaged, or was written so: take it from its source again"),
             other => Self::new(Code::InvalidGraph).message(other.to_string()),
         }
     }

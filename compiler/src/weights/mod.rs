@@ -18,4 +18,5 @@ mod reader;
 
 pub use error::ReadError;
 pub use loss::{Requantized, requantized};
+pub(crate) use merged::RowNorms;
 pub use reader::{Block, WeightReader};

@@ -424,16 +424,55 @@ impl<'a> WeightReader<'a> {
             .map_err(|value| self.overflow(weight, row, dtype.name(), value))
     }
 
+    /// What is read from.
+    pub(super) fn checkpoint(&self) -> &'a Checkpoint {
+        self.checkpoint
+    }
+
     /// The fault of `value` in `row` of `weight`.
     fn overflow(&self, weight: &Weight, row: usize, format: &'static str, value: f32) -> ReadError {
-        let place = match source_of(weight, row) {
-            Some(tensor) => match self.checkpoint.tensor(tensor) {
-                Some(info) => format!("{}: {tensor}", info.file),
-                None => tensor.to_owned(),
-            },
-            None => weight.to_string(),
+        self.overflow_of(&[weight], row, format, value)
+    }
+
+    /// The fault of `value`, which was computed from `row` of `weights`: at the tensor that holds a number which is not
+    /// finite, if one does, or else at that of the first of them.
+    pub(super) fn overflow_of(
+        &self,
+        weights: &[&Weight],
+        row: usize,
+        format: &'static str,
+        value: f32,
+    ) -> ReadError {
+        let place = |tensor: &str| match self.checkpoint.tensor(tensor) {
+            Some(info) => format!("{}: {tensor}", info.file),
+            None => tensor.to_owned(),
         };
-        ReadError::Overflow { place, format, value }
+        let mut sources = Vec::new();
+        if !value.is_finite() {
+            weights
+                .iter()
+                .for_each(|weight| weight.for_each_source(&mut |of, tensor| sources.push((of, tensor))));
+        }
+        let culprit = sources.into_iter().find_map(|(of, tensor)| Some((tensor, self.not_finite(of)?)));
+        match culprit {
+            Some((tensor, value)) => ReadError::NotFinite { place: place(tensor), value },
+            None => {
+                let first = source_of(weights[0], row).map_or_else(|| weights[0].to_string(), place);
+                ReadError::Overflow { place: first, format, value }
+            }
+        }
+    }
+
+    /// The first number of a tensor that is not finite.
+    fn not_finite(&self, tensor: &Weight) -> Option<f32> {
+        if !(tensor.dtype().is_float() || tensor.dtype() == DType::F8E4M3) {
+            return None;
+        }
+        let mut numbers = vec![0.0; row_elements(tensor)];
+        (0..row_count(tensor)).find_map(|row| {
+            self.rows(tensor, row..row + 1, &mut numbers).ok()?;
+            numbers.iter().copied().find(|number| !number.is_finite())
+        })
     }
 
     /// The bytes of a tensor and its strides, if it has any, checked against the recipe's type.

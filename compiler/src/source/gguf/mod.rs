@@ -43,6 +43,7 @@ use super::names::{EMBEDDING, LM_HEAD, layer, rotary_heads};
 use super::safetensors::{StoredDtype, StoredTensor};
 use super::table::{Spelling, TYPES, Table};
 use super::{Config, generation, ignored};
+use crate::weights::RowNorms;
 
 /// The words of GGUF's metadata and tensors.
 const SPELLING: Spelling = Spelling {
@@ -147,6 +148,7 @@ pub(super) fn open(
         weights,
         tie: if tied { Tie::Tied } else { Tie::Untied },
         adapted: BTreeMap::new(),
+        row_norms: RowNorms::default(),
         prompt: None,
         tokenizer,
         tokenizer_path: path.to_owned(),

@@ -30,6 +30,7 @@ use super::names::{self, EMBEDDING, LM_HEAD, MetaMeaning, Split};
 use super::table::{self, HUGGING_FACE, Spelling, Table};
 use super::tokenizer::{Llama3, TokenizerFiles};
 use super::{json, torch};
+use crate::weights::RowNorms;
 
 /// Whether a directory holds a checkpoint in Meta's layout, and none in Hugging Face's.
 pub(super) fn is_meta(path: &Path) -> bool {
@@ -102,6 +103,7 @@ pub(super) fn open(
         tensors,
         weights,
         adapted: BTreeMap::new(),
+        row_norms: RowNorms::default(),
         prompt: None,
         tie: if tied { Tie::Tied } else { Tie::Untied },
         tokenizer,
