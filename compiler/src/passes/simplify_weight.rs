@@ -16,6 +16,10 @@ pub(super) fn simplify(weight: &Weight) -> Weight {
         WeightExpr::Concat { parts } => concat(parts.iter().map(inner).collect()),
         WeightExpr::ConcatColumns { parts } => Weight::concat_columns(parts.iter().map(inner)).ok(),
         WeightExpr::Slice { base, start, rows } => slice(&inner(base), *start, *rows),
+        WeightExpr::ReplaceRows { base, new, rows, by } => {
+            let (base, new, rows, by) = (inner(base), inner(new), rows.clone(), by.clone());
+            Weight::new(WeightExpr::ReplaceRows { base, new, rows, by }).ok()
+        }
         WeightExpr::Permute { base, order } => permute(&inner(base), *order),
         WeightExpr::Transpose { base } => transpose(&inner(base)),
         WeightExpr::Convert { base, dtype } => inner(base).convert(*dtype).ok(),

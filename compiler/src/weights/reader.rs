@@ -165,6 +165,17 @@ impl<'a> WeightReader<'a> {
             WeightExpr::Slice { base, start, .. } => {
                 self.visit(base, &within(start + rows.start..start + rows.end), at, sink)
             }
+            WeightExpr::ReplaceRows { base, new, rows: replaced, by } => {
+                let mut next = rows.start;
+                let first = replaced.partition_point(|row| *row < rows.start);
+                let met = replaced.iter().zip(by).skip(first).take_while(|(row, _)| **row < rows.end);
+                for (&row, &by) in met {
+                    self.visit(base, &within(next..row), at + next - rows.start, sink)?;
+                    self.visit(new, &within(by..by + 1), at + row - rows.start, sink)?;
+                    next = row + 1;
+                }
+                self.visit(base, &within(next..rows.end), at + next - rows.start, sink)
+            }
             WeightExpr::Permute { base, order } => rows.clone().enumerate().try_for_each(|(i, row)| {
                 let source = order.source_row(row);
                 self.visit(base, &within(source..source + 1), at + i, sink)

@@ -33,6 +33,13 @@ pub fn evaluate(
             let rows: Vec<usize> = (*start..start + rows).collect();
             evaluate(base, read)?.select(Axis(0), &rows)
         }
+        WeightExpr::ReplaceRows { base, new, rows, by } => {
+            let (mut base, new) = (evaluate(base, read)?, evaluate(new, read)?);
+            for (row, by) in rows.iter().zip(by) {
+                base.index_axis_mut(Axis(0), *row).assign(&new.index_axis(Axis(0), *by));
+            }
+            base
+        }
         WeightExpr::Permute { base, order } => {
             let rows: Vec<usize> = (0..weight.shape()[0]).map(|row| order.source_row(row)).collect();
             evaluate(base, read)?.select(Axis(0), &rows)

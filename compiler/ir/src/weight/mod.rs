@@ -66,6 +66,17 @@ pub enum WeightExpr {
         /// The number of rows taken.
         rows: usize,
     },
+    /// A matrix with some of its rows replaced.
+    ReplaceRows {
+        /// The matrix.
+        base: Weight,
+        /// The new rows.
+        new: Weight,
+        /// The rows that are replaced, ascending.
+        rows: Vec<usize>,
+        /// The row of `new` that takes the place of each.
+        by: Vec<usize>,
+    },
     /// All rows in another order.
     Permute {
         /// The rows in the old order.
@@ -214,6 +225,7 @@ impl WeightExpr {
                 parts.iter().collect()
             }
             Self::SetRowNorms { base, norms } => vec![base, norms],
+            Self::ReplaceRows { base, new, .. } => vec![base, new],
             Self::Slice { base, .. }
             | Self::Permute { base, .. }
             | Self::Transpose { base }
@@ -286,6 +298,14 @@ impl Weight {
     /// `rows` rows from `start` on.
     pub fn slice(&self, start: usize, rows: usize) -> Result<Self, WeightError> {
         Self::new(WeightExpr::Slice { base: self.clone(), start, rows })
+    }
+
+    /// The rows of `new` in place of these `rows`, each of which is there once.
+    pub fn replace_rows(&self, new: &Self, rows: &[usize]) -> Result<Self, WeightError> {
+        let mut by: Vec<usize> = (0..rows.len()).collect();
+        by.sort_unstable_by_key(|i| rows[*i]);
+        let rows = by.iter().map(|i| rows[*i]).collect();
+        Self::new(WeightExpr::ReplaceRows { base: self.clone(), new: new.clone(), rows, by })
     }
 
     /// The rows in another order.
@@ -405,6 +425,10 @@ impl Weight {
                 (self.carried_scheme() == Some(scheme)).then_some((self, row))
             }
             WeightExpr::Slice { base, start, .. } => base.carried(start + row, scheme),
+            WeightExpr::ReplaceRows { base, rows, .. } => match rows.binary_search(&row) {
+                Ok(_) => None,
+                Err(_) => base.carried(row, scheme),
+            },
             WeightExpr::Permute { base, order } => base.carried(order.source_row(row), scheme),
             WeightExpr::Concat { parts } => {
                 let mut row = row;
@@ -551,6 +575,17 @@ fn infer(expr: &WeightExpr) -> Result<(DType, SmallVec<[usize; 2]>), String> {
             }
             *all = *rows;
             Ok((base.dtype(), shape))
+        }
+        WeightExpr::ReplaceRows { base, new, rows, by } => {
+            let ((all, columns), (count, new_columns)) =
+                (matrix(base, "the base")?, matrix(new, "the rows")?);
+            let ascend =
+                rows.windows(2).all(|pair| pair[0] < pair[1]) && rows.last().is_none_or(|n| *n < all);
+            let exist = rows.len() == by.len() && by.iter().all(|n| *n < count);
+            if !(ascend && exist) || columns != new_columns || base.dtype() != new.dtype() {
+                return Err(format!("rows of {} do not take the place of rows of {}", new.ty(), base.ty()));
+            }
+            Ok((base.dtype(), base.shape().into()))
         }
         WeightExpr::Permute { base, order } => {
             let found = *base.shape().first().ok_or("a scalar has no rows")?;

@@ -10,13 +10,14 @@ use crate::suggest::{nearest, question};
 use crate::text::{Cursor, SyntaxError, write_name};
 
 /// The recipes that are written as functions.
-const FUNCTIONS: [&str; 22] = [
+const FUNCTIONS: [&str; 23] = [
     "quantize",
     "quantized_part",
     "pack_nibbles",
     "concat",
     "concat_columns",
     "slice",
+    "replace_rows",
     "interleaved_to_half",
     "half_to_interleaved",
     "transpose",
@@ -45,6 +46,7 @@ impl WeightExpr {
             Self::Concat { .. } => "concat",
             Self::ConcatColumns { .. } => "concat_columns",
             Self::Slice { .. } => "slice",
+            Self::ReplaceRows { .. } => "replace_rows",
             Self::Permute { order: Permutation::InterleavedToHalf { .. }, .. } => "interleaved_to_half",
             Self::Permute { order: Permutation::HalfToInterleaved { .. }, .. } => "half_to_interleaved",
             Self::Transpose { .. } => "transpose",
@@ -78,6 +80,7 @@ impl WeightExpr {
             | Self::Lookup { .. }
             | Self::GatherColumns { .. }
             | Self::PackNibbles { .. } => Vec::new(),
+            Self::ReplaceRows { rows, by, .. } => vec![("rows", list_text(rows)), ("by", list_text(by))],
             Self::Slice { start, rows, .. } => vec![("start", start.to_string()), ("rows", rows.to_string())],
             Self::Permute {
                 order:
@@ -134,7 +137,7 @@ impl WeightExpr {
             | "offset"
             | "pack_nibbles" => 1,
             "dequantize_groups" => parts.len().clamp(2, 3),
-            "set_row_norms" | "lookup" | "gather_columns" => 2,
+            "set_row_norms" | "lookup" | "gather_columns" | "replace_rows" => 2,
             "add_low_rank" => 3,
             "inv_freq" | "literal" => 0,
             _ => return Err(format!("`{function}` is not a recipe{}", question(function, FUNCTIONS))),
@@ -147,6 +150,9 @@ impl WeightExpr {
             "concat" => Self::Concat { parts },
             "concat_columns" => Self::ConcatColumns { parts },
             "slice" => Self::Slice { base: next(), start: a.get("start")?, rows: a.get("rows")? },
+            "replace_rows" => {
+                Self::ReplaceRows { base: next(), new: next(), rows: a.list("rows")?, by: a.list("by")? }
+            }
             "interleaved_to_half" => {
                 let order =
                     Permutation::InterleavedToHalf { heads: a.get("heads")?, head_dim: a.get("head_dim")? };
@@ -328,6 +334,7 @@ mod tests {
         let recipes = [
             Weight::concat([q.clone(), k.clone(), k.slice(1, 2).unwrap()]).unwrap(),
             Weight::concat_columns([q.clone(), d["b"].clone()]).unwrap(),
+            q.replace_rows(&d["a"], &[5, 0]).unwrap(),
             q.permute(Permutation::InterleavedToHalf { heads: 2, head_dim: 4 }).unwrap().transpose().unwrap(),
             q.permute(Permutation::HalfToInterleaved { heads: 4, head_dim: 2 }).unwrap(),
             q.add_low_rank(&d["a"], &d["b"], Real::new(0.5)).unwrap(),

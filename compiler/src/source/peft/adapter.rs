@@ -125,10 +125,10 @@ impl Adapters {
         let tasks = self.loras.iter().map(|lora| lora.config.task);
         let task = tasks.chain(self.prompt.iter().map(|prompt| prompt.config.task)).flatten().next();
         let brought = match task {
-            _ if self.brings(QA_OUTPUTS) => Some(Head::QuestionAnswering),
+            _ if self.changes(QA_OUTPUTS) => Some(Head::QuestionAnswering),
             Some(Head::TokenClassification) => task,
             _ if self.brings(SCORE_BIAS) => Some(Head::TokenClassification),
-            _ if self.brings(SCORE) => Some(Head::SequenceClassification),
+            _ if self.changes(SCORE) => Some(Head::SequenceClassification),
             _ => task,
         };
         wanted.or(brought)
@@ -143,6 +143,12 @@ impl Adapters {
             Some(Head::QuestionAnswering) if self.brings(QA_OUTPUTS) => Some(Head::Base),
             _ => head,
         }
+    }
+
+    /// Whether an adapter brings this tensor, or adds to it.
+    fn changes(&self, name: &str) -> bool {
+        let module = name.trim_end_matches(".weight");
+        self.brings(name) || self.loras.iter().any(|lora| lora.modules.contains_key(module))
     }
 
     fn brings(&self, name: &str) -> bool {

@@ -58,13 +58,27 @@ impl Tokens {
         match self {
             Self::All(rows) => rows,
             Self::ByModule(modules) => {
-                let is_end = |name: &str| {
-                    module == name || module.strip_suffix(name).is_some_and(|m| m.ends_with('.'))
-                };
-                modules.iter().find(|(name, _)| is_end(name)).map_or(&[], |(_, rows)| rows)
+                modules.iter().find(|(name, _)| is_end_of(module, name)).map_or(&[], |(_, rows)| rows)
             }
         }
     }
+
+    /// The ends of the names of modules of which rows are listed.
+    pub fn modules(&self) -> Vec<&str> {
+        match self {
+            Self::All(rows) if rows.is_empty() => Vec::new(),
+            Self::All(_) => vec!["embed_tokens"],
+            Self::ByModule(modules) => {
+                let listed = modules.iter().filter(|(_, rows)| !rows.is_empty());
+                listed.map(|(name, _)| name.as_str()).collect()
+            }
+        }
+    }
+}
+
+/// Whether `name` is the name of `module`, or its end behind a dot.
+pub(super) fn is_end_of(module: &str, name: &str) -> bool {
+    module == name || module.strip_suffix(name).is_some_and(|rest| rest.ends_with('.'))
 }
 
 impl LoraConfig {
@@ -261,7 +275,9 @@ fn patterns<T>(
     let ordered: Members = serde_json::from_str(text).ok()?;
     let mut found = Vec::new();
     for pattern in ordered.keys() {
-        let place = format!("{key}.{pattern}");
+        // A line of it tells which.
+        let start: String = pattern.chars().take(100).collect();
+        let place = format!("{key}.{start}");
         let regex = RegexBuilder::new(&format!(r"^(?:.*\.)?(?:{pattern})$"))
             .unicode(false)
             .size_limit(MAX_PATTERN)
@@ -270,7 +286,7 @@ fn patterns<T>(
         match (regex, map.get(pattern).and_then(&read)) {
             (Ok(regex), Some(value)) => found.push((regex, value)),
             (Err(_), _) => fields.fault(Code::BadConfigValue, &place, |d| {
-                d.expected("a regular expression of names of modules").found(pattern)
+                d.expected("a regular expression of names of modules").found(start)
             }),
             (_, None) => fields.fault(Code::BadConfigValue, &place, |d| {
                 d.expected(expected).found(map.get(pattern).map(json::show).unwrap_or_default())

@@ -11,17 +11,19 @@ use llamac_plan::diagnostic::{Code, Diagnostic, Diagnostics};
 use super::super::checkpoint::{Adapted, Checkpoint, Tie};
 use super::super::names::{self, EMBEDDING, HEADS, LM_HEAD};
 use super::adapter::Lora;
+use super::config::is_end_of;
 use super::configuration::untie;
 use super::folder::Parts;
 use super::names::Part;
+use super::replace::of_head;
 use super::taken::{Expected, Taken, contested, no_module};
 
 /// What adapters do to one module.
 #[derive(Clone, Default)]
 struct Change {
     sums: Vec<Sum>,
-    /// Rows that are replaced, ascending, and what by: each a row of a matrix.
-    rows: Vec<(usize, Weight)>,
+    /// A matrix, and the rows that its rows take the place of.
+    rows: Option<(Weight, Vec<usize>)>,
     /// The file that they come from.
     rows_file: String,
     /// Added to the bias.
@@ -47,6 +49,7 @@ pub(super) fn adapted(
     let mut faults = Diagnostics::new();
     let mut changes: BTreeMap<String, Change> = BTreeMap::new();
     for (i, lora) in loras.iter().enumerate() {
+        missing_rows(base, lora).into_iter().for_each(|fault| faults.push(fault));
         for (module, parts) in &lora.modules {
             let name = format!("{module}.weight");
             match base.weight(&name).filter(|weight| weight.shape().len() == 2) {
@@ -56,7 +59,8 @@ pub(super) fn adapted(
                         faults.absorb(add(&mut changes, base, lora, module, change));
                     }
                 }
-                None if HEADS.contains(&name.as_str()) => {}
+                // Nobody asked for a head that this is a part of.
+                None if HEADS.contains(&name.as_str()) && !of_head(base.head).contains(&name.as_str()) => {}
                 None => {
                     for stored in parts.tensors.values() {
                         let place = format!("{}: {}", lora.file.name(), stored.name);
@@ -76,6 +80,26 @@ pub(super) fn adapted(
     Ok(adapted.map_err(|error| Diagnostic::new(Code::InvalidGraph).message(error.to_string()))?)
 }
 
+/// Faults of embeddings whose rows `lora` lists, and does not have.
+fn missing_rows(base: &Checkpoint, lora: &Lora) -> Vec<Diagnostic> {
+    let has = |name: &str| {
+        let brought = lora.modules.values().filter(|parts| parts.tensors.contains_key(&Part::Tokens));
+        brought.map(|parts| parts.path.as_str()).any(|path| is_end_of(path, name))
+            || lora.replaced.keys().any(|tensor| is_end_of(tensor.trim_end_matches(".weight"), name))
+    };
+    let listed = lora.config.tokens.modules().into_iter();
+    // Rows of a tied output embedding are those of the input embedding.
+    let own = listed.filter(|name| !(base.tie == Tie::Tied && is_end_of("lm_head", name)));
+    let fault = |name: &str| {
+        let rows = lora.config.tokens.of(name).len();
+        let part = Part::Tokens.name();
+        Diagnostic::new(Code::MissingTensor)
+            .at(format!("{}: {name}.{part}", lora.file.name()))
+            .message(format!("trainable_token_indices lists {rows} rows that the adapter does not have"))
+    };
+    own.filter(|name| !has(name)).map(fault).collect()
+}
+
 /// Adds what `lora` does to `module` to what others do to it, and to an output embedding that is tied to it.
 fn add(
     changes: &mut BTreeMap<String, Change>,
@@ -89,7 +113,7 @@ fn add(
     {
         let sums = if lora.config.tied { change.sums.clone() } else { Vec::new() };
         let shared = Change { sums, rows: change.rows.clone(), ..Change::default() };
-        if !(shared.sums.is_empty() && shared.rows.is_empty()) {
+        if !shared.sums.is_empty() || shared.rows.is_some() {
             changes.entry(OUTPUT.to_owned()).or_default().join(lora, OUTPUT, shared)?;
         }
     }
@@ -99,10 +123,10 @@ fn add(
 impl Change {
     fn join(&mut self, lora: &Lora, module: &str, other: Self) -> Result<(), Diagnostics> {
         let place = format!("{}: {module}", lora.file.name());
-        if !self.rows.is_empty() && !other.rows.is_empty() {
+        if self.rows.is_some() && other.rows.is_some() {
             return Err(contested(place, &self.rows_file).into());
         }
-        if !other.rows.is_empty() {
+        if other.rows.is_some() {
             self.rows = other.rows;
             self.rows_file = lora.file.name().to_owned();
         }
@@ -121,8 +145,8 @@ impl Change {
         let base_weight = base.weight(&format!("{module}.weight")).expect("it was looked up before").clone();
         let dtype = base_weight.dtype();
         let mut weight = base_weight.convert(DType::F32)?;
-        if !self.rows.is_empty() {
-            weight = with_rows(&weight, self.rows)?;
+        if let Some((new, rows)) = &self.rows {
+            weight = weight.replace_rows(new, rows)?;
         }
         for Sum { a, b, scale } in &self.sums {
             weight = weight.add_low_rank(a, b, *scale)?;
@@ -140,22 +164,6 @@ impl Change {
         };
         Ok(Adapted { base: base_weight, weight: weight.convert(dtype)?, bias })
     }
-}
-
-/// `weight` with some of its rows replaced.
-fn with_rows(weight: &Weight, rows: Vec<(usize, Weight)>) -> Result<Weight, WeightError> {
-    let (mut parts, mut next) = (Vec::new(), 0);
-    for (row, new) in rows {
-        if row > next {
-            parts.push(weight.slice(next, row - next)?);
-        }
-        parts.push(new);
-        next = row + 1;
-    }
-    if next < weight.shape()[0] {
-        parts.push(weight.slice(next, weight.shape()[0] - next)?);
-    }
-    Weight::concat(parts)
 }
 
 /// Reads what one adapter has for one module.
@@ -263,13 +271,7 @@ impl Reader<'_> {
                 self.faults.push(fault.expected(expected).found(found));
                 return Ok(None);
             }
-            let delta = delta.convert(DType::F32)?;
-            change.rows = tokens
-                .iter()
-                .enumerate()
-                .map(|(i, row)| Ok((*row, delta.slice(i, 1)?)))
-                .collect::<Result<_, WeightError>>()?;
-            change.rows.sort_by_key(|(row, _)| *row);
+            change.rows = Some((delta.convert(DType::F32)?, tokens.to_vec()));
         }
         Ok(Some(change))
     }

@@ -63,7 +63,7 @@ pub(super) fn apply(
 type New<'a> = BTreeMap<&'a str, (usize, &'a StoredTensor, Weight)>;
 
 /// The tensors of a head.
-fn of_head(head: Head) -> &'static [&'static str] {
+pub(super) fn of_head(head: Head) -> &'static [&'static str] {
     match head {
         Head::Base => &[],
         Head::CausalLm => &[LM_HEAD],
