@@ -162,7 +162,7 @@ fn read_scaling(
 }
 
 /// The limits keep what is later computed in single precision finite and above zero.
-fn positive(x: f64) -> bool {
+pub(super) fn positive(x: f64) -> bool {
     (1e-30..=1e30).contains(&x)
 }
 

@@ -235,3 +235,81 @@ fn a_count_of_parts_is_no_promise() {
     assert!(faults.iter().all(|fault| fault.code == Code::MissingFile), "{faults}");
     assert_eq!(faults.iter().count(), 20);
 }
+
+/// The fixture `bytes` with more keys, and one that keeps its tensors where alignment wants them.
+fn with_keys(bytes: &[u8], keys: &[(&str, u32, &[u8])]) -> Vec<u8> {
+    let header =
+        keys.iter().fold(Header::default(), |header, (key, kind, value)| header.key(key, *kind, value));
+    let mut more = header.keys.concat();
+    let room = 32 - (more.len() + text("pad").len() + 4 + 8) % 32;
+    more.extend(Header::default().key("pad", STRING, &text(&" ".repeat(room))).keys.concat());
+    let count = u64::from_le_bytes(*bytes[16..].first_chunk().unwrap()) + keys.len() as u64 + 1;
+    [&bytes[..16], &count.to_le_bytes(), &more, &bytes[24..]].concat()
+}
+
+/// Rotary frequencies are scaled as llama.cpp scales them.
+#[test]
+fn factors_without_a_rule_and_rules_without_a_factor() {
+    let (place, sound) = (Place::new(), fixture("mixed/model.gguf"));
+    let (factor, old) = ("llama.rope.scaling.factor", "llama.rope.scale_linear");
+    let four = 4.0f32.to_le_bytes();
+    let ty = |name: &str| text(name);
+    let scaling = |keys: &[(&str, u32, &[u8])]| {
+        let checkpoint = place.open(&with_keys(&sound, keys)).unwrap_or_else(|faults| panic!("{faults}"));
+        checkpoint.config.rope.scaling.to_string()
+    };
+    let plain = scaling(&[]);
+    for keys in [[(factor, 6, &four[..])], [(old, 6, &four[..])]] {
+        assert!(scaling(&keys).contains("linear") && scaling(&keys).contains("4.0"), "{}", scaling(&keys));
+    }
+    let none = ty("none");
+    let kind = ("llama.rope.scaling.type", STRING, &none[..]);
+    assert_eq!(scaling(&[kind, (old, 6, &four)]), plain);
+    assert_eq!(scaling(&[kind, (factor, 6, &four)]), plain);
+    let linear = ty("linear");
+    assert_eq!(scaling(&[("llama.rope.scaling.type", STRING, &linear)]), plain);
+}
+
+/// Divisors that no rule uses change nothing, and that is told.
+#[test]
+fn factors_of_another_rule_are_told() {
+    let place = Place::new();
+    let sound = fixture("digits/model.gguf");
+    let (from, to) = (text("rope_freqs.weight"), text("rope_factors_short.weight"));
+    let at = sound.windows(from.len()).position(|window| window == from).unwrap();
+    // Eight bytes more, and a key that fills up to the next 32.
+    let pad = Header::default().key("pad", STRING, &text(&" ".repeat(32 - 8 - 23 + 32))).keys.concat();
+    let count = u64::from_le_bytes(*sound[16..].first_chunk().unwrap()) + 1;
+    let renamed =
+        [&sound[..16], &count.to_le_bytes(), &pad, &sound[24..at], &to, &sound[at + from.len()..]].concat();
+    let checkpoint = place.open(&renamed).unwrap_or_else(|faults| panic!("{faults}"));
+    assert_eq!(checkpoint.ignored, ["rope_factors_short.weight"]);
+    let told = checkpoint.warnings.iter().any(|told| told.contains("is not longrope"));
+    assert!(told, "{:?}", checkpoint.warnings);
+}
+
+/// Values of another type, or that are no number, are not taken for keys that are not there.
+#[test]
+fn values_of_a_wrong_type_are_told() {
+    // The one has no tokenizer, the other's has no merges.
+    let (place, [mixed, stories]) = (Place::new(), ["mixed/model.gguf", "stories/model.gguf"].map(fixture));
+    let fault = |key: &str, kind: u32, value: &[u8]| {
+        let sound = if key.starts_with("tokenizer") { &stories } else { &mixed };
+        place.fault(&with_keys(sound, &[(key, kind, value)])).to_string()
+    };
+    let texts =
+        |count: u64| [&STRING.to_le_bytes()[..], &count.to_le_bytes(), &vec![0; 8 * count as usize]].concat();
+    for (key, kind, value, expected) in [
+        ("llama.rope.scaling.attn_factor", 6, f32::NAN.to_le_bytes().to_vec(), "NaN"),
+        ("llama.rope.scaling.type", STRING, [&2u64.to_le_bytes()[..], &[0xFF, 0xFE]].concat(), "not UTF-8"),
+        ("llama.rope.scaling.type", 4, 3u32.to_le_bytes().to_vec(), "found    3"),
+        ("llama.expert_count", ARRAY, texts(2), "a list of 2"),
+        ("general.type", 4, 7u32.to_le_bytes().to_vec(), "expected \"model\""),
+        ("split.count", STRING, text("2"), "a number of files"),
+        ("tokenizer.ggml.precompiled_charsmap", 4, 7u32.to_le_bytes().to_vec(), "expected bytes"),
+        ("tokenizer.ggml.merges", ARRAY, texts((1 << 21) + 1), "at most 2097152 texts"),
+    ] {
+        let found = fault(key, kind, &value);
+        assert!(found.contains(expected) && found.contains(key), "{key}: {found}");
+    }
+}

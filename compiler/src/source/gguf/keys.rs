@@ -62,10 +62,9 @@ pub(super) enum Kind {
 
 /// Checks that this is a LLaMA, whole and by itself.
 pub(super) fn check_kind(file: &str, metadata: &BTreeMap<&str, Value<'_>>) -> Result<(), Diagnostic> {
-    let text = |key: &str| metadata.get(key).and_then(Value::text);
     let fault = |key: &str| Diagnostic::new(Code::UnsupportedModel).at(format!("{file}: {key}"));
-    if let Some(kind) = text("general.type").filter(|kind| *kind != "model") {
-        return Err(fault("general.type").expected("\"model\"").found(format!("{kind:?}")));
+    if let Some(kind) = metadata.get("general.type").filter(|kind| kind.text() != Some("model")) {
+        return Err(fault("general.type").expected("\"model\"").found(super::shown(kind)));
     }
     match metadata.get("general.architecture").map(|value| value.text().unwrap_or("something else")) {
         Some("llama") => Ok(()),
@@ -223,8 +222,9 @@ fn head_dim(f: &mut Fields<'_>, hidden: Option<u64>, heads: Option<u64>) -> Opti
 fn scaling(f: &mut Fields<'_>) -> Option<Scaling> {
     let key = "llama.rope.scaling.type";
     let kind = match f.maybe_string(key)?.value() {
-        None | Some("none") => Some(Kind::None),
-        Some("linear") => Some(Kind::Linear),
+        Some("none") => Some(Kind::None),
+        // What llama.cpp takes a factor without a rule for.
+        None | Some("linear") => Some(Kind::Linear),
         Some("yarn") => Some(Kind::Yarn),
         Some("longrope") => Some(Kind::LongRope),
         Some(other) => {
@@ -236,18 +236,17 @@ fn scaling(f: &mut Fields<'_>) -> Option<Scaling> {
     };
     let positive = |x: f64| x > 0.0;
     let mut number = |key: &str, default: f64| f.number(key, "a number above 0", positive, default);
-    // The key that there was before the type.
+    // The key that there was before the other.
     let old = number("llama.rope.scale_linear", 1.0);
     let factor = number("llama.rope.scaling.factor", old.unwrap_or(1.0));
     let attention = number("llama.rope.scaling.attn_factor", 1.0);
     let beta_fast = number("llama.rope.scaling.yarn_beta_fast", 32.0);
     let beta_slow = number("llama.rope.scaling.yarn_beta_slow", 1.0);
     let original = f.maybe_integer("llama.rope.scaling.original_context_length", bounds::POSITIONS);
-    let (kind, old) = (kind?, old?);
-    let kind = if kind == Kind::None && old != 1.0 { Kind::Linear } else { kind };
+    let (kind, factor) = (kind?, factor?);
     Some(Scaling {
-        kind,
-        factor: factor?,
+        kind: if kind == Kind::Linear && factor == 1.0 { Kind::None } else { kind },
+        factor,
         original: original?.value(),
         attention: attention?,
         beta_fast: beta_fast?,

@@ -30,7 +30,7 @@ use llamac_plan::diagnostic::{Code, Diagnostic, Diagnostics};
 
 use self::config::{Divisors, Seen};
 pub use self::container::GgufTensor;
-use self::keys::Keys;
+use self::keys::{Keys, Kind};
 use self::names::Meaning;
 use self::tokenizer::Tokens;
 pub use self::types::GgmlType;
@@ -42,7 +42,7 @@ use super::file::MappedFile;
 use super::names::{EMBEDDING, LM_HEAD, layer, rotary_heads};
 use super::safetensors::{StoredDtype, StoredTensor};
 use super::table::{Spelling, TYPES, Table};
-use super::{Config, generation, ignored};
+use super::{Config, generation, ignored, rope};
 use crate::weights::RowNorms;
 
 /// The words of GGUF's metadata and tensors.
@@ -135,8 +135,9 @@ pub(super) fn open(
             .into());
     }
     let (tensors, weights) = named.recipes(&config, &table)?;
-    let ignored = named.ignored(&table);
-    named.warn(&config, warnings);
+    let mut ignored = named.ignored(&table);
+    ignored.extend(named.idle_factors(&keys).into_iter().map(str::to_owned));
+    named.warn(&config, &keys, warnings);
     Ok(Checkpoint {
         path: path.to_owned(),
         config,
@@ -319,8 +320,15 @@ impl Named {
         self.strangers.iter().cloned().chain(unused).collect()
     }
 
+    /// Divisors that only LongRoPE has a use for, where that is not the rule.
+    fn idle_factors(&self, keys: &Keys) -> Vec<&'static str> {
+        let is_idle = |name: &&str| keys.scaling.kind != Kind::LongRope && self.divisors.contains_key(*name);
+        names::FACTORS.into_iter().filter(is_idle).collect()
+    }
+
     /// Tells of tensors that change nothing.
-    fn warn(&self, config: &Config, warnings: &mut Vec<String>) {
+    fn warn(&self, config: &Config, keys: &Keys, warnings: &mut Vec<String>) {
+        ignored::warn(&self.idle_factors(keys), "llama.rope.scaling.type is not longrope", warnings);
         let layers = config.num_hidden_layers;
         let beyond = self.tensors.iter().filter(|(name, _)| layer(name).is_some_and(|(n, _)| n >= layers));
         let beyond: Vec<&str> = beyond.map(|(_, placed)| placed.tensor.name.as_str()).collect();
@@ -342,11 +350,11 @@ fn divisors(placed: &Placed, files: &[MappedFile], count: usize) -> Result<Vec<f
     }
     let bytes = &files[placed.position].bytes()[range.clone()];
     let numbers: Vec<f32> = bytes.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
-    match numbers.iter().position(|x| !(x.is_finite() && *x > 0.0)) {
+    match numbers.iter().position(|x| !rope::positive(f64::from(*x))) {
         None => Ok(numbers),
         Some(i) => Err(Diagnostic::new(Code::BadConfigValue)
             .at(format!("{at}[{i}]"))
-            .expected("a number above 0")
+            .expected("a number from 1e-30 to 1e30")
             .found(numbers[i].to_string())),
     }
 }

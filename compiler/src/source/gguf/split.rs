@@ -18,7 +18,12 @@ const DIGITS: usize = 5;
 pub(super) fn files(path: &Path) -> Result<Vec<MappedFile>, Diagnostics> {
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let given = MappedFile::open(path.to_owned(), name.clone())?;
-    let count = number(&container::header(&name, given.bytes())?, COUNT).unwrap_or(1);
+    let header = container::header(&name, given.bytes())?;
+    if let (Some(found), None) = (header.metadata.get(COUNT), number(&header, COUNT)) {
+        let fault = Diagnostic::new(Code::ShardsDisagree).at(format!("{name}: {COUNT}"));
+        return Err(fault.expected("a number of files").found(super::shown(found)).into());
+    }
+    let count = number(&header, COUNT).unwrap_or(1);
     if count <= 1 {
         return Ok(vec![given]);
     }
@@ -84,10 +89,11 @@ pub(super) fn check(files: &[MappedFile], headers: &[Header<'_>]) -> Result<(), 
         }
     }
     let tensors: usize = headers.iter().map(|header| header.tensors.len()).sum();
-    let said = headers.iter().find_map(|header| number(header, TENSORS));
-    if let Some(said) = said.filter(|said| *said != tensors as u64) {
-        let fault = Diagnostic::new(Code::ShardsDisagree).at(format!("{}: {TENSORS}", files[0].name()));
-        faults.push(fault.expected(format!("{said} tensors")).found(format!("{tensors} in all files")));
+    for (file, header) in files.iter().zip(headers) {
+        if let Some(said) = number(header, TENSORS).filter(|said| *said != tensors as u64) {
+            let fault = Diagnostic::new(Code::ShardsDisagree).at(format!("{}: {TENSORS}", file.name()));
+            faults.push(fault.expected(format!("{said} tensors")).found(format!("{tensors} in all files")));
+        }
     }
     faults.or(())
 }

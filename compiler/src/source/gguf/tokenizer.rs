@@ -14,6 +14,15 @@ const TURN_ENDS: [&str; 3] = ["<|eot_id|>", "<|eom_id|>", "<|im_end|>"];
 /// The most tokens: four times those of Llama 3.
 const MAX_TOKENS: usize = 1 << 19;
 
+/// The most merges: each makes a token.
+const MAX_MERGES: usize = 4 * MAX_TOKENS;
+
+/// The texts of the tokens.
+const TOKENS: &str = "tokenizer.ggml.tokens";
+
+/// The pairs that are merged, in order.
+const MERGES: &str = "tokenizer.ggml.merges";
+
 /// The ids that the configuration speaks of.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Tokens {
@@ -39,25 +48,26 @@ pub(super) fn read(
     let (bos, eos, pad) = (id("bos")?, id("eos")?, id("padding")?);
     let mut ends: Vec<u32> = [eos, id("eot")?, id("eom")?].into_iter().flatten().collect();
     // SentencePiece's pieces, or byte-level ones with a way to cut texts.
-    let known = match metadata.get("tokenizer.ggml.model").and_then(Value::text) {
-        Some("llama") => Some(None),
-        Some("gpt2") => split(&m, warnings).map(Some),
-        Some("none") => None,
-        Some(other) => {
+    let kind = metadata.get("tokenizer.ggml.model");
+    let known = match kind.map(|kind| kind.text()) {
+        Some(Some("llama")) => Some(None),
+        Some(Some("gpt2")) => split(&m, warnings)?.map(Some),
+        Some(Some("none")) => None,
+        None if !metadata.contains_key(TOKENS) => None,
+        _ => {
+            let kind = kind.map_or("that is not said".to_owned(), super::shown);
             warnings.push(format!(
-                "{file}: a tokenizer of the kind {other:?} cannot be read: the model is without one"
+                "{file}: a tokenizer of the kind {kind} cannot be read: the model is without one"
             ));
             None
         }
-        None => None,
     };
     let Some(byte_level) = known else {
         return Ok((TokenizerFiles::default(), Tokens { bos, eos, pad, ends }));
     };
-    let tokens = m.strings("tokenizer.ggml.tokens")?.unwrap_or_default();
-    if tokens.is_empty() || tokens.len() > MAX_TOKENS {
-        let fault = m.fault("tokenizer.ggml.tokens").expected(format!("1 to {MAX_TOKENS} tokens"));
-        return Err(fault.found(tokens.len().to_string()).into());
+    let tokens = m.strings(TOKENS, MAX_TOKENS)?.unwrap_or_default();
+    if tokens.is_empty() {
+        return Err(m.fault(TOKENS).expected(format!("1 to {MAX_TOKENS} tokens")).found("none").into());
     }
     let kinds = m.kinds(tokens.len())?;
     let turn_ends = tokens.iter().zip(&kinds).zip(0..).filter(|((token, kind), id)| {
@@ -67,14 +77,15 @@ pub(super) fn read(
     ends.extend(turn_ends);
     let flag = |key: &str| m.boolean(&format!("tokenizer.ggml.{key}"));
     let opens = byte_level.is_none_or(|split| split == ByteLevel::Llama3);
-    let charsmap = m.bytes("tokenizer.ggml.precompiled_charsmap").unwrap_or_default();
+    let charsmap = m.bytes("tokenizer.ggml.precompiled_charsmap")?.unwrap_or_default();
     if let Err(why) = CharsMap::parse(&charsmap) {
         return Err(m.fault("tokenizer.ggml.precompiled_charsmap").message(why).into());
     }
     let vocabulary = Vocabulary {
-        name: format!("{file}: tokenizer.ggml.tokens"),
+        name: format!("{file}: {TOKENS}"),
+        merges_name: format!("{file}: {MERGES}"),
         scores: m.scores(tokens.len())?,
-        merges: m.strings("tokenizer.ggml.merges")?,
+        merges: m.strings(MERGES, MAX_MERGES)?,
         split: byte_level,
         tokens,
         kinds,
@@ -93,7 +104,7 @@ pub(super) fn read(
 }
 
 /// How texts are cut before byte-level merging, if that is known.
-fn split(m: &Reader<'_>, warnings: &mut Vec<String>) -> Option<ByteLevel> {
+fn split(m: &Reader<'_>, warnings: &mut Vec<String>) -> Result<Option<ByteLevel>, Diagnostic> {
     let named = m.metadata.get("tokenizer.ggml.pre").and_then(Value::text).filter(|name| *name != "default");
     if let Some(name) = named {
         let split = ByteLevel::by_name(name);
@@ -103,20 +114,21 @@ fn split(m: &Reader<'_>, warnings: &mut Vec<String>) -> Option<ByteLevel> {
                 m.file
             ));
         }
-        return split;
+        return Ok(split);
     }
     // Files of the first weeks of Llama 3 do not say that it has a rule of its own.
-    let tokens = m.strings("tokenizer.ggml.tokens").ok().flatten().unwrap_or_default();
-    let split = match tokens.iter().any(|token| token == "<|begin_of_text|>") {
-        true => ByteLevel::Llama3,
-        false => ByteLevel::Gpt2,
-    };
+    let tokens = m.texts(TOKENS, MAX_TOKENS)?;
+    let split =
+        match tokens.is_some_and(|list| list.iter().any(|token| token.text() == Some("<|begin_of_text|>"))) {
+            true => ByteLevel::Llama3,
+            false => ByteLevel::Gpt2,
+        };
     warnings.push(format!(
         "{}: tokenizer.ggml.pre does not say how texts are cut: as {} does, by its tokens",
         m.file,
         if split == ByteLevel::Llama3 { "Llama 3" } else { "GPT-2" }
     ));
-    Some(split)
+    Ok(Some(split))
 }
 
 struct Reader<'a> {
@@ -160,8 +172,9 @@ impl Reader<'_> {
     }
 
     /// The bytes of a list of them, or of a string.
-    fn bytes(&self, key: &str) -> Option<Vec<u8>> {
-        match self.metadata.get(key)? {
+    fn bytes(&self, key: &str) -> Result<Option<Vec<u8>>, Diagnostic> {
+        let Some(value) = self.metadata.get(key) else { return Ok(None) };
+        let bytes: Option<Vec<u8>> = match value {
             Value::String(bytes) => Some(bytes.to_vec()),
             Value::Array(list) => list
                 .iter()
@@ -172,7 +185,8 @@ impl Reader<'_> {
                 })
                 .collect(),
             _ => None,
-        }
+        };
+        bytes.map(Some).ok_or_else(|| self.wrong(key, "bytes", value))
     }
 
     fn list(&self, key: &str, expected: &str) -> Result<Option<&Array<'_>>, Diagnostic> {
@@ -183,9 +197,20 @@ impl Reader<'_> {
         }
     }
 
-    fn strings(&self, key: &str) -> Result<Option<Vec<String>>, Diagnostic> {
-        let expected = "a list of texts";
-        let Some(list) = self.list(key, expected)? else { return Ok(None) };
+    /// A list of at most `most` texts. Their number is a stranger's: an empty one takes eight bytes in the file,
+    /// and more in memory.
+    fn texts(&self, key: &str, most: usize) -> Result<Option<&Array<'_>>, Diagnostic> {
+        let expected = format!("a list of at most {most} texts");
+        match self.list(key, &expected)? {
+            Some(list) if list.count > most => {
+                Err(self.fault(key).expected(expected).found(format!("{} of them", list.count)))
+            }
+            list => Ok(list),
+        }
+    }
+
+    fn strings(&self, key: &str, most: usize) -> Result<Option<Vec<String>>, Diagnostic> {
+        let Some(list) = self.texts(key, most)? else { return Ok(None) };
         let text = |(n, value): (usize, Value<'_>)| {
             let text = value.text().map(str::to_owned);
             text.ok_or_else(|| self.wrong(&format!("{key}[{n}]"), "a text in UTF-8", &value))

@@ -158,21 +158,25 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// The value as JSON: single precision by its shortest digits, so that 1e-5 is 1e-5. Lists are lists of numbers of at
-    /// most `most` elements, and null otherwise.
+    /// The value as JSON: single precision by its shortest digits, so that 1e-5 is 1e-5. Lists are lists of numbers
+    /// of at most `most` elements. What JSON has no word for is an object, which nothing is read as, and says
+    /// what it is.
     pub(super) fn json(&self, most: usize) -> Json {
-        let number = |x: f64| Number::from_f64(x).map_or(Json::Null, Json::Number);
+        let other = |what: String| Json::Object([(what, Json::Null)].into_iter().collect());
+        let number = |x: f64| Number::from_f64(x).map_or_else(|| other(x.to_string()), Json::Number);
         match self {
             Self::Unsigned(n) => (*n).into(),
             Self::Signed(n) => (*n).into(),
             Self::Single(x) => number(x.to_string().parse().unwrap_or(f64::NAN)),
             Self::Double(x) => number(*x),
             Self::Bool(b) => (*b).into(),
-            Self::String(_) => self.text().map_or(Json::Null, Json::from),
+            Self::String(_) => {
+                self.text().map_or_else(|| other("a text that is not UTF-8".into()), Json::from)
+            }
             Self::Array(list) if list.count <= most && list.kind.size().is_some() => {
                 list.iter().map(|value| value.json(0)).collect()
             }
-            Self::Array(_) => Json::Null,
+            Self::Array(list) => other(format!("a list of {}", list.count)),
         }
     }
 }

@@ -18,6 +18,8 @@ use super::json::{self, Added, Bpe};
 pub(in crate::source) struct Vocabulary {
     /// What messages call it.
     pub(in crate::source) name: String,
+    /// What messages call the merges.
+    pub(in crate::source) merges_name: String,
     /// The texts of the tokens, by id.
     pub(in crate::source) tokens: Vec<String>,
     /// What each is for.
@@ -136,7 +138,8 @@ impl Vocabulary {
             }
         }
         let Some(merges) = &self.merges else {
-            return Err(self.fault().message("byte-level tokens are merged in an order, and there is none"));
+            let fault = self.fault().at(self.merges_name.as_str());
+            return Err(fault.message("byte-level tokens are merged in an order, and there is none"));
         };
         let pair = |(n, merge): (usize, &String)| {
             let parts = merge.split_once(' ').and_then(|(left, right)| {
@@ -145,7 +148,8 @@ impl Vocabulary {
             });
             parts.ok_or_else(|| {
                 let expected = "two tokens with a space between them, which make a token";
-                self.fault().message(format!("merge {n}")).expected(expected).found(format!("{merge:?}"))
+                let fault = self.fault().at(format!("{}[{n}]", self.merges_name));
+                fault.expected(expected).found(format!("{merge:?}"))
             })
         };
         let merges = merges.iter().enumerate().map(pair).collect::<Result<Vec<_>, _>>()?;
