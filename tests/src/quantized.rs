@@ -148,6 +148,7 @@ pub fn tiles_are_what_they_should_be(checkpoint: &Checkpoint, name: &str, weight
             .flat_map(|row| columns.clone().map(move |column| (row, column)))
             .map(|(r, c)| naive[[r, c]])
             .collect();
-        assert_eq!(found, expected, "{name}");
+        let bits = |numbers: &[f32]| numbers.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+        assert_eq!(bits(&found), bits(&expected), "{name}");
     }
 }

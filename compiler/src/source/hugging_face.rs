@@ -149,8 +149,20 @@ impl Named {
         for (file, stored) in stored {
             let file_name = file_names[file].clone();
             let place = format!("{file_name}: {}", stored.name);
+            let duplicate = |other: &Stored, name: &str| {
+                Diagnostic::new(Code::DuplicateTensor)
+                    .at(&place)
+                    .message(format!("{} stands for {name}, too", other.stored.name))
+                    .help("remove one of the two")
+            };
             if let Some((name, part)) = quantized::split(&stored.name) {
-                packed.entry(name).or_default().entry(part).or_insert(Stored { file, file_name, stored });
+                let parts = packed.entry(name.clone()).or_default();
+                match parts.get(part) {
+                    Some(other) => faults.push(duplicate(other, &format!("{part} of {name}"))),
+                    None => {
+                        parts.insert(part, Stored { file, file_name, stored });
+                    }
+                }
                 continue;
             }
             match names::meaning(&stored.name) {
@@ -158,12 +170,7 @@ impl Named {
                 Meaning::Unknown => strangers.push(stored.name),
                 Meaning::Adapter => adapter = adapter.or(Some(place)),
                 Meaning::Model(name) => match tensors.get(&name) {
-                    Some(other) => faults.push(
-                        Diagnostic::new(Code::DuplicateTensor)
-                            .at(place)
-                            .message(format!("{} stands for {name}, too", other.stored.name))
-                            .help("remove one of the two"),
-                    ),
+                    Some(other) => faults.push(duplicate(other, &name)),
                     None => {
                         tensors.insert(name, Stored { file, file_name, stored });
                     }
@@ -255,12 +262,11 @@ impl Named {
             faults.absorb(quantized::weights(quantization, &files, &table, &mut stored, warnings));
         faults.absorb(table.check(self.root, &stored, &self.strangers));
         faults.or(())?;
-        let Quantized { mut weights, mut tensors } = quantized.unwrap_or_default();
+        let Quantized { mut weights, mut tensors, mut unused, ignored } = quantized.unwrap_or_default();
         let is_quantized = !weights.is_empty();
         if !is_quantized {
             warnings.extend(quantization.and_then(Quantization::without_packed_weights));
         }
-        let mut unused = Vec::new();
         for (name, Stored { file, file_name, stored }) in stored {
             if weights.contains_key(&name) {
                 continue;
@@ -279,8 +285,8 @@ impl Named {
             );
         }
         self.warn(config, head, &unused, warnings);
-        let ignored =
-            self.strangers.iter().cloned().chain(unused.into_iter().map(|(_, stored)| stored)).collect();
+        let unused = unused.into_iter().map(|(_, stored)| stored);
+        let ignored = self.strangers.iter().cloned().chain(ignored).chain(unused).collect();
         Ok(Model { head, tie, tensors, weights, ignored, is_quantized })
     }
 

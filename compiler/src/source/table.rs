@@ -409,11 +409,13 @@ impl Group {
     }
 
     /// One fault for all of them.
-    pub fn fault(self, code: Code) -> Option<Diagnostic> {
+    pub fn fault(mut self, code: Code) -> Option<Diagnostic> {
         let fault = Diagnostic::new(code).at(self.first?);
         if self.others.is_empty() {
             return Some(fault);
         }
+        // Names have been in their own order, in which 10 comes before 2.
+        self.others.sort_unstable();
         let mut ranges: Vec<(usize, usize)> = Vec::new();
         for n in self.others {
             match ranges.last_mut() {

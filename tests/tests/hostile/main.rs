@@ -12,6 +12,7 @@ mod limits;
 mod onnx;
 mod plan;
 mod quantized;
+mod quantized_parts;
 mod random;
 mod tokenizer;
 mod torch;

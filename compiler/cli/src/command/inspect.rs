@@ -202,7 +202,8 @@ impl<'a> Facts<'a> {
             rows.push([format!("{} weights", group.dtype), format!("{size} in {tensors} tensors")]);
         }
         for StoredWeights { format, tensors } in &self.stored {
-            rows.push([format!("in {format}"), format!("{} matrices of the checkpoint", tensors.len())]);
+            let matrices = if tensors.len() == 1 { "matrix" } else { "matrices" };
+            rows.push([format!("in {format}"), format!("{} {matrices} of the checkpoint", tensors.len())]);
         }
         let memory = &self.memory;
         let (arena, unshared) = (bytes(memory.arena_per_token), bytes(memory.unshared_per_token));

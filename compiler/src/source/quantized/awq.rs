@@ -7,7 +7,10 @@
 use llamac_ir::Weight;
 use llamac_ir::weight::{Group, PackOrder, Packing, Zeros};
 
-use super::parts::{Expected, FLOATS, Module};
+use super::parts::{Expected, FLOATS, Module, groups_in_words};
+
+/// The names of parts.
+pub(super) const PARTS: [&str; 3] = ["qweight", "qzeros", "scales"];
 
 /// What the settings say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,10 +26,13 @@ pub(super) const BITS: usize = 4;
 pub(super) fn weight(module: &mut Module<'_>, settings: &Settings) -> Option<Weight> {
     let [outputs, inputs] = module.shape;
     let columns = settings.group.unwrap_or(inputs);
-    let groups = inputs.div_ceil(columns);
+    if !module.has_whole_groups("scales", columns, false) {
+        return None;
+    }
+    let groups = inputs / columns;
     let packed = |rows: usize| [rows, (outputs * BITS).div_ceil(32)];
     let (down, across) = (format!("in_features {inputs}"), format!("out_features {outputs}"));
-    let of_groups = format!("{down} / group_size {columns}");
+    let of_groups = groups_in_words(inputs, settings.group);
     let codes = module.part(
         "qweight",
         &Expected {

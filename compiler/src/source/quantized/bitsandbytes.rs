@@ -14,6 +14,18 @@ use llamac_plan::diagnostic::{Code, Diagnostic};
 use super::super::json::{self, Fields, Given};
 use super::parts::{Expected, Module};
 
+/// The names of parts.
+pub(super) const PARTS: [&str; 8] = [
+    "SCB",
+    "weight_format",
+    "weight.absmax",
+    "weight.quant_map",
+    "weight.nested_absmax",
+    "weight.nested_quant_map",
+    STATES[0],
+    STATES[1],
+];
+
 /// The weight of `module`.
 pub(super) fn weight(module: &mut Module<'_>) -> Option<Weight> {
     match module.stored("weight").map(|weight| weight.stored.dtype.name) {
@@ -82,6 +94,11 @@ fn four_bits(module: &mut Module<'_>) -> Option<Weight> {
         &Expected { dtypes: &["F32"], shape: &[16], why: "a number for each code" },
     );
     let State { block, nested } = state(module)?;
+    let has_bytes = module.stored("weight.absmax").is_some_and(|absmax| absmax.stored.dtype.name == "U8");
+    if nested.is_none() && has_bytes {
+        module.missing("weight.nested_absmax", "scales of weight.absmax, which is in bytes".to_owned());
+        return None;
+    }
     let blocks = numbers.div_ceil(block);
     let why = format!("{outputs} × {inputs} numbers / blocksize {block}");
     let dtypes: &[&str] = if nested.is_some() { &["U8"] } else { &["F32"] };
@@ -123,8 +140,7 @@ fn state(module: &mut Module<'_>) -> Option<State> {
     let part = STATES.into_iter().find(|part| module.stored(part).is_some()).unwrap_or(STATES[0]);
     let place = module.place(part);
     let Some(bytes) = module.bytes(part) else {
-        let fault = Diagnostic::new(Code::MissingTensor).at(place);
-        module.fault(fault.message("the description of the quantized weight is not there"));
+        module.missing(part, "the description of the quantized weight".to_owned());
         return None;
     };
     let map = match json::object(&place, &bytes[..bytes.len().min(MAX_STATE)]) {

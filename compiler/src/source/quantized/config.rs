@@ -12,7 +12,7 @@ use super::super::json::{self, Fields, Given};
 use super::super::suggest::did_you_mean;
 use super::super::{file, locate};
 use super::compressed_tensors::{self, Kind, Sharing};
-use super::{awq, gptq};
+use super::{awq, bitsandbytes, float8, gptq};
 
 /// A method, with its settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +26,20 @@ pub(super) enum Method {
     },
     FbgemmFp8,
     BitsAndBytes,
+}
+
+impl Method {
+    /// The names of the parts that it stores weights as.
+    pub(super) fn parts(&self) -> &'static [&'static str] {
+        match self {
+            Self::Gptq(_) => &gptq::PARTS,
+            Self::Awq(_) => &awq::PARTS,
+            Self::CompressedTensors(_) => &compressed_tensors::PARTS,
+            Self::Fp8 { .. } => &float8::FINE_GRAINED_PARTS,
+            Self::FbgemmFp8 => &float8::BY_ROW_PARTS,
+            Self::BitsAndBytes => &bitsandbytes::PARTS,
+        }
+    }
 }
 
 /// What a configuration says of quantized weights.
@@ -112,12 +126,12 @@ fn parse(
     let named = f.maybe_string("quant_method").map(|given| given.value().or(default));
     let method = match named {
         None => None,
-        Some(Some("gptq")) => gptq(f).map(Method::Gptq),
-        Some(Some("awq")) => awq(f).map(Method::Awq),
+        Some(Some("gptq")) => of_gptq(f).map(Method::Gptq),
+        Some(Some("awq")) => of_awq(f).map(Method::Awq),
         Some(Some("compressed-tensors")) => compressed(f).map(Method::CompressedTensors),
-        Some(Some("fp8")) => fp8(f).map(|block| Method::Fp8 { block }),
+        Some(Some("fp8")) => of_fp8(f).map(|block| Method::Fp8 { block }),
         Some(Some("fbgemm_fp8")) => Some(Method::FbgemmFp8),
-        Some(Some("bitsandbytes")) => bitsandbytes(f).map(|()| Method::BitsAndBytes),
+        Some(Some("bitsandbytes")) => of_bitsandbytes(f).map(|()| Method::BitsAndBytes),
         Some(other) => {
             let found = other.unwrap_or("no quant_method");
             f.fault(Code::UnsupportedConfig, "quant_method", |d| {
@@ -143,46 +157,63 @@ fn parse(
     }
 }
 
+/// The values that one may have, for messages.
+fn any_of(known: &[&str]) -> String {
+    match known {
+        [only] => format!("{only:?}"),
+        _ => format!("one of {}", known.join(", ")),
+    }
+}
+
 /// Refuses the value of `key` unless it is among `known`, letter case aside.
 fn one_of(f: &mut Fields<'_>, key: &str, known: &[&str]) -> Option<()> {
     match f.maybe_string(key)?.value() {
         Some(found) if !known.iter().any(|name| name.eq_ignore_ascii_case(found)) => {
-            f.fault(Code::UnsupportedConfig, key, |d| {
-                d.expected(format!("one of {}", known.join(", "))).found(found)
-            });
+            f.fault(Code::UnsupportedConfig, key, |d| d.expected(any_of(known)).found(found));
             None
         }
         _ => Some(()),
     }
 }
 
-/// A whole number under either name, one of `known`.
-fn bits(f: &mut Fields<'_>, keys: [&str; 2], known: &[usize]) -> Option<usize> {
-    let key = if f.raw(keys[0]).is_none() && f.raw(keys[1]).is_some() { keys[1] } else { keys[0] };
+/// The one of `keys` that is there, the first if none is.
+fn either<'k>(f: &Fields<'_>, keys: &[&'k str]) -> &'k str {
+    keys.iter().find(|key| f.raw(key).is_some()).unwrap_or(&keys[0])
+}
+
+/// A whole number under one of the names `keys`, one of `known`.
+fn bits(f: &mut Fields<'_>, keys: &[&str], known: &[usize]) -> Option<usize> {
+    let key = either(f, keys);
     let given = f.maybe_integer(key, 0..=u64::from(u32::MAX))?.value().map(|bits| bits as usize);
     if given.is_none_or(|bits| !known.contains(&bits)) {
         let names: Vec<String> = known.iter().map(usize::to_string).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
         let found = given.map_or("nothing".to_owned(), |bits| bits.to_string());
         f.fault(Code::UnsupportedConfig, key, |d| {
-            d.expected(format!("one of {}", names.join(", "))).found(found)
+            d.expected(match names[..] {
+                [only] => only.to_owned(),
+                _ => any_of(&names),
+            })
+            .found(found)
         });
         return None;
     }
     given
 }
 
-/// Columns of a group under either name; −1, and null, is all of a row.
-fn group_size(f: &mut Fields<'_>, keys: [&str; 2]) -> Option<Option<usize>> {
-    let key = if f.raw(keys[0]).is_none() && f.raw(keys[1]).is_some() { keys[1] } else { keys[0] };
+/// Columns of a group under one of the names `keys`; −1, and null, is all of a row.
+fn group_size(f: &mut Fields<'_>, keys: &[&str]) -> Option<Option<usize>> {
+    let key = either(f, keys);
     if f.raw(key).is_some_and(|value| value.as_i64() == Some(-1)) {
         return Some(None);
     }
     f.maybe_integer(key, SIZES).map(|given| given.value().map(|size| size as usize))
 }
 
-fn gptq(f: &mut Fields<'_>) -> Option<gptq::Settings> {
-    let bits = bits(f, ["bits", "wbits"], &gptq::BITS);
-    let group = group_size(f, ["group_size", "groupsize"]);
+fn of_gptq(f: &mut Fields<'_>) -> Option<gptq::Settings> {
+    let bits = bits(f, &["bits", "wbits"], &gptq::BITS);
+    let group = group_size(f, &["group_size", "groupsize"]);
+    let act_order = f.boolean("desc_act", false);
     let formats = ["checkpoint_format", "format"].map(|key| one_of(f, key, &["gptq", "gptq_v2"]));
     let pack = one_of(f, "pack_dtype", &["int32"]);
     if f.raw("is_marlin_format") == Some(&Value::Bool(true)) {
@@ -192,15 +223,27 @@ fn gptq(f: &mut Fields<'_>) -> Option<gptq::Settings> {
     }
     let is = |key: &str, format: &str| f.raw(key).and_then(Value::as_str) == Some(format);
     let second = is("checkpoint_format", "gptq_v2") || is("format", "gptq_v2");
-    let may_differ = f.raw("dynamic").is_some_and(|dynamic| !dynamic.is_null());
+    let dynamic = f.maybe_object("dynamic")?.value();
+    let own_orders = dynamic.iter().flat_map(|dynamic| dynamic.values()).any(is_reordered);
     formats.into_iter().collect::<Option<Vec<()>>>()?;
     pack?;
-    Some(gptq::Settings { bits: bits?, group: group?, first_format: !second, may_differ })
+    Some(gptq::Settings {
+        bits: bits?,
+        group: group?,
+        first_format: !second,
+        act_order: act_order? || own_orders,
+        may_differ: dynamic.is_some(),
+    })
 }
 
-fn awq(f: &mut Fields<'_>) -> Option<awq::Settings> {
-    let bits = bits(f, ["bits", "w_bit"], &[awq::BITS]);
-    let group = group_size(f, ["group_size", "q_group_size"]);
+/// Whether settings of some modules say that groups are of columns in another order.
+fn is_reordered(settings: &Value) -> bool {
+    settings.get("desc_act") == Some(&Value::Bool(true))
+}
+
+fn of_awq(f: &mut Fields<'_>) -> Option<awq::Settings> {
+    let bits = bits(f, &["bits", "w_bit"], &[awq::BITS]);
+    let group = group_size(f, &["group_size", "q_group_size"]);
     let version = one_of(f, "version", &["gemm"]);
     let backend = one_of(f, "backend", &["autoawq"]);
     bits?;
@@ -229,14 +272,14 @@ fn block(f: &mut Fields<'_>, key: &str) -> Option<Option<[usize; 2]>> {
     }
 }
 
-fn fp8(f: &mut Fields<'_>) -> Option<Option<[usize; 2]>> {
+fn of_fp8(f: &mut Fields<'_>) -> Option<Option<[usize; 2]>> {
     let format = one_of(f, "fmt", &["e4m3", "float8_e4m3fn"]);
     let block = block(f, "weight_block_size");
     format?;
     block
 }
 
-fn bitsandbytes(f: &mut Fields<'_>) -> Option<()> {
+fn of_bitsandbytes(f: &mut Fields<'_>) -> Option<()> {
     one_of(f, "bnb_4bit_quant_storage", &["uint8"])
 }
 
@@ -263,12 +306,20 @@ fn compressed(f: &mut Fields<'_>) -> Option<Vec<compressed_tensors::Settings>> {
     let mut settings = Vec::new();
     let inside = f.nested("config_groups", groups);
     for (name, group) in groups {
-        let weights = group.get("weights").and_then(Value::as_object);
-        let Some(weights) = weights else { continue };
-        let own = group.get("format").and_then(Value::as_str);
-        let mut nested = inside.nested(&format!("{name}.weights"), weights);
-        settings.extend(of_group(&mut nested, weights, own.or(format)));
-        nested.faults.iter().for_each(|fault| f.faults.push(fault.clone()));
+        let Some(group) = group.as_object() else {
+            let key = format!("config_groups.{name}");
+            f.fault(Code::BadConfigValue, &key, |d| d.expected("an object").found(json::show(group)));
+            continue;
+        };
+        let mut entry = inside.nested(name, group);
+        one_of(&mut entry, "format", &FORMATS);
+        let own = entry.raw("format").and_then(Value::as_str);
+        if let Some(Given::Value(weights)) = entry.maybe_object("weights") {
+            let mut nested = entry.nested("weights", weights);
+            settings.extend(of_group(&mut nested, weights, own.or(format)));
+            f.faults.extend(nested.faults);
+        }
+        f.faults.extend(entry.faults);
     }
     f.faults.is_empty().then_some(settings)
 }
@@ -285,9 +336,10 @@ fn of_group(
         (true, _) | (_, Some("int-quantized" | "naive-quantized")) => &[8],
         _ => &[2, 4, 8],
     };
-    let bits = bits(f, ["num_bits", "num_bits"], known);
+    let bits = bits(f, &["num_bits"], known);
     let symmetric = f.boolean("symmetric", true);
-    let size = group_size(f, ["group_size", "group_size"])?;
+    let act_order = act_order(f)?;
+    let size = group_size(f, &["group_size"])?;
     let block = block(f, "block_structure")?;
     one_of(f, "strategy", &["tensor", "channel", "group", "block"])?;
     let strategy = f.raw("strategy").and_then(Value::as_str);
@@ -310,5 +362,15 @@ fn of_group(
         _ => Kind::Packed(bits?),
     };
     bits?;
-    Some(compressed_tensors::Settings { kind, sharing, symmetric: symmetric? })
+    Some(compressed_tensors::Settings { kind, sharing, symmetric: symmetric?, act_order })
+}
+
+/// Whether groups are of columns in another order. `weight` is about how they were found.
+fn act_order(f: &mut Fields<'_>) -> Option<bool> {
+    if let Some(Value::Bool(given)) = f.raw("actorder") {
+        return Some(*given);
+    }
+    one_of(f, "actorder", &["group", "dynamic", "weight", "static"])?;
+    let order = f.raw("actorder").and_then(Value::as_str).map(str::to_ascii_lowercase);
+    Some(matches!(order.as_deref(), Some("group" | "dynamic")))
 }

@@ -6,6 +6,12 @@ use llamac_ir::weight::{Group, Zeros};
 
 use super::parts::{Expected, FLOATS, Module};
 
+/// The names of parts of fine-grained weights.
+pub(super) const FINE_GRAINED_PARTS: [&str; 1] = ["weight_scale_inv"];
+
+/// The names of parts of weights with a scale for each row.
+pub(super) const BY_ROW_PARTS: [&str; 1] = ["weight_scale"];
+
 /// The weight of `module`, with a scale for each block of this many rows and columns, or one for all.
 pub(super) fn fine_grained(module: &mut Module<'_>, block: Option<[usize; 2]>) -> Option<Weight> {
     let [outputs, inputs] = module.shape;

@@ -7,7 +7,10 @@
 use llamac_ir::Weight;
 use llamac_ir::weight::{Group, PackOrder, Packing, Zeros};
 
-use super::parts::{Expected, FLOATS, Module};
+use super::parts::{Expected, FLOATS, Module, groups_in_words};
+
+/// The names of parts.
+pub(super) const PARTS: [&str; 4] = ["qweight", "qzeros", "scales", "g_idx"];
 
 /// What the settings say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +21,8 @@ pub(super) struct Settings {
     pub group: Option<usize>,
     /// Whether zeros are stored less one.
     pub first_format: bool,
+    /// Whether groups are of columns in another order, which `g_idx` has to say.
+    pub act_order: bool,
     /// Whether modules may have settings of their own, which their sizes tell.
     pub may_differ: bool,
 }
@@ -48,8 +53,9 @@ impl Settings {
 
 /// The weight of `module`.
 pub(super) fn weight(module: &mut Module<'_>, settings: &Settings) -> Option<Weight> {
-    let Settings { bits, group, first_format, .. } = settings.of(module);
+    let Settings { bits, group, first_format, act_order, .. } = settings.of(module);
     let [outputs, inputs] = module.shape;
+    let of_groups = groups_in_words(inputs, group);
     let group = group.unwrap_or(inputs);
     let groups = inputs.div_ceil(group);
     let words = |count: usize| (count * bits).div_ceil(32);
@@ -61,7 +67,6 @@ pub(super) fn weight(module: &mut Module<'_>, settings: &Settings) -> Option<Wei
             why: &format!("in_features {inputs} × bits {bits} / 32, out_features {outputs}"),
         },
     );
-    let of_groups = format!("in_features {inputs} / group_size {group}");
     let zeros = module.part(
         "qzeros",
         &Expected {
@@ -78,11 +83,16 @@ pub(super) fn weight(module: &mut Module<'_>, settings: &Settings) -> Option<Wei
             why: &format!("{of_groups}, out_features {outputs}"),
         },
     );
+    let (codes, zeros, scales) = (codes?, zeros?, scales?);
     let order = match module.stored("g_idx") {
         Some(_) => Some(module.groups_of_columns("g_idx", groups)?),
+        None if act_order && groups > 1 => {
+            module.missing("g_idx", format!("[{inputs}]  (in_features {inputs}, by desc_act)"));
+            return None;
+        }
+        None if !module.has_whole_groups("scales", group, true) => return None,
         None => None,
     };
-    let (codes, zeros, scales) = (codes?, zeros?, scales?);
     let plus = u8::from(first_format);
     let codes = codes.unpack(Packing { bits, order: PackOrder::Down, count: inputs, plus: 0 });
     let zeros = zeros.unpack(Packing { bits, order: PackOrder::Low, count: outputs, plus });

@@ -23,13 +23,14 @@ use llamac_plan::diagnostic::{Code, Diagnostic, Diagnostics};
 
 use self::config::Method;
 pub(super) use self::config::{Quantization, read};
-use self::parts::Module;
+use self::parts::{Module, OF_ACTIVATIONS, WHOLE_CODES};
 pub(super) use self::parts::{Packed, split};
 use super::capped::Capped;
 use super::checkpoint::{Stored, TensorInfo};
 use super::file::MappedFile;
 use super::safetensors::StoredDtype;
-use super::table::{self, Table};
+use super::table::{self, Group, Table};
+use super::{ignored, names};
 
 /// Where the tensors of a checkpoint are.
 pub(super) struct Files<'a> {
@@ -47,6 +48,10 @@ pub(super) struct Quantized {
     pub weights: BTreeMap<String, Weight>,
     /// What they are made of, by the names that they use.
     pub tensors: BTreeMap<String, TensorInfo>,
+    /// Parts of weights that the model does not have: the canonical name of the weight, and the tensor's.
+    pub unused: Vec<(String, String)>,
+    /// Parts of weights that nothing is done with, of which a warning tells.
+    pub ignored: Vec<String>,
 }
 
 /// The weights of `table` that `files` have packed. What is packed in `tensors` becomes what it stands for
@@ -54,7 +59,7 @@ pub(super) struct Quantized {
 ///
 /// # Errors
 /// Tensors that are missing, or have another shape or type than configuration and settings call for; numbers
-/// of columns that do not exist; packed weights without settings.
+/// of columns that do not exist; packed weights without settings, or that are there unpacked, too.
 pub(super) fn weights(
     quantization: Option<&Quantization>,
     files: &Files<'_>,
@@ -69,15 +74,36 @@ pub(super) fn weights(
     let mut quantized = Quantized::default();
     let mut unsettled = None;
     let mut faults = Capped::new(files.root);
+    let mut alike = Alike::default();
     for name in names {
-        let Some([rows, columns]) = table.matrix(&name) else { continue };
-        let weight = tensors.get(&name);
-        if weight.is_some_and(is_plain) {
-            continue;
-        }
         let none = Packed::new();
         let packed = files.packed.get(&name).unwrap_or(&none);
-        let Some(first) = weight.or_else(|| packed.values().next()).cloned() else { continue };
+        let Some([rows, columns]) = table.matrix(&name) else {
+            let stored = packed.values().map(|part| part.stored.name.clone());
+            match table.calls_for(&name) {
+                true => quantized.ignored.extend(stored),
+                false => quantized.unused.extend(stored.map(|stored| (name.clone(), stored))),
+            }
+            continue;
+        };
+        let weight = tensors.get(&name);
+        let known = quantization.map(|quantization| quantization.method.parts());
+        let of_weight = packed.iter().filter(|(part, _)| !OF_ACTIVATIONS.contains(part));
+        let (used, strange): (Vec<_>, Vec<_>) =
+            of_weight.partition(|(part, _)| known.is_none_or(|known| known.contains(*part)));
+        quantized.ignored.extend(strange.into_iter().map(|(_, part)| part.stored.name.clone()));
+        let doubled = used.iter().find(|(part, _)| WHOLE_CODES.contains(part)).or(used.first());
+        if let (Some(weight), Some((part, other))) = (weight, doubled)
+            && (is_plain(weight) && quantization.is_some() || WHOLE_CODES.contains(part))
+        {
+            faults.push(doubly_stored(weight, other));
+            continue;
+        }
+        if weight.is_some_and(is_plain) && used.is_empty() {
+            continue;
+        }
+        let first = used.first().map(|(_, part)| *part).or(weight).or_else(|| packed.values().next());
+        let Some(first) = first.cloned() else { continue };
         let mut stands_for = first.clone();
         stands_for.stored.dtype = StoredDtype { name: "F32", bits: 32 };
         stands_for.stored.shape = vec![rows, columns];
@@ -97,7 +123,7 @@ pub(super) fn weights(
             Method::BitsAndBytes => bitsandbytes::weight(&mut module),
         };
         let (parts, found) = module.finish();
-        found.iter().for_each(|fault| faults.push(fault.clone()));
+        alike.add(&name, &found);
         match recipe {
             Some(recipe) => {
                 quantized.weights.insert(name.clone(), recipe);
@@ -112,7 +138,58 @@ pub(super) fn weights(
     if let Some(tensor) = unsettled {
         faults.push(self::unsettled(&tensor));
     }
+    alike.into_faults().for_each(|fault| faults.push(fault));
+    let ignored: Vec<&str> = quantized.ignored.iter().map(String::as_str).collect();
+    ignored::warn(&ignored, "no part of weights as quantization_config says that they are stored", warnings);
     faults.into_diagnostics().or(quantized)
+}
+
+/// A weight that is there, and packed as well.
+fn doubly_stored(weight: &Stored, part: &Stored) -> Diagnostic {
+    Diagnostic::new(Code::BadPackedWeight)
+        .at(format!("{}: {}", weight.file_name, weight.stored.name))
+        .message(format!(
+            "the weight is stored in {}, and {} is a part of it quantized: nothing says which of the two counts",
+            weight.stored.dtype.name, part.stored.name
+        ))
+        .help("remove one of the two, or take the checkpoint from its source again")
+}
+
+/// Faults of modules, the same in several layers once.
+#[derive(Default)]
+struct Alike(Vec<(String, Diagnostic, Group)>);
+
+impl Alike {
+    /// Adds the faults of the weight called `name`.
+    fn add(&mut self, name: &str, found: &Diagnostics) {
+        let layer = names::layer(name);
+        for fault in found.iter() {
+            let at = fault.at.clone().unwrap_or_default();
+            let end = layer.and_then(|(n, _)| at.split_once(&format!(".{n}."))).map_or(&*at, |(_, end)| end);
+            let alone = fault.clone().at("");
+            let known = self.0.iter_mut().find(|(known, other, _)| known == end && *other == alone);
+            match known {
+                Some((.., group)) => group.push(layer.map(|(n, _)| n), at),
+                None => {
+                    let mut group = Group::default();
+                    group.push(layer.map(|(n, _)| n), at.clone());
+                    self.0.push((end.to_owned(), alone, group));
+                }
+            }
+        }
+    }
+
+    fn into_faults(self) -> impl Iterator<Item = Diagnostic> {
+        self.0.into_iter().filter_map(|(_, fault, group)| {
+            let place = group.fault(fault.code)?;
+            let fault = fault.at(place.at.clone()?);
+            Some(match (fault.message.clone(), place.message.clone()) {
+                (Some(message), Some(others)) => fault.message(format!("{message} ({others})")),
+                (None, Some(others)) => fault.message(others),
+                _ => fault,
+            })
+        })
+    }
 }
 
 /// Packed weights of which nothing says how they are packed.

@@ -3,47 +3,37 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use llamac_ir::weight::Zeros;
 use llamac_ir::{DType, Weight, WeightError};
 use llamac_plan::diagnostic::{Code, Diagnostic, Diagnostics};
 
 use super::super::checkpoint::{Stored, TensorInfo};
 use super::super::names::{self, Meaning};
-use super::Files;
+use super::{Files, awq, bitsandbytes, compressed_tensors, float8, gptq};
 
-/// How the names of parts end, beyond the module's. Some are of no use: they are about activations, or say
-/// again what others do.
-const PARTS: [&str; 22] = [
-    "qweight",
-    "qzeros",
-    "scales",
-    "g_idx",
-    "weight_packed",
-    "weight_scale",
-    "weight_zero_point",
-    "weight_shape",
-    "weight_g_idx",
-    "weight_scale_inv",
-    "SCB",
-    "weight_format",
-    "weight.absmax",
-    "weight.quant_map",
-    "weight.nested_absmax",
-    "weight.nested_quant_map",
-    "weight.quant_state.bitsandbytes__nf4",
-    "weight.quant_state.bitsandbytes__fp4",
-    "input_scale",
-    "input_zero_point",
-    "output_scale",
-    "activation_scale",
+/// How the names of parts end, beyond the module's, by the method that stores them.
+const PARTS: [&[&str]; 7] = [
+    &gptq::PARTS,
+    &awq::PARTS,
+    &compressed_tensors::PARTS,
+    &float8::FINE_GRAINED_PARTS,
+    &float8::BY_ROW_PARTS,
+    &bitsandbytes::PARTS,
+    &OF_ACTIVATIONS,
 ];
+
+/// Parts of no use, whatever the method: they are about activations.
+pub(super) const OF_ACTIVATIONS: [&str; 4] =
+    ["input_scale", "input_zero_point", "output_scale", "activation_scale"];
+
+/// Parts that are all of a weight's codes, so that there is no tensor of the weight's own name.
+pub(super) const WHOLE_CODES: [&str; 2] = ["qweight", "weight_packed"];
 
 /// The parts of one weight, without the weight itself where it has this name.
 pub(in super::super) type Packed = BTreeMap<&'static str, Stored>;
 
 /// The weight that the tensor called `stored` is a part of, and which; nothing where it is none of a LLaMA's.
 pub(in super::super) fn split(stored: &str) -> Option<(String, &'static str)> {
-    PARTS.iter().find_map(|part| {
+    PARTS.into_iter().flatten().find_map(|part| {
         let module = stored.strip_suffix(part)?.strip_suffix('.')?;
         match names::meaning(&format!("{module}.weight")) {
             Meaning::Model(name) => Some((name, *part)),
@@ -73,6 +63,12 @@ pub(super) struct Expected<'a> {
     /// Where the sizes come from.
     pub why: &'a str,
 }
+
+/// What to do about parts that are not there.
+const INCOMPLETE: &str = "the download may not be complete, or the weight was quantized with other settings";
+
+/// What to do about parts that are not as the settings say.
+const OTHER_SETTINGS: &str = "do weights and quantization_config come from the same checkpoint?";
 
 /// Types of scales.
 pub(super) const FLOATS: &[&str] = &["F32", "F16", "BF16"];
@@ -104,7 +100,7 @@ impl<'a> Module<'a> {
         self.files.files.get(*file)?.bytes().get(stored.range.clone())
     }
 
-    /// The last part of its module's name, `model.layers.0.mlp.up_proj`.
+    /// The name of the module, `model.layers.0.mlp.up_proj`.
     fn module(&self) -> &'a str {
         self.name.trim_end_matches(".weight")
     }
@@ -115,6 +111,15 @@ impl<'a> Module<'a> {
             Some(Stored { file_name, stored, .. }) => format!("{file_name}: {}", stored.name),
             None => format!("{}: {}.{part}", self.files.root, self.module()),
         }
+    }
+
+    /// Which of `parts`, and of the weight's own name, there are, with type and shape.
+    pub fn parts_in_words(&self, parts: &[&str]) -> String {
+        let words = ["weight"].iter().chain(parts).filter_map(|part| {
+            let stored = &self.stored(part)?.stored;
+            Some(format!("{part} {} {:?}", stored.dtype.name, stored.shape))
+        });
+        words.collect::<Vec<_>>().join(", ")
     }
 
     /// Records a fault.
@@ -128,6 +133,25 @@ impl<'a> Module<'a> {
         self.part_of_shape(part, expected, expected.shape)
     }
 
+    /// Records that a part is not there.
+    pub fn missing(&mut self, part: &str, expected: String) {
+        let fault = Diagnostic::new(Code::MissingTensor).at(self.place(part)).expected(expected);
+        self.fault(fault.message("a part of the quantized weight is not there").help(INCOMPLETE));
+    }
+
+    /// Whether rows are whole groups of `size` columns, or one group if `one` says that this may be; a fault
+    /// at the part `scales` where they are not.
+    pub fn has_whole_groups(&mut self, scales: &str, size: usize, one: bool) -> bool {
+        let columns = self.shape[1];
+        let whole = columns.is_multiple_of(size) || one && columns < size;
+        if !whole {
+            let fault = Diagnostic::new(Code::InconsistentConfig).at(self.place(scales));
+            let expected = format!("a group_size that divides in_features {columns}");
+            self.fault(fault.expected(expected).found(size.to_string()).help(OTHER_SETTINGS));
+        }
+        whole
+    }
+
     /// As [`Module::part`], in another shape of as many numbers.
     pub fn part_of_shape(
         &mut self,
@@ -138,20 +162,17 @@ impl<'a> Module<'a> {
         let Expected { dtypes, shape, why } = expected;
         let wanted = || format!("{shape:?}  ({why})");
         let Some(Stored { file, file_name, stored }) = self.stored(part) else {
-            let fault = Diagnostic::new(Code::MissingTensor).at(self.place(part)).expected(wanted());
-            self.fault(fault.message("a part of the quantized weight is not there"));
+            self.missing(part, wanted());
             return None;
         };
         let mut faults = Diagnostics::new();
         if !dtypes.contains(&stored.dtype.name) {
             let fault = Diagnostic::new(Code::WrongDtype).at(self.place(part));
-            faults.push(fault.expected(dtypes.join(", ")).found(stored.dtype.name));
+            faults.push(fault.expected(dtypes.join(", ")).found(stored.dtype.name).help(OTHER_SETTINGS));
         }
-        // Scalars and columns of ones are written in several ways.
-        let numbers = |shape: &[usize]| shape.iter().copied().filter(|size| *size != 1).collect::<Vec<_>>();
-        if stored.strides.is_some() || numbers(&stored.shape) != numbers(shape) {
+        if stored.strides.is_some() || !same_numbers(&stored.shape, shape) {
             let fault = Diagnostic::new(Code::WrongShape).at(self.place(part)).expected(wanted());
-            let found = format!("{:?}", stored.shape);
+            let (fault, found) = (fault.help(OTHER_SETTINGS), format!("{:?}", stored.shape));
             faults.push(match stored.strides {
                 Some(_) => fault.found(format!("{found}, not row after row")),
                 None => fault.found(found),
@@ -218,6 +239,20 @@ impl<'a> Module<'a> {
     }
 }
 
+/// What the number of groups of a row comes from.
+pub(super) fn groups_in_words(inputs: usize, group: Option<usize>) -> String {
+    match group {
+        Some(size) => format!("in_features {inputs} / group_size {size}"),
+        None => "one group a row, as group_size is −1 or missing".to_owned(),
+    }
+}
+
+/// Whether two shapes are the same but for ones: scalars and columns are written in several ways.
+pub(super) fn same_numbers(a: &[usize], b: &[usize]) -> bool {
+    let without_ones = |shape: &[usize]| shape.iter().copied().filter(|size| *size != 1).collect::<Vec<_>>();
+    without_ones(a) == without_ones(b)
+}
+
 /// The type and the shape of a part in recipes; nothing for types that no part has.
 fn stored_as(dtype: &str, shape: &[usize]) -> Option<(DType, Vec<usize>)> {
     let dtype = match dtype {
@@ -235,11 +270,6 @@ fn stored_as(dtype: &str, shape: &[usize]) -> Option<(DType, Vec<usize>)> {
         _ => return None,
     };
     Some((dtype, shape.to_vec()))
-}
-
-/// No code of zero but the same for all.
-pub(super) fn middle(bits: usize) -> Zeros {
-    Zeros::Same(1 << (bits - 1))
 }
 
 #[cfg(test)]

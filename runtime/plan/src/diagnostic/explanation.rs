@@ -188,7 +188,8 @@ source."
             Self::BadPackedWeight => {
                 "\
 The parts that a quantized weight is stored as do not go together: a column belongs to a group that
-has no scale (`g_idx`), or a shape that is stored beside the codes is not the model's.
+has no scale (`g_idx`), a shape that is stored beside the codes is not the model's, none of the
+settings in `config_groups` goes with the tensors, or the weight is there unquantized, too.
 
 **Cause**: files of two checkpoints in one folder, a tool that cut or rearranged weights without
 their parts, or damage.
