@@ -183,7 +183,7 @@ fn what_cannot_be_stored_is_told_with_its_tensor() {
     let both = Weight::concat([v.slice(0, 2).unwrap(), second.permute(order).unwrap()]).unwrap();
     insta::assert_snapshot!(fault(&both.quantize(Scheme::Q4).unwrap()), @"model.safetensors: model.layers.1.self_attn.q_proj.weight: 998244350 is more than q4 can hold");
     insta::assert_snapshot!(fault(&both.convert(DType::F16).unwrap()), @"model.safetensors: model.layers.1.self_attn.q_proj.weight: 998244350 is more than f16 can hold");
-    insta::assert_snapshot!(fault(&first.transpose().unwrap().quantize(Scheme::Q8).unwrap()), @"model.safetensors: model.layers.0.self_attn.q_proj.weight: NaN is more than q8 can hold");
+    insta::assert_snapshot!(fault(&first.transpose().unwrap().quantize(Scheme::Q8).unwrap()), @"model.safetensors: model.layers.0.self_attn.q_proj.weight: NaN is no number to compute with");
     insta::assert_snapshot!(Diagnostic::from(reader.tensor(&second.quantize(Scheme::Q4A).unwrap()).unwrap_err()).to_string(), @"
     error[E0208]: a number does not fit the dtype that was asked for
       --> model.safetensors: model.layers.1.self_attn.q_proj.weight
