@@ -127,7 +127,7 @@ def rten(models, shape, weights, threads):
     return [Contestant(f"rten {weights}", [command], json.loads, size(model))]
 
 
-# Name → its contestants, and how it stores keys and values by default.
+# Name → its contestants, and how llamac stores keys and values beside it: in as many bits.
 PEERS = {
     "llama.cpp": (llama_cpp, "bf16"),
     "ort": (onnxruntime, "f32"),

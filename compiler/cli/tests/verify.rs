@@ -324,5 +324,5 @@ fn an_unchecked_model_is_read_lazily() {
         touched
     };
     assert!(touched(true) >= bytes.len());
-    assert!(touched(false) < bytes.len() / 2);
+    assert!(touched(false) <= 4 << 20, "{}", touched(false));
 }

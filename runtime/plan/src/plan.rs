@@ -80,7 +80,8 @@ impl Head {
     }
 }
 
-/// The precision of activations in matrix products. All else is f32: norms, attention, what is added up.
+/// The precision of activations in matrix products. All else is f32, norms and
+/// what is added up; in what attention multiplies, the cache's dtype says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Compute {

@@ -2,7 +2,7 @@
 //! arXiv:1805.02867).
 //!
 //! A query goes through its visible slots in blocks of 64, aligned to the cache. Its arithmetic is the same alone and
-//! beside others: scores and weighted sums are the chains of [`super::tile`], and each query keeps its own maximum,
+//! beside others: scores and weighted sums are chains of one order ([`products`]), and each query keeps its own maximum,
 //! sum and limit. No query is divided between threads. What slots past a query's limit hold does not matter.
 //!
 //! A cache of elements is multiplied in f32, but one of bf16 in bf16 where there are tiles for it, and one of codes in
@@ -62,7 +62,10 @@ pub fn attention(
     let (mut tasks, mut scratch, mut next_row) = (0, 0, 0);
     for segment in segments {
         let KvLayout { kv_heads, head_dim, .. } = segment.layout;
-        assert!(kv_heads > 0 && heads.is_multiple_of(kv_heads), "{kv_heads} KV heads divide {heads} heads");
+        assert!(
+            heads > 0 && kv_heads > 0 && heads.is_multiple_of(kv_heads),
+            "{kv_heads} KV heads divide {heads} heads"
+        );
         assert!(
             heads.checked_mul(head_dim) == Some(query.width()),
             "{heads} heads of {head_dim} in {query:?}"
@@ -222,6 +225,7 @@ enum Kind {
 }
 
 impl Kind {
+    #[cfg_attr(not(target_arch = "x86_64"), expect(unused_variables, reason = "no other has tiles"))]
     fn of(isa: Isa, dtype: KvDtype) -> Self {
         match dtype {
             #[cfg(target_arch = "x86_64")]

@@ -17,7 +17,12 @@ impl Scratch {
         let bytes = elements.next_multiple_of(16) * 4;
         let memory = match self.memory.take() {
             Some(memory) if memory.len() >= bytes => memory,
-            _ => Memory::zeroed(bytes).expect("there is memory for a kernel"),
+            old => {
+                // Not for each prompt that is a little longer than the last.
+                let bytes = bytes.max(2 * old.as_ref().map_or(0, Memory::len));
+                drop(old);
+                Memory::zeroed(bytes).expect("there is memory for a kernel")
+            }
         };
         let memory = self.memory.insert(memory);
         // SAFETY: the memory is initialized, as zeros at first, and f32 are; `&mut self` is exclusive.

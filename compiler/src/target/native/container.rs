@@ -34,6 +34,8 @@ pub(crate) struct Container<'a> {
     sums: Vec<OnceLock<u64>>,
     /// For each region of a huge page, whether something was written to it.
     regions: Vec<Mutex<bool>>,
+    /// What a region begins as.
+    zeros: Vec<u8>,
 }
 
 /// Writes one tensor from its start to its end.
@@ -55,7 +57,7 @@ impl<'a> Container<'a> {
         let header = header(&entries);
         let regions = len(&header, &entries).div_ceil(HUGE_PAGE);
         let regions = (0..regions).map(|_| Mutex::new(false)).collect();
-        Some(Self { file, header, entries, sums, regions })
+        Some(Self { file, header, entries, sums, regions, zeros: vec![0; HUGE_PAGE] })
     }
 
     /// Size of the finished file in bytes.
@@ -112,13 +114,12 @@ impl<'a> Container<'a> {
 
     /// Writes `bytes` at `position`, once the regions that they touch are there.
     fn write(&self, bytes: &[u8], position: usize) -> io::Result<()> {
-        static ZEROS: [u8; HUGE_PAGE] = [0; HUGE_PAGE];
         let end = position + bytes.len();
         for region in position / HUGE_PAGE..end.div_ceil(HUGE_PAGE) {
             let mut written = self.regions[region].lock().unwrap_or_else(PoisonError::into_inner);
             if !*written {
                 let start = region * HUGE_PAGE;
-                self.file.write_all_at(&ZEROS[..HUGE_PAGE.min(self.len() - start)], start as u64)?;
+                self.file.write_all_at(&self.zeros[..HUGE_PAGE.min(self.len() - start)], start as u64)?;
                 *written = true;
             }
         }
@@ -211,7 +212,7 @@ mod tests {
         container.begin().unwrap();
         for (i, (name, len)) in tensors.iter().enumerate() {
             let mut writer = container.tensor(name);
-            for part in vec![i as u8 + 1; *len].chunks(7) {
+            for part in vec![i as u8 + 1; *len].chunks((len / 3).max(7)) {
                 writer.write(part).unwrap();
             }
             writer.finish();
@@ -229,6 +230,38 @@ mod tests {
         }
         let table = read.tensor(CHECKSUMS).unwrap();
         assert!(table.data().len() >= 8 * (read.len() + 1), "{sizes:?}");
+    }
+
+    #[test]
+    fn tensors_end_anywhere_in_huge_pages() {
+        round_trip(&[HUGE_PAGE - 100, 300, 3 * HUGE_PAGE + 5, HUGE_PAGE]);
+    }
+
+    /// Neighbours that threads write at the same time do not erase each other.
+    #[test]
+    fn threads_share_regions() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let tensors: Vec<(String, usize)> = (0..64).map(|i| (i.to_string(), 50_000)).collect();
+        let container = Container::new(file.as_file(), &tensors).unwrap();
+        container.begin().unwrap();
+        std::thread::scope(|scope| {
+            for thread in 0..4 {
+                let (container, tensors) = (&container, &tensors);
+                scope.spawn(move || {
+                    for (i, (name, len)) in tensors.iter().enumerate().skip(thread).step_by(4) {
+                        let mut writer = container.tensor(name);
+                        writer.write(&vec![i as u8 + 1; *len]).unwrap();
+                        writer.finish();
+                    }
+                });
+            }
+        });
+        container.finish().unwrap();
+        let bytes = std::fs::read(file.path()).unwrap();
+        let read = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        for (i, (name, len)) in tensors.iter().enumerate() {
+            assert!(read.tensor(name).unwrap().data() == vec![i as u8 + 1; *len], "{name}");
+        }
     }
 
     #[test]

@@ -141,9 +141,10 @@ impl Values {
             unsafe {
                 if panel + 1 < self.panels() {
                     let panels = [self.panel(panel), self.panel(panel + 1)];
-                    self.multiply(panels, [place(panel), place(panel + 1)], width * 4);
+                    self.multiply(panels, panels, [place(panel), place(panel + 1)], width * 4);
                 } else {
-                    self.multiply([self.panel(panel)], [place(panel)], width * 4);
+                    let stored = [self.panel(panel)];
+                    self.multiply(stored, stored, [place(panel)], width * 4);
                 }
             }
             panel += 2;
@@ -168,7 +169,8 @@ impl Values {
                 for m in (0..self.rows).filter(|&m| adds(m)) {
                     sums.0[m] = place(m).read_unaligned();
                 }
-                self.multiply([values.as_ptr().cast()], [sums.0.as_mut_ptr().cast()], ROW_BYTES);
+                let (panel, place_beside) = (self.panel(panel), sums.0.as_mut_ptr().cast());
+                self.multiply([panel], [values.as_ptr().cast()], [place_beside], ROW_BYTES);
                 for m in (0..self.rows).filter(|&m| adds(m)) {
                     place(m).write_unaligned(sums.0[m]);
                 }
@@ -176,9 +178,16 @@ impl Values {
         }
     }
 
+    /// Adds the products with `panels`, which are `stored` or what was made of it.
     #[inline(always)]
-    unsafe fn multiply<const P: usize>(&self, panels: [*const u8; P], sums: [*mut f32; P], stride: usize) {
-        let mut from = panels;
+    unsafe fn multiply<const P: usize>(
+        &self,
+        stored: [*const u8; P],
+        panels: [*const u8; P],
+        sums: [*mut f32; P],
+        stride: usize,
+    ) {
+        let mut from = stored;
         // While values are read, the next block's keys are fetched.
         from.iter_mut().for_each(|from| *from = from.wrapping_add(self.block.ahead()));
         let ahead = Ahead { from, lines: ROWS };

@@ -139,9 +139,9 @@ impl Product {
                     let x = self.tokens.add(2 * turn * BLOCK_BYTES);
                     let w = self.tiles.add(2 * turn * TILE_BYTES);
                     if turn % 2 == 0 {
-                        multiply::<ZEROS, 0>(x, w);
+                        multiply::<0>(x, w);
                     } else {
-                        multiply::<ZEROS, 1>(x, w);
+                        multiply::<1>(x, w);
                     }
                 }
                 if (1..=groups).contains(&turn) {
@@ -180,21 +180,21 @@ impl Product {
     }
 }
 
-/// The products of a group's two blocks, in the first two tiles of sums or the last; codes of weights are unsigned where
-/// they have zero points.
+/// The products of a group's two blocks, in the first two tiles of sums or the last. Codes that have zero points are below
+/// 16, and signed as well as unsigned.
 #[inline(always)]
-unsafe fn multiply<const UNSIGNED: bool, const LAST: usize>(x: *const u8, w: *const u8) {
+unsafe fn multiply<const LAST: usize>(x: *const u8, w: *const u8) {
     macro_rules! multiply {
-        ($dot:literal, $first:literal, $second:literal) => {
+        ($first:literal, $second:literal) => {
             change!(
                 concat!("tilezero ", $first),
                 "tileloadd tmm4, [{x} + {token}]",
                 "tileloadd tmm6, [{w} + {row}]",
-                concat!($dot, " ", $first, ", tmm4, tmm6"),
+                concat!("tdpbssd ", $first, ", tmm4, tmm6"),
                 concat!("tilezero ", $second),
                 "tileloadd tmm5, [{y} + {token}]",
                 "tileloadd tmm7, [{v} + {row}]",
-                concat!($dot, " ", $second, ", tmm5, tmm7"),
+                concat!("tdpbssd ", $second, ", tmm5, tmm7"),
                 x = in(reg) x, w = in(reg) w, y = in(reg) x.wrapping_add(BLOCK_BYTES),
                 v = in(reg) w.wrapping_add(TILE_BYTES), token = in(reg) BLOCK, row = in(reg) ROW_BYTES,
                 options(nostack, readonly),
@@ -203,11 +203,9 @@ unsafe fn multiply<const UNSIGNED: bool, const LAST: usize>(x: *const u8, w: *co
     }
     // SAFETY: the caller's promise.
     unsafe {
-        match (UNSIGNED, LAST) {
-            (false, 0) => multiply!("tdpbssd", "tmm0", "tmm1"),
-            (false, _) => multiply!("tdpbssd", "tmm2", "tmm3"),
-            (true, 0) => multiply!("tdpbsud", "tmm0", "tmm1"),
-            (true, _) => multiply!("tdpbsud", "tmm2", "tmm3"),
+        match LAST {
+            0 => multiply!("tmm0", "tmm1"),
+            _ => multiply!("tmm2", "tmm3"),
         }
     }
 }

@@ -32,7 +32,7 @@ const CODE_DEPTH: usize = 2048;
 const ROUNDED: usize = 512;
 
 /// Bytes of weights that are asked for ahead of their use when they come straight from memory.
-const AHEAD: usize = 4096;
+pub(super) const AHEAD: usize = 4096;
 
 /// Panels of a task for many tokens.
 const TASK_PANELS: usize = 32;
@@ -51,6 +51,11 @@ pub(in crate::kernels) fn multiplies(precision: Precision, tokens: usize) -> boo
         Precision::Bf16 => true,
         Precision::Codes(_) => tokens > STREAMED,
     }
+}
+
+/// f32 elements that some columns of a panel of codes take as tiles, with their sums.
+fn codes_room(cols: usize) -> usize {
+    (cols.div_ceil(GROUP) * 2 * codes::TILE_BYTES + codes::BUFFER_BYTES) / 4
 }
 
 /// As [`crate::kernels::linear`], in bf16 or codes.
@@ -104,6 +109,14 @@ impl Part<'_> {
         (0..cols.max(1)).step_by(depth).map(move |start| (start, depth.min(cols - start)))
     }
 
+    /// f32 elements of scratch memory that a task takes: two panels that are rounded, or a panel's codes as tiles.
+    fn scratch(&self) -> usize {
+        match self.codes {
+            false => 2 * DEPTH * PANEL / 2,
+            true => self.depths().map(|(_, cols)| codes_room(cols)).max().unwrap_or(0),
+        }
+    }
+
     /// Whether this is one token in bf16, which is packed and multiplied in its own way.
     fn is_token(&self) -> bool {
         !self.codes && self.tokens.len() == 1
@@ -138,6 +151,10 @@ impl Part<'_> {
             _ => panels.min(TASK_PANELS),
         };
         let panels = panels.next_multiple_of(2).max(2);
+        // Every thread's memory grows here, not when the thread happens to get its first task of this size.
+        for worker in 0..context.threads() {
+            context.worker_scratch(worker).lock().unwrap_or_else(PoisonError::into_inner).get(self.scratch());
+        }
         context.pool().run(layout.panels().div_ceil(panels), &|task, worker| {
             let panels = task * panels..layout.panels().min((task + 1) * panels);
             let scratch = context.worker_scratch(worker);
@@ -183,7 +200,7 @@ impl Kernel for Panels<'_> {
                 }
                 return;
             }
-            let rounded = scratch.get(2 * DEPTH * PANEL / 2).as_mut_ptr();
+            let rounded = scratch.get(part.scratch()).as_mut_ptr();
             let round = |panel: usize, start: usize, cols: usize| {
                 let out = rounded.wrapping_add(panel % 2 * DEPTH * PANEL / 2);
                 widen::to_pairs::<S>(layout.dtype, self.stored(panel), start, cols, out.cast());
@@ -325,8 +342,7 @@ impl Panels<'_> {
         let part = self.part;
         let layout = part.weight.layout();
         let (group, blocks) = (start / GROUP, cols.div_ceil(GROUP) * 2);
-        let room = (blocks * codes::TILE_BYTES + codes::BUFFER_BYTES) / 4;
-        let buffers: *mut u8 = scratch.get(room).as_mut_ptr().cast();
+        let buffers: *mut u8 = scratch.get(codes_room(cols)).as_mut_ptr().cast();
         let tiles = buffers.wrapping_add(codes::BUFFER_BYTES);
         let stored = self.stored(panel);
         // The next panel's codes, in equal shares with each tile of tokens.

@@ -9,6 +9,7 @@ use std::arch::asm;
 use std::arch::x86_64::*;
 
 use super::ROW_BYTES;
+use super::linear::AHEAD;
 use super::pack::{STEP, TILE_BYTES};
 
 /// A row rounded to bf16, as f32: `cols` numbers, and zeros up to a whole step.
@@ -56,8 +57,10 @@ pub(super) unsafe fn multiply(panel: *const u8, row: *const f32, cols: usize, su
 /// As [`multiply`].
 #[target_feature(enable = "avx512f")]
 unsafe fn steps(panel: *const u8, row: *const f32, count: usize, sums: &mut [f32; 16]) {
-    /// The default, and with it: subnormal operands and results are zeros.
-    const CONTROL: [u32; 2] = [0x1f80, 0x1f80 | 0x8040];
+    /// Bits of the control register by which subnormal operands and results are zeros.
+    const FLUSH: u32 = 0x8040;
+    // As it is, and as it is meanwhile.
+    let mut control = [0_u32; 2];
     /// Multiplies a pair of columns, its place being a line of the panel and eight bytes of the row.
     macro_rules! pair {
         ($line:literal) => {
@@ -67,7 +70,7 @@ unsafe fn steps(panel: *const u8, row: *const f32, count: usize, sums: &mut [f32
                 "]\n",
                 "prefetcht1 [{panel} + 64*",
                 $line,
-                " + 4096]\n",
+                " + {ahead}]\n",
                 "vpslld {even}, {odd}, 16\n",
                 "vpandd {odd}, {odd}, {high}\n",
                 "vfmadd231ps {evens}, {even}, dword ptr [{row} + 8*",
@@ -82,6 +85,10 @@ unsafe fn steps(panel: *const u8, row: *const f32, count: usize, sums: &mut [f32
     // SAFETY: the caller's promise; a prefetch does not fault. The control register is what it was in the end.
     unsafe {
         asm!(
+            "stmxcsr [{control}]",
+            "mov {flushing:e}, [{control}]",
+            "or {flushing:e}, {flush}",
+            "mov [{control} + 4], {flushing:e}",
             "ldmxcsr [{control} + 4]",
             "vmovups {total}, [{sums}]",
             "2:",
@@ -103,7 +110,10 @@ unsafe fn steps(panel: *const u8, row: *const f32, count: usize, sums: &mut [f32
             row = inout(reg) row => _,
             count = inout(reg) count => _,
             sums = in(reg) sums.as_mut_ptr(),
-            control = in(reg) CONTROL.as_ptr(),
+            control = in(reg) control.as_mut_ptr(),
+            flushing = out(reg) _,
+            flush = const FLUSH,
+            ahead = const AHEAD,
             high = in(zmm_reg) _mm512_set1_epi32(0xffff_0000_u32 as i32),
             even = out(zmm_reg) _,
             odd = out(zmm_reg) _,

@@ -229,7 +229,11 @@ fn sequences_of_a_batch_do_not_touch_each_other() {
 
 #[test]
 fn threads_do_not_change_bits() {
-    let sequence = Sequence::new(3, KvDtype::F16, 3, 24, 300);
+    DTYPES.into_iter().for_each(threads_do_not_change_bits_of);
+}
+
+fn threads_do_not_change_bits_of(dtype: KvDtype) {
+    let sequence = Sequence::new(3, dtype, 3, 24, 300);
     let limits: Vec<u32> = (201..=300).collect();
     let query = numbers(1, 100 * 9 * 24);
     for isa in Isa::available() {

@@ -122,6 +122,36 @@ fn a_long_prompt_is_cut_into_blocks() {
     check((F32, Arithmetic::F32), 600, 35, 8, true);
     check((Bf16, Arithmetic::Bf16), 257, 33, 9, false);
     check((Q4A, Arithmetic::Int8), 300, 33, 200, false);
+    // More tokens and columns than any part takes at once, and a last part of one token.
+    check((Bf16, Arithmetic::Bf16), 529, 33, 1100, true);
+    check((Bf16, Arithmetic::Bf16), 513, 33, 1100, false);
+    check((Q4, Arithmetic::Bf16), 529, 33, 1100, true);
+    check((Q8, Arithmetic::Int8), 529, 33, 2200, true);
+    check((Q4A, Arithmetic::Int8), 529, 33, 2200, false);
+}
+
+/// Also where sums, terms or factors are subnormal.
+#[test]
+fn one_token_has_the_bits_of_many_at_the_small_end() {
+    let (rows, cols) = (19, 96);
+    for how @ (dtype, arithmetic) in ALL {
+        for (w_unit, x_unit) in [(1.0, 1e-38), (1.0, 3e-39), (1e-3, 1e-36), (1e-19, 1e-19), (1e-38, 1.0)] {
+            let scaled = |numbers: Vec<f32>, unit: f32| numbers.iter().map(|x| x * unit).collect::<Vec<_>>();
+            let x = scaled(numbers(1, 17 * cols), x_unit);
+            let w = testing::packed(dtype, rows, cols, &scaled(numbers(2, rows * cols), w_unit));
+            for context in contexts() {
+                let together = run(&context, arithmetic, &x, &w, None);
+                for (token, (x, together)) in x.chunks(cols).zip(together.chunks(rows)).enumerate() {
+                    let alone = run(&context, arithmetic, x, &w, None);
+                    assert_eq!(
+                        bits(&alone),
+                        bits(together),
+                        "{context:?} {how:?} {w_unit} · {x_unit}, {token}"
+                    );
+                }
+            }
+        }
+    }
 }
 
 /// Terms that cancel, and factors at both ends of what numbers can be.
