@@ -9,8 +9,8 @@ use llamac_compiler::onnx::{self, Summary};
 use llamac_compiler::passes::{PolicyEntry, WeightPolicy};
 use llamac_compiler::source::{Checkpoint, Head};
 use llamac_compiler::{reference, verify};
-use llamac_runtime::plan::layout::MatrixLayout;
-use llamac_runtime::plan::{Compute, KvDtype, Plan, WeightLayout};
+use llamac_runtime::plan::layout::WeightDtype;
+use llamac_runtime::plan::{Compute, KvDtype, Plan, Step, WeightLayout};
 use llamac_runtime::{Engine, EngineOptions, Model, OpenOptions, Output, Request, eval, is_artifact};
 
 use crate::args::ChangeArgs;
@@ -93,9 +93,7 @@ impl Side {
                 let matrices = checkpoint.tensors.values().filter(|tensor| tensor.shape.len() > 1);
                 verify::narrowest(matrices.map(|tensor| tensor.dtype.name()))
             }
-            Self::Compiled(model) => {
-                verify::narrowest(matrices(model.plan()).map(|(_, matrix)| matrix.dtype.name()))
-            }
+            Self::Compiled(model) => verify::narrowest(matrices(model.plan()).map(WeightDtype::name)),
             Self::Exported { narrowest, .. } => narrowest.as_deref(),
         }
     }
@@ -104,10 +102,20 @@ impl Side {
     /// differences of computing.
     pub fn round_as(&mut self, other: &Self) {
         if let (Self::Checkpoint(_, policy), Self::Compiled(model)) = (self, other) {
-            let entries = matrices(model.plan()).flat_map(|(tensor, matrix)| {
+            // Modules have the same names on both sides, whatever their tensors are called.
+            let plan = model.plan();
+            let entries = plan.steps.iter().zip(&plan.modules).filter_map(|(step, module)| {
+                let (Step::Embed { table: weight, .. }
+                | Step::Linear { weight, .. }
+                | Step::OutputLinear { weight, .. }) = step
+                else {
+                    return None;
+                };
+                let WeightLayout::Matrix(matrix) = plan.weights[weight.0].layout else { return None };
                 let format = matrix.dtype.name().parse().expect("formats of matrices are those of policies");
-                unfused(tensor).into_iter().map(move |name| PolicyEntry { pattern: Some(name), format })
+                Some(unfused(module).into_iter().map(move |name| PolicyEntry { pattern: Some(name), format }))
             });
+            let entries = entries.flatten();
             policy.entries = entries.collect();
         }
     }
@@ -129,21 +137,21 @@ impl Side {
     }
 }
 
-/// The matrices of a plan by the names of their tensors.
-fn matrices(plan: &Plan) -> impl Iterator<Item = (&str, &MatrixLayout)> {
+/// The dtypes of a plan's matrices.
+fn matrices(plan: &Plan) -> impl Iterator<Item = WeightDtype> {
     plan.weights.iter().filter_map(|entry| match &entry.layout {
-        WeightLayout::Matrix(matrix) => Some((entry.tensor.as_str(), matrix)),
+        WeightLayout::Matrix(matrix) => Some(matrix.dtype),
         WeightLayout::Vector { .. } => None,
     })
 }
 
-/// The tensors that a fused one is made of: `a.{q,k}_proj` is `a.q_proj` and `a.k_proj`.
-fn unfused(tensor: &str) -> Vec<String> {
-    let parts = tensor.split_once('{').and_then(|(before, rest)| {
+/// The modules that a fused one is made of: `a.{q,k}_proj` is `a.q_proj` and `a.k_proj`.
+fn unfused(module: &str) -> Vec<String> {
+    let parts = module.split_once('{').and_then(|(before, rest)| {
         let (names, after) = rest.split_once('}')?;
         Some(names.split(',').map(|name| format!("{before}{name}{after}")).collect())
     });
-    parts.unwrap_or_else(|| vec![tensor.to_owned()])
+    parts.unwrap_or_else(|| vec![module.to_owned()])
 }
 
 /// What a comparison has found.

@@ -64,6 +64,30 @@ fn quantized_weights_are_compared_with_themselves() {
     assert!(first.contains(" differs from ") && first.ends_with("where 5e-1 is allowed"), "{text}");
 }
 
+/// Whose tensors have other names than what is made of them.
+#[test]
+fn quantized_checkpoints_and_adapters_are_compared_with_what_is_made_of_them() {
+    let folder = folder();
+    let [compiled, merged] = ["model.llamac", "merged"].map(|name| folder.path().join(name));
+    for name in ["gptq-4", "gptq-4-act-order", "awq", "packed-4", "packed-zeros", "int8", "fp8", "bnb-nf4"] {
+        let model = fixture(&format!("quantized/{name}"));
+        let paths = [("model", &*model), ("compiled", &*compiled)];
+        for weights in ["as-is", "q8", "bf16"] {
+            llamac(&format!("compile {{model}} -o {{compiled}} --weights {weights}"), &paths).success();
+            llamac("verify {model} {compiled}", &paths).quiet();
+        }
+    }
+    for (base, adapter) in [("gqa-f32", "reward"), ("gqa-f32", "saved-modules"), ("gqa-f32", "resized")] {
+        let (base, adapter) = (fixture(&format!("tiny/{base}")), fixture(&format!("adapters/{adapter}")));
+        let paths =
+            [("base", &*base), ("adapter", &*adapter), ("compiled", &*compiled), ("merged", &*merged)];
+        llamac("compile {base} --lora {adapter} -o {compiled}", &paths).success();
+        llamac("convert {base} --lora {adapter} -o {merged}", &paths).success();
+        llamac("verify {merged} {compiled}", &paths).quiet();
+        std::fs::remove_dir_all(&merged).expect("it is there");
+    }
+}
+
 #[test]
 fn the_first_module_that_differs_is_named() {
     let (folder, model) = (folder(), fixture("tiny/gqa-f32"));
