@@ -5,16 +5,10 @@
 
 use std::ops::Range;
 
-use llamac_plan::layout::ALIGNMENT;
 use llamac_plan::{Buffer, Plan, Slice};
 
 use crate::kernels::{Rows, RowsMut};
 use crate::memory::Memory;
-
-/// Bytes that a buffer of `width` elements takes a row: whole cache lines, so that buffers stay aligned.
-pub(crate) fn buffer_bytes(width: usize) -> Option<usize> {
-    width.checked_mul(4)?.checked_next_multiple_of(ALIGNMENT)
-}
 
 /// The activations of one chunk.
 #[derive(Debug)]
@@ -63,8 +57,9 @@ impl Arena {
             "a chunk fits the arena that was made for it"
         );
         let buffer = &buffers[slice.buffer.0];
-        let offset = buffer.offset * self.tokens + (rows.start * buffer.width + slice.start) * 4;
+        let row_bytes = Buffer::row_bytes(buffer.width).expect("the plan was checked");
+        let offset = buffer.offset * self.tokens + rows.start * row_bytes + slice.start * 4;
         // SAFETY: the buffer's rows end within `arena_bytes_per_token × tokens`, the size of the memory.
-        (unsafe { self.memory.pointer().add(offset) }.cast(), buffer.width)
+        (unsafe { self.memory.pointer().add(offset) }.cast(), row_bytes / 4)
     }
 }

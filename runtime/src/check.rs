@@ -7,9 +7,7 @@
 use std::collections::BTreeSet;
 
 use llamac_plan::layout::{ALIGNMENT, PANEL};
-use llamac_plan::{Frequencies, Head, Plan, PromptKind, Rows, Slice, Step, WeightId, WeightLayout};
-
-use crate::arena::buffer_bytes;
+use llamac_plan::{Buffer, Frequencies, Head, Plan, PromptKind, Rows, Slice, Step, WeightId, WeightLayout};
 
 /// Sizes past this are not a model's; below it, products of two of them do not overflow.
 const LIMIT: usize = 1 << 31;
@@ -22,7 +20,7 @@ pub(crate) fn check(plan: &Plan, bytes: usize) -> Result<(), String> {
         return Err("the arena's size is absurd".into());
     }
     for (i, buffer) in plan.buffers.iter().enumerate() {
-        let end = buffer_bytes(buffer.width).and_then(|bytes| bytes.checked_add(buffer.offset));
+        let end = Buffer::row_bytes(buffer.width).and_then(|bytes| bytes.checked_add(buffer.offset));
         if !buffer.offset.is_multiple_of(ALIGNMENT) || end.is_none_or(|end| end > plan.arena_bytes_per_token)
         {
             return Err(format!("buffer {i} does not fit into the arena"));
@@ -241,7 +239,10 @@ impl Checker<'_> {
         }
         let span = |slice: &Slice| {
             let buffer = &self.plan.buffers[slice.buffer.0];
-            (buffer.offset, buffer.offset + buffer_bytes(buffer.width).unwrap_or(usize::MAX - buffer.offset))
+            (
+                buffer.offset,
+                buffer.offset + Buffer::row_bytes(buffer.width).unwrap_or(usize::MAX - buffer.offset),
+            )
         };
         let (a, b) = (span(a), span(b));
         a.0 < b.1 && b.0 < a.1

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::diagnostic::{Code, Diagnostic};
 use crate::head::HeadKind;
-use crate::layout::{MatrixLayout, WeightDtype};
+use crate::layout::{ALIGNMENT, MatrixLayout, WeightDtype};
 use crate::{GenerationDefaults, SoftPrompt};
 
 /// What the compiled model computes after its trunk.
@@ -263,7 +263,7 @@ pub enum Rows {
     Kept,
 }
 
-/// An f32 matrix in the arena, `[rows, width]`, rows contiguous.
+/// An f32 matrix in the arena, `[rows, width]`, rows [`Buffer::row_bytes`] apart.
 ///
 /// It starts at `offset × r` bytes, where `r` is the number of tokens of the chunk (the arena is sized for the
 /// longest chunk, and never more rows are kept than there are tokens).
@@ -271,11 +271,18 @@ pub enum Rows {
 pub struct Buffer {
     /// Bytes a row from the arena's start; a multiple of [`crate::layout::ALIGNMENT`].
     pub offset: usize,
-    /// Elements of a row. Buffers take up `width` rounded up to a multiple of 16 elements a row of the chunk, but
-    /// their rows are `width` apart.
+    /// Elements of a row.
     pub width: usize,
     /// What a row stands for.
     pub rows: Rows,
+}
+
+impl Buffer {
+    /// Bytes that a row of `width` elements takes: cache lines, an odd number of them, because the lines of some rows' same
+    /// columns would compete for a few places of a cache if their distance were divisible by a power of two.
+    pub fn row_bytes(width: usize) -> Option<usize> {
+        (width.checked_mul(4)?.div_ceil(ALIGNMENT) | 1).checked_mul(ALIGNMENT)
+    }
 }
 
 /// A window of columns of a buffer.

@@ -158,8 +158,7 @@ unsafe fn pack_codes<S: Simd>(
                 }
             }
             // SAFETY: the caller's promise.
-            let (codes, scale) = unsafe { S::quantize(&values) };
-            let sum: i32 = codes.iter().map(|&code| i32::from(code)).sum();
+            let Quantized { codes, scale, sum } = unsafe { S::quantize(&values) };
             let begin = match zero {
                 Some(zero) => -zero * sum,
                 None => i32::from(-sum as i16 as u16),
@@ -182,10 +181,21 @@ pub(super) fn inverse(largest: f32) -> f32 {
     if largest == 0.0 { 0.0 } else { (127.0 / largest).min(f32::MAX) }
 }
 
-/// A block's codes, -127 to 127, and their scale. Blocks of numbers below 1e-36 are taken for less. A number that is not
-/// finite makes a scale that is not finite either.
+/// A block of numbers, quantized.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Quantized {
+    /// From -127 to 127.
+    pub(super) codes: [i8; BLOCK],
+    /// What codes are multiplied by.
+    pub(super) scale: f32,
+    /// Of the codes.
+    pub(super) sum: i32,
+}
+
+/// Quantizes a block. Blocks of numbers below 1e-36 are taken for less. A number that is not finite makes a scale that is
+/// not finite either.
 #[inline(always)]
-pub(super) fn quantize(values: &[f32; BLOCK]) -> ([i8; BLOCK], f32) {
+pub(super) fn quantize(values: &[f32; BLOCK]) -> Quantized {
     // Magnitudes compare like their bits, and NaN is above all.
     let largest = values.iter().fold(0, |largest, x| largest.max(x.to_bits() & 0x7fff_ffff));
     let largest = f32::from_bits(largest);
@@ -194,7 +204,8 @@ pub(super) fn quantize(values: &[f32; BLOCK]) -> ([i8; BLOCK], f32) {
     for (code, x) in codes.iter_mut().zip(values) {
         *code = (x * inverse).clamp(-127.0, 127.0).round_ties_even() as i32 as i8;
     }
-    (codes, largest / 127.0)
+    let sum = codes.iter().map(|&code| i32::from(code)).sum();
+    Quantized { codes, scale: largest / 127.0, sum }
 }
 
 #[cfg(test)]
@@ -220,7 +231,7 @@ mod tests {
         for exponent in [-140, -126, -20, 0, 60, 127] {
             let unit = 2f64.powi(exponent) as f32;
             let values: [f32; BLOCK] = std::array::from_fn(|i| (i as f32 * 0.7).sin() * unit);
-            let (codes, scale) = quantize(&values);
+            let Quantized { codes, scale, .. } = quantize(&values);
             for (code, x) in codes.iter().zip(values) {
                 let found = f64::from(*code) * f64::from(scale);
                 // Steps below this have no reciprocal.
@@ -228,11 +239,11 @@ mod tests {
                 assert!((found - f64::from(x)).abs() <= step * 0.501, "{found} for {x}");
             }
         }
-        assert_eq!(quantize(&[0.0; BLOCK]), ([0; BLOCK], 0.0));
+        assert_eq!(quantize(&[0.0; BLOCK]), Quantized { codes: [0; BLOCK], scale: 0.0, sum: 0 });
         for special in [f32::INFINITY, f32::NEG_INFINITY, f32::NAN] {
             let mut values = [1.0; BLOCK];
             values[7] = special;
-            assert!(!quantize(&values).1.is_finite());
+            assert!(!quantize(&values).scale.is_finite());
         }
     }
 }

@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 
 use llamac_plan::layout::BLOCK;
 
-use super::activations;
+use super::activations::{self, Quantized};
 use super::simd::{Kernel, LANES, Simd};
 
 /// AVX-512 with products of bytes (F, BW and VNNI; the first server processors without VNNI take AVX2), and those of
@@ -152,7 +152,7 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
     }
 
     #[inline(always)]
-    unsafe fn quantize(block: &[f32; BLOCK]) -> ([i8; BLOCK], f32) {
+    unsafe fn quantize(block: &[f32; BLOCK]) -> Quantized {
         unsafe {
             let (a, b) = (_mm512_loadu_ps(block.as_ptr()), _mm512_loadu_ps(block.as_ptr().add(LANES)));
             let magnitude = _mm512_set1_epi32(0x7fff_ffff);
@@ -162,15 +162,17 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
                 _mm512_max_epu32(_mm512_and_si512(first, magnitude), _mm512_and_si512(second, magnitude));
             let largest = f32::from_bits(_mm512_reduce_max_epu32(largest));
             let inverse = _mm512_set1_ps(activations::inverse(largest));
-            let mut codes = [0_i8; BLOCK];
-            for (i, x) in [a, b].into_iter().enumerate() {
+            let [a, b] = [a, b].map(|x| {
                 let x = _mm512_mul_ps(x, inverse);
                 let is_number = _mm512_cmp_ps_mask::<_CMP_ORD_Q>(x, x);
                 let x = _mm512_min_ps(_mm512_max_ps(x, _mm512_set1_ps(-127.0)), _mm512_set1_ps(127.0));
-                let x = _mm512_cvtsepi32_epi8(_mm512_maskz_cvtps_epi32(is_number, x));
-                _mm_storeu_si128(codes.as_mut_ptr().add(i * LANES).cast(), x);
-            }
-            (codes, largest / 127.0)
+                _mm512_maskz_cvtps_epi32(is_number, x)
+            });
+            let mut codes = [0; BLOCK];
+            _mm_storeu_si128(codes.as_mut_ptr().cast(), _mm512_cvtsepi32_epi8(a));
+            _mm_storeu_si128(codes.as_mut_ptr().add(LANES).cast(), _mm512_cvtsepi32_epi8(b));
+            let sum = _mm512_reduce_add_epi32(_mm512_add_epi32(a, b));
+            Quantized { codes, scale: largest / 127.0, sum }
         }
     }
 

@@ -14,13 +14,15 @@ const PAIR: usize = 64;
 pub(super) struct Bf16Pairs;
 
 impl Chain for Bf16Pairs {
+    const STEP: usize = 16;
+
     #[inline(always)]
     #[expect(clippy::needless_range_loop, reason = "the indices are those of the formula")]
     unsafe fn go_on<S: Simd, const P: usize, const M: usize>(
         start: [[S::V; M]; P],
         operands: &Operands,
     ) -> [[S::V; M]; P] {
-        let Operands { panels, panel_bytes, cols, ahead, x, .. } = *operands;
+        let Operands { panels, panel_bytes, cols, ahead, next, x, .. } = *operands;
         let x: *const u32 = x.cast();
         // SAFETY: the caller's promise.
         unsafe {
@@ -32,6 +34,9 @@ impl Chain for Bf16Pairs {
                 }
             }
             for pair in 0..cols.div_ceil(2) {
+                if const { M > STREAMED } && pair % (Self::STEP / 2) == 0 {
+                    next.ask::<S, P>(pair / (Self::STEP / 2));
+                }
                 let place = panels.add(pair * PAIR);
                 let mut w = [S::load_pairs(place); P];
                 for p in 1..P {

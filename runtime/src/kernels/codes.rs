@@ -186,13 +186,15 @@ impl Format for Unscaled {
 pub(super) struct Coded<F>(PhantomData<F>);
 
 impl<F: Format> Chain for Coded<F> {
+    const STEP: usize = GROUP;
+
     #[inline(always)]
     #[expect(clippy::needless_range_loop, reason = "the indices are those of the formula")]
     unsafe fn go_on<S: Simd, const P: usize, const M: usize>(
         start: [[S::V; M]; P],
         operands: &Operands,
     ) -> [[S::V; M]; P] {
-        let Operands { panels, panel_bytes, cols, ahead, x, .. } = *operands;
+        let Operands { panels, panel_bytes, cols, ahead, next, x, .. } = *operands;
         let x: *const u8 = x.cast();
         // SAFETY: the caller's promise; groups are inside the panels, and blocks inside x.
         unsafe {
@@ -215,7 +217,9 @@ impl<F: Format> Chain for Coded<F> {
                         }
                     }
                 };
-                if const { M > SPREAD && M <= STREAMED } {
+                if const { M > STREAMED } {
+                    next.ask::<S, P>(group);
+                } else if const { M > SPREAD } {
                     prefetch(0..lines);
                 }
                 for half in 0..2 {

@@ -17,8 +17,9 @@ use super::codes::{Coded, Q4, Q4A, Q8};
 #[cfg(target_arch = "x86_64")]
 use super::isa::Isa;
 use super::scratch::Scratch;
+use super::shares::Shares;
 use super::simd::{Kernel, Simd};
-use super::tile::{self, Bf16, Chain, F16, F32, Operands, Packed, STREAMED, Widened};
+use super::tile::{self, Bf16, Chain, F16, F32, Next, Operands, Packed, STREAMED, Widened};
 use super::views::{SendConst, SendMut};
 use super::widen;
 use super::{Context, Matrix, Rows, RowsMut};
@@ -30,8 +31,9 @@ const BLOCK: usize = 256;
 /// stay in the first cache and the tokens in the second; whole groups.
 const DEPTH: usize = 256;
 
-/// Bytes of a panel as it is stored that panels are multiplied by at a time: two stay in the second cache.
-const STORED_BYTES: usize = 192 << 10;
+/// The most columns of numbers that stored panels are multiplied by at a time, so that two panels and the tokens stay in the
+/// second cache.
+const STORED_DEPTH: usize = 1024;
 
 /// Bytes of weights that are asked for ahead of their use when they come straight from memory.
 const AHEAD: usize = 4096;
@@ -143,18 +145,15 @@ impl Part<'_> {
     /// All panels times all tokens, in parallel over panels.
     fn multiply(&self, context: &Context, packed: *const f32) {
         let layout = self.weight.layout();
-        let tasks = context.threads() * TASKS_A_THREAD;
-        let panels = layout.panels().div_ceil(tasks);
-        let panels = if self.is_streamed {
-            panels.max(TASK_BYTES / layout.panel_bytes().max(1))
-        } else {
-            panels.min(TASK_PANELS)
+        let panels = layout.panels().div_ceil(context.threads() * TASKS_A_THREAD);
+        let panels = match self.is_streamed {
+            true => panels.max(TASK_BYTES / layout.panel_bytes().max(1)),
+            false => panels.min(TASK_PANELS),
         };
-        // An even number, because tiles take two.
-        let panels = panels.next_multiple_of(2).max(2);
+        let shares = Shares::new(layout.panels(), panels, context.threads());
         let packed = SendConst(packed);
-        context.pool().run(layout.panels().div_ceil(panels), &|task, worker| {
-            let panels = task * panels..layout.panels().min((task + 1) * panels);
+        context.pool().run(shares.tasks(), &|task, worker| {
+            let panels = shares.panels(task);
             let scratch = context.worker_scratch(worker);
             // SAFETY: the context's instruction set is available; `panels` are inside the matrix, and the packed
             // tokens were made for this part. Tasks write disjoint columns.
@@ -181,18 +180,18 @@ impl Kernel for Panels<'_> {
         unsafe {
             match self.part.precision {
                 Precision::F32 => match dtype {
-                    WeightDtype::F32 => self.stored::<S, Widened<F32, Packed>>(),
+                    WeightDtype::F32 => self.multiply_stored::<S, Widened<F32, Packed>>(),
                     WeightDtype::F16 if self.part.is_streamed => self.stream::<S, Widened<F16, Packed>>(),
                     WeightDtype::Bf16 if self.part.is_streamed => self.stream::<S, Widened<Bf16, Packed>>(),
                     _ => self.widened::<S>(),
                 },
                 Precision::Bf16 => match dtype {
-                    WeightDtype::Bf16 => self.stored::<S, Bf16Pairs>(),
+                    WeightDtype::Bf16 => self.multiply_stored::<S, Bf16Pairs>(),
                     _ => self.rounded::<S>(),
                 },
-                Precision::Codes(WeightDtype::Q8) => self.stored::<S, Coded<Q8>>(),
-                Precision::Codes(WeightDtype::Q4) => self.stored::<S, Coded<Q4>>(),
-                Precision::Codes(_) => self.stored::<S, Coded<Q4A>>(),
+                Precision::Codes(WeightDtype::Q8) => self.multiply_stored::<S, Coded<Q8>>(),
+                Precision::Codes(WeightDtype::Q4) => self.multiply_stored::<S, Coded<Q4>>(),
+                Precision::Codes(_) => self.multiply_stored::<S, Coded<Q4A>>(),
             }
         }
     }
@@ -212,7 +211,7 @@ impl Panels<'_> {
 
     /// Panels as they are stored, any number of tokens: two panels stay in the second cache for all of them.
     #[inline(always)]
-    unsafe fn stored<S: Simd, C: Chain>(&self) {
+    unsafe fn multiply_stored<S: Simd, C: Chain>(&self) {
         // SAFETY: the caller's promise.
         unsafe {
             if self.part.is_streamed {
@@ -220,18 +219,15 @@ impl Panels<'_> {
             }
             let layout = self.part.weight.layout();
             let panel_bytes = layout.panel_bytes();
-            for start in (0..layout.cols.max(1)).step_by(self.stored_depth()) {
-                let end = layout.cols.min(start + self.stored_depth());
-                let skipped = start * panel_bytes / layout.padded_cols().max(1);
-                let share = (end - start) * panel_bytes / layout.padded_cols().max(1);
+            let column_bytes = panel_bytes / layout.padded_cols().max(1);
+            let depth = self.stored_depth();
+            for start in (0..layout.cols.max(1)).step_by(depth) {
+                let cols = start..layout.cols.min(start + depth);
                 for panel in self.panels.clone().step_by(S::TILE_PANELS) {
                     let count = S::TILE_PANELS.min(self.panels.end - panel);
-                    let mut operands = self.operands(panel, count, start..end);
-                    operands.panels = operands.panels.wrapping_add(skipped);
-                    let next = operands.panels.wrapping_add(count * panel_bytes);
-                    let prefetch = self.prefetch::<S>(next, count * share, share.max(1));
-                    // SAFETY: as above.
-                    self.multiply_tokens::<S, C>(operands, start, prefetch);
+                    let mut operands = self.operands(panel, count, cols.clone());
+                    operands.panels = operands.panels.wrapping_add(start * column_bytes);
+                    self.multiply_tokens::<S, C>(operands, start, panel + count);
                 }
             }
         }
@@ -242,7 +238,9 @@ impl Panels<'_> {
         let layout = self.part.weight.layout();
         match layout.dtype.is_quantized() {
             true => layout.padded_cols().max(1),
-            false => STORED_BYTES / (PANEL * layout.dtype.size()),
+            false => {
+                layout.cols.div_ceil(layout.cols.div_ceil(STORED_DEPTH).max(1)).next_multiple_of(2).max(2)
+            }
         }
     }
 
@@ -302,34 +300,21 @@ impl Panels<'_> {
                     let out = out.wrapping_add(i * bytes / 4);
                     convert(self.part.weight.data()[place..].as_ptr(), start, cols, out);
                 }
-                // Columns take about as much room in every panel.
-                let share = panel_bytes * cols / layout.cols.max(1);
-                let next = (panel + count) * panel_bytes + panel_bytes * start / layout.cols.max(1);
-                let next = self.part.weight.data().as_ptr().wrapping_add(next);
-                let prefetch = self.prefetch::<S>(next, count * share, share.max(1));
                 (operands.panels, operands.panel_bytes) = (out.cast(), bytes);
                 // SAFETY: the caller's promise; `out` holds the panels' columns.
-                unsafe { self.multiply_tokens::<S, C>(operands, start, prefetch) };
-            }
-        }
-    }
-
-    /// Asks, tile by tile, for `bytes` of the panels from `next` on: `share` bytes of each.
-    #[inline(always)]
-    fn prefetch<S: Simd>(&self, next: *const u8, bytes: usize, share: usize) -> impl Fn(usize) {
-        let tiles = self.part.tokens.len().div_ceil(self.part.most);
-        let lines = (bytes / 64).div_ceil(tiles);
-        let panel_bytes = self.part.weight.layout().panel_bytes();
-        move |tile: usize| {
-            for line in tile * lines..(tile + 1) * lines {
-                let (panel, place) = (line * 64 / share, line * 64 % share);
-                S::prefetch(next.wrapping_add(panel * panel_bytes + place));
+                unsafe { self.multiply_tokens::<S, C>(operands, start, panel + count) };
             }
         }
     }
 
     fn cols(&self) -> usize {
         self.part.weight.layout().cols
+    }
+
+    /// Where a panel is stored, or would be.
+    fn stored(&self, panel: usize) -> *const u8 {
+        let weight = self.part.weight;
+        weight.data().as_ptr().wrapping_add(panel * weight.layout().panel_bytes())
     }
 
     /// The operands of the first token, `count` panels from `panel` on, and some columns; panels that are stored begin
@@ -340,10 +325,11 @@ impl Panels<'_> {
         let layout = part.weight.layout();
         let first = panel * PANEL;
         Operands {
-            panels: part.weight.data().as_ptr().wrapping_add(panel * layout.panel_bytes()),
+            panels: self.stored(panel),
             panel_bytes: layout.panel_bytes(),
             cols: cols.len(),
             ahead: AHEAD,
+            next: Next::NONE,
             x: self.packed,
             out: part.out.pointer(part.tokens.start).wrapping_add(first),
             out_stride: part.out.stride(),
@@ -357,24 +343,32 @@ impl Panels<'_> {
         }
     }
 
-    /// Tile after tile of tokens, from column `start` on, given the operands of the first.
+    /// Tile after tile of tokens, from column `start` on, given the operands of the first. Meanwhile the same columns of
+    /// the panels from `next` on are asked for.
     #[inline(always)]
-    unsafe fn multiply_tokens<S: Simd, C: Chain>(
-        &self,
-        operands: Operands,
-        start: usize,
-        prefetch: impl Fn(usize),
-    ) {
+    unsafe fn multiply_tokens<S: Simd, C: Chain>(&self, operands: Operands, start: usize, next: usize) {
         let Part { ref tokens, most, precision, .. } = *self.part;
         let (row_elements, skipped) = (precision.row_elements(self.cols()), precision.row_elements(start));
+        let layout = self.part.weight.layout();
+        // Columns take about as much room in every panel.
+        let column_bytes = layout.panel_bytes() / layout.padded_cols().max(1);
+        let from = self.stored(next).wrapping_add(start * column_bytes);
+        let steps = operands.cols.div_ceil(C::STEP).max(1);
+        let all = (operands.cols * column_bytes).div_ceil(64);
+        let lines = all.div_ceil(steps * tokens.len().div_ceil(most));
         for (tile, first) in (0..tokens.len()).step_by(most).enumerate() {
             let rows = tokens.len().min(first + most) - first;
             let tile_rows = tile::tile_rows(rows, most);
-            prefetch(tile);
+            let asked = tile * steps * lines;
             let operands = Operands {
                 x: self.packed.wrapping_add(first * row_elements + skipped * tile_rows),
                 out: operands.out.wrapping_add(first * operands.out_stride),
                 rows,
+                next: Next {
+                    from: from.wrapping_add(asked * 64),
+                    panel_bytes: layout.panel_bytes(),
+                    lines: if asked < all { lines } else { 0 },
+                },
                 ..operands
             };
             // SAFETY: the caller's promise.

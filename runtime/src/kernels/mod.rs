@@ -31,6 +31,7 @@ pub mod peak;
 mod rotary;
 mod scalar;
 mod scratch;
+mod shares;
 mod simd;
 #[cfg(test)]
 mod testing;

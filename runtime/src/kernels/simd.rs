@@ -8,7 +8,7 @@
 
 use llamac_plan::layout::BLOCK;
 
-use super::activations::{self, to_bf16};
+use super::activations::{self, Quantized, to_bf16};
 
 /// Number of lanes.
 pub(super) const LANES: usize = 16;
@@ -112,7 +112,7 @@ pub(super) trait Simd: Copy {
     unsafe fn scaled_zeros(zeros: *const u8, x: *const i32) -> Self::I;
     /// As [`activations::quantize`].
     #[inline(always)]
-    unsafe fn quantize(block: &[f32; BLOCK]) -> ([i8; BLOCK], f32) {
+    unsafe fn quantize(block: &[f32; BLOCK]) -> Quantized {
         activations::quantize(block)
     }
     /// Writes sixteen pairs of bf16, rounded to nearest: the first of each pair, the second of each pair. An instruction

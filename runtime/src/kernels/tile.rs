@@ -128,6 +128,8 @@ pub(super) struct Operands {
     pub(super) cols: usize,
     /// Bytes from a place in the panels to the place to ask for when few rows are multiplied by it.
     pub(super) ahead: usize,
+    /// What many rows ask for.
+    pub(super) next: Next,
     /// Rows of x, as the [`Source`] says.
     pub(super) x: *const f32,
     /// First element of the result, row-major.
@@ -144,8 +146,38 @@ pub(super) struct Operands {
     pub(super) resume: bool,
 }
 
+/// What is asked for while panels are multiplied by many rows: parts of the panels that come next, a few lines at a time,
+/// since loads wait behind a heap of requests to memory.
+#[derive(Clone, Copy)]
+pub(super) struct Next {
+    /// The part of the first panel.
+    pub(super) from: *const u8,
+    /// Bytes from there to that of the second.
+    pub(super) panel_bytes: usize,
+    /// Lines of each panel, every [`Chain::STEP`] columns.
+    pub(super) lines: usize,
+}
+
+impl Next {
+    /// Nothing.
+    pub(super) const NONE: Self = Self { from: std::ptr::null(), panel_bytes: 0, lines: 0 };
+
+    /// Asks for the lines of a step, of `P` panels.
+    #[inline(always)]
+    pub(super) fn ask<S: Simd, const P: usize>(self, step: usize) {
+        for line in step * self.lines..(step + 1) * self.lines {
+            for p in 0..P {
+                S::prefetch(self.from.wrapping_add(p * self.panel_bytes + line * 64));
+            }
+        }
+    }
+}
+
 /// How chains go on over the columns of a panel.
 pub(super) trait Chain: Copy {
+    /// Columns after which [`Next`] is asked.
+    const STEP: usize;
+
     /// Goes on with the chains of `P` panels and `M` rows over the columns of the operands.
     ///
     /// # Safety
@@ -198,6 +230,8 @@ impl<C: Chain, const P: usize, const M: usize> Kernel for Tile<C, P, M> {
 pub(super) struct Widened<W, X>(PhantomData<(W, X)>);
 
 impl<W: Element, X: Source> Chain for Widened<W, X> {
+    const STEP: usize = 8;
+
     /// The array that the loop works on is one that is never indexed by a variable, or it would not stay in registers:
     /// hence the copies at both ends.
     #[inline(always)]
@@ -206,7 +240,7 @@ impl<W: Element, X: Source> Chain for Widened<W, X> {
         start: [[S::V; M]; P],
         operands: &Operands,
     ) -> [[S::V; M]; P] {
-        let Operands { panels, panel_bytes, cols, ahead, x, .. } = *operands;
+        let Operands { panels, panel_bytes, cols, ahead, next, x, .. } = *operands;
         // SAFETY: the caller's promise.
         unsafe {
             let mut acc = [[S::splat(0.0); M]; P];
@@ -216,6 +250,9 @@ impl<W: Element, X: Source> Chain for Widened<W, X> {
                 }
             }
             for pair in 0..cols / 2 {
+                if const { M > STREAMED } && pair % (Self::STEP / 2) == 0 {
+                    next.ask::<S, P>(pair / (Self::STEP / 2));
+                }
                 let mut w = [[S::splat(0.0); 2]; P];
                 for p in 0..P {
                     let place = panels.add(p * panel_bytes + pair * W::PAIR_BYTES);

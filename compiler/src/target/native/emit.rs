@@ -8,7 +8,6 @@ use std::collections::HashMap;
 
 use llamac_ir::ops::{AddRmsNorm, Attention, Frequencies, Gated, KvAppend, Linear, RotaryAngles, Split};
 use llamac_ir::{Graph, NodeId, Op, TensorType, ValueId};
-use llamac_plan::layout::ALIGNMENT;
 use llamac_plan::{Buffer, BufferId, Rows, Slice, Step};
 
 use super::memory::{self, Lifetime};
@@ -345,10 +344,13 @@ impl Emitter<'_> {
 
     /// Gives buffers their places, by the steps that touch them.
     fn finish(self) -> Result<Emitted, String> {
+        let bytes: Option<Vec<usize>> =
+            self.buffers.iter().map(|&(width, _)| Buffer::row_bytes(width)).collect();
+        let bytes = bytes.ok_or("a buffer whose rows are too long")?;
         let mut lifetimes: Vec<Option<Lifetime>> = vec![None; self.buffers.len()];
         for (at, step) in self.steps.iter().enumerate() {
             step.for_each_slice(&mut |slice| {
-                let bytes = (self.buffers[slice.buffer.0].0 * 4).next_multiple_of(ALIGNMENT);
+                let bytes = bytes[slice.buffer.0];
                 let lifetime =
                     lifetimes[slice.buffer.0].get_or_insert(Lifetime { bytes, first: at, last: at });
                 lifetime.last = at;

@@ -13,6 +13,7 @@ use super::{ROW_BYTES, ROWS, Tiles, token};
 use crate::kernels::activations::Precision;
 use crate::kernels::avx512::Avx512;
 use crate::kernels::scratch::Scratch;
+use crate::kernels::shares::Shares;
 use crate::kernels::simd::{Kernel, Simd};
 use crate::kernels::tile::STREAMED;
 use crate::kernels::views::SendMut;
@@ -150,13 +151,13 @@ impl Part<'_> {
             1 => panels.max(TASK_BYTES / layout.panel_bytes().max(1)),
             _ => panels.min(TASK_PANELS),
         };
-        let panels = panels.next_multiple_of(2).max(2);
+        let shares = Shares::new(layout.panels(), panels, context.threads());
         // Every thread's memory grows here, not when the thread happens to get its first task of this size.
         for worker in 0..context.threads() {
             context.worker_scratch(worker).lock().unwrap_or_else(PoisonError::into_inner).get(self.scratch());
         }
-        context.pool().run(layout.panels().div_ceil(panels), &|task, worker| {
-            let panels = task * panels..layout.panels().min((task + 1) * panels);
+        context.pool().run(shares.tasks(), &|task, worker| {
+            let panels = shares.panels(task);
             let scratch = context.worker_scratch(worker);
             // SAFETY: AMX is available, or nobody would be here. The panels are inside the matrix, and the packed tokens
             // were made for this part. Tasks write disjoint columns.

@@ -10,6 +10,7 @@ use std::arch::x86_64::*;
 use llamac_plan::layout::{BLOCK, GROUP};
 
 use super::{ROW_BYTES, ROWS};
+use crate::kernels::activations::Quantized;
 use crate::kernels::simd::{Kernel, Simd};
 
 /// Columns of a step of bf16.
@@ -57,20 +58,20 @@ impl<R: Fn(usize) -> *const f32> Kernel for PackTile<R> {
         for step in 0..steps {
             let start = step * STEP;
             for m in 0..rows {
-                let mut last = [0.0; STEP];
+                let mut last;
                 // SAFETY: the caller's promise: rows have `cols` columns, and there is room for the tile. AMX comes with
                 // AVX-512 and BF16.
                 unsafe {
                     let mut values = row(m).wrapping_add(start);
                     if start + STEP > cols {
                         let n = cols.saturating_sub(start);
+                        last = [0.0; STEP];
                         std::ptr::copy_nonoverlapping(values, last.as_mut_ptr(), n);
                         values = last.as_ptr();
                     }
                     if codes {
                         let block = out.add(step * BLOCK_BYTES);
-                        let (codes, scale) = S::quantize(&*values.cast());
-                        let sum: i32 = codes.iter().map(|&code| i32::from(code)).sum();
+                        let Quantized { codes, scale, sum } = S::quantize(&*values.cast());
                         *block.add(m * BLOCK).cast::<[i8; BLOCK]>() = codes;
                         // Zero points that a weight's block has are taken off as i16, which two zero bytes follow.
                         *block.add(STARTS).cast::<i32>().add(m) = i32::from(-sum as i16 as u16);

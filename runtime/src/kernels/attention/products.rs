@@ -6,7 +6,7 @@ use super::{BLOCK, INDEX, KvLayout};
 use crate::kernels::activations::{Pack, Precision, block_bytes};
 use crate::kernels::codes::{Coded, Q8, Unscaled};
 use crate::kernels::simd::{Kernel, LANES, Simd};
-use crate::kernels::tile::{self, Operands, Packed, RowMajor, STREAMED};
+use crate::kernels::tile::{self, Next, Operands, Packed, RowMajor, STREAMED};
 
 /// Codes are rounded as for weights of this dtype, which keys are.
 const CODES: Precision = Precision::Codes(WeightDtype::Q8);
@@ -85,6 +85,7 @@ impl Block {
             panel_bytes: self.layout.keys().panel_bytes(),
             cols: self.layout.head_dim,
             ahead: self.ahead(),
+            next: Next::NONE,
             x: packed,
             out: scores,
             out_stride: BLOCK,
@@ -103,6 +104,7 @@ impl Block {
             panel_bytes: self.layout.value_panel_bytes(),
             cols: slots,
             ahead: self.ahead(),
+            next: Next::NONE,
             x: weights,
             out: sums,
             out_stride: padded,
