@@ -4,7 +4,7 @@
 //! it does not, both products of a pair are multiply-adds in f32, the first column's first.
 
 use super::simd::Simd;
-use super::tile::{Chain, Operands, STREAMED};
+use super::tile::{Chain, Operands, SPREAD, STREAMED};
 
 /// Bytes of a pair of columns of a panel.
 const PAIR: usize = 64;
@@ -34,7 +34,7 @@ impl Chain for Bf16Pairs {
                 }
             }
             for pair in 0..cols.div_ceil(2) {
-                if const { M > STREAMED } && pair % (Self::STEP / 2) == 0 {
+                if const { M > SPREAD } && pair % (Self::STEP / 2) == 0 {
                     next.ask::<S, P>(pair / (Self::STEP / 2));
                 }
                 let place = panels.add(pair * PAIR);

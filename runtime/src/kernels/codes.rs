@@ -10,11 +10,7 @@ use llamac_plan::layout::{GROUP, Group, PANEL, WeightDtype};
 
 use super::activations::{block_bytes, scale_offset, start_offset};
 use super::simd::Simd;
-use super::tile::{Chain, Operands, STREAMED};
-
-/// Rows up to which what is asked for ahead is spread over a group's eight steps: with so little to do, loads wait behind a
-/// heap of it. More rows are faster with a heap.
-const SPREAD: usize = 2;
+use super::tile::{Chain, Operands, SPREAD, STREAMED};
 
 /// How codes are stored, see [`llamac_plan::layout`].
 pub(super) trait Format: Copy {
@@ -217,9 +213,11 @@ impl<F: Format> Chain for Coded<F> {
                         }
                     }
                 };
-                if const { M > STREAMED } {
+                if const { M > SPREAD } {
                     next.ask::<S, P>(group);
-                } else if const { M > SPREAD } {
+                }
+                // More rows are faster with a heap.
+                if const { M > SPREAD && M <= STREAMED } {
                     prefetch(0..lines);
                 }
                 for half in 0..2 {

@@ -57,15 +57,14 @@ impl KvLayout {
         let stream = self.blocks(cache.len()) * self.block_bytes();
         let heads = key.chunks_exact(self.head_dim).zip(value.chunks_exact(self.head_dim));
         for (stream, (key, value)) in cache.chunks_exact_mut(stream).zip(heads) {
-            self.append_head(stream, slot, key, value);
+            let block = &mut stream[slot / BLOCK * self.block_bytes()..][..self.block_bytes()];
+            self.append_head(block, slot % BLOCK, key, value);
         }
     }
 
-    /// Stores one head's key and value in its part of the cache.
-    fn append_head(&self, stream: &mut [u8], slot: usize, key: &[f32], value: &[f32]) {
-        let block = &mut stream[slot / BLOCK * self.block_bytes()..][..self.block_bytes()];
+    /// Stores one head's key and value in a block of its part of the cache.
+    fn append_head(&self, block: &mut [u8], slot: usize, key: &[f32], value: &[f32]) {
         let (keys, values) = block.split_at_mut(self.key_bytes());
-        let slot = slot % BLOCK;
         match self.dtype {
             KvDtype::F32 => self.store(key, value, slot, keys, values, f32::to_le_bytes),
             KvDtype::F16 => self.store(key, value, slot, keys, values, |x| f16::from_f32(x).to_le_bytes()),
@@ -225,24 +224,31 @@ pub fn append(
     assert!(keys.len() == slots.len() && values.len() == slots.len(), "{keys:?} and {values:?} have slots");
     let capacity = layout.capacity(cache.len());
     assert!(slots.iter().flatten().all(|&slot| slot < capacity), "slots are inside the cache");
-    let stream = layout.blocks(cache.len()) * layout.block_bytes();
+    // Every task has a block of a head.
+    let (first, last) = (slots.iter().flatten().min(), slots.iter().flatten().max());
+    let (Some(first), Some(last)) = (first, last) else { return };
+    let (first, blocks) = (first / BLOCK, last / BLOCK - first / BLOCK + 1);
+    let stream = layout.blocks(cache.len());
     let cache = SendMut(cache.as_mut_ptr());
-    let head = |head: usize, _: usize| {
-        // SAFETY: the cache has a stream for each head, and no other task this one's.
-        let stream = unsafe { std::slice::from_raw_parts_mut(cache.get().add(head * stream), stream) };
+    let store = |task: usize, _: usize| {
+        let (head, block) = (task / blocks, first + task % blocks);
+        let place = (head * stream + block) * layout.block_bytes();
+        // SAFETY: the cache has this block, and no other task has it.
+        let bytes = unsafe { std::slice::from_raw_parts_mut(cache.get().add(place), layout.block_bytes()) };
         let (keys, values) = (
             keys.columns(head * layout.head_dim, layout.head_dim),
             values.columns(head * layout.head_dim, layout.head_dim),
         );
         for (row, slot) in slots.iter().enumerate() {
-            if let Some(slot) = *slot {
-                layout.append_head(stream, slot, keys.row(row), values.row(row));
+            if let Some(slot) = slot.filter(|slot| slot / BLOCK == block) {
+                layout.append_head(bytes, slot % BLOCK, keys.row(row), values.row(row));
             }
         }
     };
+    let tasks = layout.kv_heads * blocks;
     match slots.len() * width < TASK_ELEMENTS / 8 {
-        true => (0..layout.kv_heads).for_each(|i| head(i, 0)),
-        false => context.pool().run(layout.kv_heads, &head),
+        true => (0..tasks).for_each(|task| store(task, 0)),
+        false => context.pool().run(tasks, &store),
     }
 }
 

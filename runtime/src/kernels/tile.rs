@@ -14,6 +14,9 @@ use super::simd::{Kernel, Simd};
 /// Rows up to which panels are expected to come from memory, and are asked for ahead.
 pub(super) const STREAMED: usize = 8;
 
+/// Rows up to which loads would wait for a heap of what is asked for: it is spread over the steps.
+pub(super) const SPREAD: usize = 2;
+
 /// How elements of a panel are stored. Columns are read in pairs, see [`llamac_plan::layout`].
 pub(super) trait Element: Copy {
     /// Bytes of a pair of columns of a panel.
@@ -250,7 +253,7 @@ impl<W: Element, X: Source> Chain for Widened<W, X> {
                 }
             }
             for pair in 0..cols / 2 {
-                if const { M > STREAMED } && pair % (Self::STEP / 2) == 0 {
+                if const { M > SPREAD } && pair % (Self::STEP / 2) == 0 {
                     next.ask::<S, P>(pair / (Self::STEP / 2));
                 }
                 let mut w = [[S::splat(0.0); 2]; P];
