@@ -22,12 +22,9 @@ use crate::kernels::{Context, Matrix, Rows, RowsMut, widen};
 /// Tokens that are packed at a time.
 const TOKENS: usize = 512;
 
-/// The most columns that many tokens are multiplied by before the next columns' turn, so that all tokens' stay in the
+/// The most columns that many tokens are multiplied by before the next columns' turn, so that most of the tokens stay in the
 /// second cache. Fewer would let the panels stay in the first, but sums would come and go more often, which costs more.
-const DEPTH: usize = 1024;
-
-/// The same of codes.
-const CODE_DEPTH: usize = 2048;
+const DEPTH: usize = 2048;
 
 /// Columns that are rounded to bf16 at a time for few tokens.
 const ROUNDED: usize = 512;
@@ -104,8 +101,7 @@ impl Part<'_> {
     /// Where columns begin that are multiplied before the next ones' turn, and how many: few tokens take all at once.
     fn depths(&self) -> impl Iterator<Item = (usize, usize)> {
         let cols = self.weight.layout().cols;
-        let most = if self.codes { CODE_DEPTH } else { DEPTH };
-        let turns = if self.tiles() == 1 { 1 } else { cols.div_ceil(most).max(1) };
+        let turns = if self.tiles() == 1 { 1 } else { cols.div_ceil(DEPTH).max(1) };
         let depth = cols.div_ceil(turns).next_multiple_of(GROUP).max(1);
         (0..cols.max(1)).step_by(depth).map(move |start| (start, depth.min(cols - start)))
     }
