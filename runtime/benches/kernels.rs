@@ -21,6 +21,8 @@ fn main() {
 /// Columns and rows of the matrix: the feed-forward block of a 1.1B model.
 const COLS: usize = 2048;
 const ROWS: usize = 5632;
+/// Elements from a row of results to the next: cache lines, an odd number, as in a model.
+const STRIDE: usize = ROWS + 16;
 /// Each with the arithmetic that suits it.
 const DTYPES: [WeightDtype; 6] = WeightDtype::ALL;
 const THREADS: [usize; 2] = [1, 2];
@@ -82,9 +84,9 @@ fn linear_bytes(bencher: Bencher<'_, '_>, dtype: WeightDtype, threads: usize, to
     let context = Context::new(threads);
     let layout = MatrixLayout { dtype, rows: ROWS, cols: COLS };
     let mut pieces = Pieces::new(layout.bytes().unwrap());
-    let (x, mut out) = (vec![0.5; tokens * COLS], vec![0.0; tokens * ROWS]);
+    let (x, mut out) = (vec![0.5; tokens * COLS], vec![0.0; tokens * STRIDE]);
     bencher.counter(BytesCount::new(pieces.len)).bench_local(|| {
-        let (x, out) = (Rows::new(&x, COLS), RowsMut::new(&mut out, ROWS));
+        let (x, out) = (Rows::new(&x, COLS), RowsMut::new(&mut out, STRIDE).columns(0, ROWS));
         kernels::linear(
             &context,
             Compute::Auto.arithmetic(dtype),
@@ -112,9 +114,9 @@ fn linear_512_tokens<const DTYPE: usize>(bencher: Bencher<'_, '_>, threads: usiz
     let dtype = DTYPES[DTYPE];
     let layout = MatrixLayout { dtype, rows: ROWS, cols: COLS };
     let mut pieces = Pieces::new(layout.bytes().unwrap());
-    let (x, mut out) = (vec![0.5; 512 * COLS], vec![0.0; 512 * ROWS]);
+    let (x, mut out) = (vec![0.5; 512 * COLS], vec![0.0; 512 * STRIDE]);
     bencher.counter(ItemsCount::new(2 * 512 * COLS * ROWS)).bench_local(|| {
-        let (x, out) = (Rows::new(&x, COLS), RowsMut::new(&mut out, ROWS));
+        let (x, out) = (Rows::new(&x, COLS), RowsMut::new(&mut out, STRIDE).columns(0, ROWS));
         kernels::linear(
             &context,
             Compute::Auto.arithmetic(dtype),
@@ -173,7 +175,7 @@ fn region(bencher: Bencher<'_, '_>, threads: usize) {
 fn gated_silu(bencher: Bencher<'_, '_>, threads: usize) {
     let context = Context::new(threads);
     let both = vec![0.3; 512 * 2 * ROWS];
-    let mut out = vec![0.0; 512 * ROWS];
+    let mut out = vec![0.0; 512 * STRIDE];
     bencher.counter(ItemsCount::new(512 * ROWS)).bench_local(|| {
         let both = Rows::new(&both, 2 * ROWS);
         let (gate, up) = (both.columns(0, ROWS), both.columns(ROWS, ROWS));

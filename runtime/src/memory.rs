@@ -2,15 +2,15 @@
 //!
 //! Pages that are never touched are never backed, so a cache may be larger than what is used of it. Huge pages, of 2 MiB
 //! as a rule, are backed whole when any of them is touched; reading them takes a fifth to a third less time. A system puts
-//! none in a map that is smaller, so maps are of whole ones from [`SMALL`] on.
+//! none in a map that is smaller, so maps of half of one and more are rounded up.
 
 use memmap2::{MmapMut, MmapRaw};
 
 /// Bytes of a huge page.
 const HUGE: usize = 2 << 20;
 
-/// Bytes up to which memory is not worth a huge page.
-const SMALL: usize = 128 << 10;
+/// Whether the system is asked for huge pages.
+const HAS_HUGE: bool = cfg!(all(target_os = "linux", not(miri)));
 
 /// A block of bytes with interior mutability; whoever hands out views keeps writers apart from readers.
 pub(crate) struct Memory {
@@ -27,7 +27,10 @@ impl Memory {
     /// `bytes` zeros, in huge pages where the system has them, or `None` if it has no more memory.
     pub(crate) fn zeroed(bytes: usize) -> Option<Self> {
         // A map is of one byte at least.
-        let bytes = if bytes > SMALL { bytes.checked_next_multiple_of(HUGE)? } else { bytes.max(1) };
+        let bytes = match HAS_HUGE && bytes >= HUGE / 2 {
+            true => bytes.checked_next_multiple_of(HUGE)?,
+            false => bytes.max(1),
+        };
         let map: MmapRaw = MmapMut::map_anon(bytes).ok()?.into();
         // Only a hint, for speed.
         #[cfg(all(target_os = "linux", not(miri)))]

@@ -278,8 +278,8 @@ pub struct Buffer {
 }
 
 impl Buffer {
-    /// Bytes that a row of `width` elements takes: cache lines, an odd number of them, because the lines of some rows' same
-    /// columns would compete for a few places of a cache if their distance were divisible by a power of two.
+    /// Bytes that a row of `width` elements takes: cache lines, an odd number of them, so that the same columns of
+    /// neighbouring rows are in different sets of a cache. Rows of 4 KiB would have theirs in the same set of the first.
     pub fn row_bytes(width: usize) -> Option<usize> {
         (width.checked_mul(4)?.div_ceil(ALIGNMENT) | 1).checked_mul(ALIGNMENT)
     }
@@ -592,5 +592,21 @@ impl Plan {
             return Err(fault.found("none").help("compile with --weights q8, or use --compute auto"));
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_of_a_buffer_are_an_odd_number_of_lines_that_hold_them() {
+        for width in [0, 1, 16, 17, 576, 1024, 3072] {
+            let bytes = Buffer::row_bytes(width).unwrap();
+            assert!(bytes % ALIGNMENT == 0 && bytes / ALIGNMENT % 2 == 1, "{width}: {bytes}");
+            assert!((4 * width..4 * width + 2 * ALIGNMENT + 1).contains(&bytes), "{width}: {bytes}");
+        }
+        assert_eq!(Buffer::row_bytes(usize::MAX / 4), None);
+        assert_eq!(Buffer::row_bytes(usize::MAX / 2), None);
     }
 }

@@ -213,6 +213,42 @@ mod tests {
     use half::bf16;
 
     use super::*;
+    use crate::kernels::isa::Isa;
+
+    struct Quantize([f32; BLOCK]);
+
+    impl Kernel for Quantize {
+        type Output = Quantized;
+
+        unsafe fn run<S: Simd>(self) -> Quantized {
+            // SAFETY: the caller's promise.
+            unsafe { S::quantize(&self.0) }
+        }
+    }
+
+    #[test]
+    fn all_instruction_sets_quantize_alike() {
+        for exponent in [-140, -126, -20, 0, 60, 127] {
+            for special in [0.0, -0.0, 0.5, f32::INFINITY, f32::NEG_INFINITY, f32::NAN] {
+                let unit = 2f64.powi(exponent) as f32;
+                let mut values: [f32; BLOCK] = std::array::from_fn(|i| (i as f32 * 0.7).sin() * unit);
+                values[9] = special;
+                let expected = quantize(&values);
+                assert_eq!(expected.sum, expected.codes.iter().map(|&code| i32::from(code)).sum());
+                for isa in Isa::available() {
+                    // SAFETY: this processor has the instruction set.
+                    let found = unsafe { isa.dispatch(Quantize(values)) };
+                    assert_eq!(
+                        (found.codes, found.sum),
+                        (expected.codes, expected.sum),
+                        "{isa:?}, {values:?}"
+                    );
+                    let is_nan = found.scale.is_nan() && expected.scale.is_nan();
+                    assert!(is_nan || found.scale == expected.scale, "{isa:?}, {values:?}");
+                }
+            }
+        }
+    }
 
     #[test]
     fn numbers_round_to_bf16_as_they_should() {

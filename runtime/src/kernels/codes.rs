@@ -216,7 +216,7 @@ impl<F: Format> Chain for Coded<F> {
                 if const { M > SPREAD } {
                     next.ask::<S, P>(group);
                 }
-                // More rows are faster with a heap.
+                // With one or two rows, loads would wait behind a heap of requests; more are faster with one.
                 if const { M > SPREAD && M <= STREAMED } {
                     prefetch(0..lines);
                 }

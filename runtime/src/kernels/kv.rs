@@ -233,7 +233,8 @@ pub fn append(
     let store = |task: usize, _: usize| {
         let (head, block) = (task / blocks, first + task % blocks);
         let place = (head * stream + block) * layout.block_bytes();
-        // SAFETY: the cache has this block, and no other task has it.
+        // SAFETY: all slots are inside the cache, so it has every block from the first's to the last's; tasks differ in
+        // head or block, and `cache` is borrowed until they end.
         let bytes = unsafe { std::slice::from_raw_parts_mut(cache.get().add(place), layout.block_bytes()) };
         let (keys, values) = (
             keys.columns(head * layout.head_dim, layout.head_dim),
@@ -287,11 +288,14 @@ mod tests {
             for (rows, head_dim) in [(3, 6), (100, 70)] {
                 let layout = KvLayout { dtype, kv_heads: 3, head_dim };
                 let width = layout.kv_heads * head_dim;
-                let mut one_by_one = vec![0; layout.layer_bytes(rows).unwrap()];
+                // Neither the first block is touched nor the last.
+                let (skipped, room) = (70, 70 + rows + 64);
+                let mut one_by_one = vec![0; layout.layer_bytes(room).unwrap()];
                 let mut together = one_by_one.clone();
                 let (keys, values) = (numbers(1, rows * width), numbers(2, rows * width));
                 // The second token is hidden, and the others come in the opposite order.
-                let slots: Vec<_> = (0..rows).map(|row| (row != 1).then_some(rows - 1 - row)).collect();
+                let slots: Vec<_> =
+                    (0..rows).map(|row| (row != 1).then_some(skipped + rows - 1 - row)).collect();
                 let row = |of: &'_ [f32], row: usize| of[row * width..(row + 1) * width].to_vec();
                 for (i, slot) in slots.iter().enumerate().filter_map(|(i, slot)| Some((i, (*slot)?))) {
                     layout.append(&mut one_by_one, slot, &row(&keys, i), &row(&values, i));

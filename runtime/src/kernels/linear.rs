@@ -311,12 +311,6 @@ impl Panels<'_> {
         self.part.weight.layout().cols
     }
 
-    /// Where a panel is stored, or would be.
-    fn stored(&self, panel: usize) -> *const u8 {
-        let weight = self.part.weight;
-        weight.data().as_ptr().wrapping_add(panel * weight.layout().panel_bytes())
-    }
-
     /// The operands of the first token, `count` panels from `panel` on, and some columns; panels that are stored begin
     /// with the first column.
     #[inline(always)]
@@ -325,7 +319,7 @@ impl Panels<'_> {
         let layout = part.weight.layout();
         let first = panel * PANEL;
         Operands {
-            panels: self.stored(panel),
+            panels: part.weight.panel(panel),
             panel_bytes: layout.panel_bytes(),
             cols: cols.len(),
             ahead: AHEAD,
@@ -352,10 +346,12 @@ impl Panels<'_> {
         let layout = self.part.weight.layout();
         // Columns take about as much room in every panel.
         let column_bytes = layout.panel_bytes() / layout.padded_cols().max(1);
-        let from = self.stored(next).wrapping_add(start * column_bytes);
+        let from = self.part.weight.panel(next).wrapping_add(start * column_bytes);
         let steps = operands.cols.div_ceil(C::STEP).max(1);
         let all = (operands.cols * column_bytes).div_ceil(64);
-        let lines = all.div_ceil(steps * tokens.len().div_ceil(most));
+        // A last tile of a few rows does not ask.
+        let tiles = tokens.len().saturating_sub(tile::SPREAD).div_ceil(most).max(1);
+        let lines = all.div_ceil(steps * tiles);
         for (tile, first) in (0..tokens.len()).step_by(most).enumerate() {
             let rows = tokens.len().min(first + most) - first;
             let tile_rows = tile::tile_rows(rows, most);

@@ -1,4 +1,5 @@
-//! How the panels of a matrix are dealt out among tasks: about equally, and so that all threads have as many tasks.
+//! How the panels of a matrix are dealt out among tasks: about equally, and so that no thread has a task more than others
+//! where there is work for all.
 
 use std::ops::Range;
 
@@ -14,7 +15,9 @@ impl Shares {
     /// `panels` panels for `threads` threads, about `a_task` of them in a task, or fewer.
     pub(super) fn new(panels: usize, a_task: usize, threads: usize) -> Self {
         let pairs = panels.div_ceil(2);
-        let tasks = pairs.div_ceil(a_task.div_ceil(2).max(1)).next_multiple_of(threads).min(pairs);
+        let least = pairs.div_ceil(a_task.div_ceil(2).max(1));
+        // Few tasks are not worth waking every thread for.
+        let tasks = if least < threads { least } else { least.next_multiple_of(threads).min(pairs) };
         Self { panels, pairs, tasks }
     }
 
@@ -35,21 +38,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_panel_has_one_task_and_threads_have_equal_shares() {
-        for (panels, a_task, threads) in
-            [(36, 3, 2), (36, 12, 2), (1, 1, 8), (60, 12, 2), (2001, 32, 7), (7, 0, 3), (0, 4, 2)]
-        {
-            let shares = Shares::new(panels, a_task, threads);
-            let mut next = 0;
-            for task in 0..shares.tasks() {
-                let panels = shares.panels(task);
-                assert_eq!(panels.start, next);
-                assert!(!panels.is_empty() && panels.start % 2 == 0);
-                assert!(panels.len() <= a_task.next_multiple_of(2).max(2));
-                next = panels.end;
+    fn every_panel_has_one_task_and_tasks_are_about_equal() {
+        for panels in [0, 1, 2, 7, 36, 60, 2001] {
+            for (a_task, threads) in [(0, 3), (1, 8), (3, 2), (12, 2), (32, 7), (5000, 2)] {
+                let shares = Shares::new(panels, a_task, threads);
+                let most = a_task.next_multiple_of(2).max(2);
+                let (mut next, mut sizes) = (0, Vec::new());
+                for task in 0..shares.tasks() {
+                    let share = shares.panels(task);
+                    assert_eq!(share.start, next);
+                    assert!(share.start % 2 == 0 && (1..=most).contains(&share.len()), "{shares:?}");
+                    sizes.push(share.len().div_ceil(2));
+                    next = share.end;
+                }
+                assert_eq!(next, panels);
+                assert!(sizes.iter().max() <= sizes.iter().min().map(|size| size + 1).as_ref(), "{sizes:?}");
+                let tasks = shares.tasks();
+                let is_fair = tasks % threads == 0 || tasks == panels.div_ceil(2) || tasks < threads;
+                assert!(is_fair, "{shares:?} for {threads} threads");
             }
-            assert_eq!(next, panels);
-            assert!(shares.tasks() % threads == 0 || shares.tasks() == panels.div_ceil(2));
         }
+        assert_eq!([Shares::new(36, 12, 2).tasks(), Shares::new(36, 3, 2).tasks()], [4, 10]);
     }
 }

@@ -14,7 +14,7 @@ use super::simd::{Kernel, Simd};
 /// Rows up to which panels are expected to come from memory, and are asked for ahead.
 pub(super) const STREAMED: usize = 8;
 
-/// Rows up to which loads would wait for a heap of what is asked for: it is spread over the steps.
+/// Rows up to which panels are streamed with nothing else to do: [`Next`] is not for them.
 pub(super) const SPREAD: usize = 2;
 
 /// How elements of a panel are stored. Columns are read in pairs, see [`llamac_plan::layout`].

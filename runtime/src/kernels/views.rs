@@ -223,6 +223,11 @@ impl<'a> Matrix<'a> {
         &self.layout
     }
 
+    /// Where a panel is, or would be.
+    pub(super) fn panel(&self, panel: usize) -> *const u8 {
+        self.data.as_ptr().wrapping_add(panel * self.layout.panel_bytes())
+    }
+
     /// The bytes of all panels.
     pub(super) fn data(&self) -> &'a [u8] {
         self.data

@@ -192,7 +192,7 @@ impl Kernel for Panels<'_> {
             let _tiles = (!part.is_token()).then(|| Tiles::new(tokens, 64, 16));
             if layout.dtype == WeightDtype::Bf16 {
                 for (start, cols) in part.depths() {
-                    let stored = |panel| self.stored(panel).wrapping_add(start * PANEL * 2);
+                    let stored = |panel| self.part.weight.panel(panel).wrapping_add(start * PANEL * 2);
                     self.bf16_pairs::<S>(start, cols, stored);
                 }
                 return;
@@ -200,7 +200,7 @@ impl Kernel for Panels<'_> {
             let rounded = scratch.get(part.scratch()).as_mut_ptr();
             let round = |panel: usize, start: usize, cols: usize| {
                 let out = rounded.wrapping_add(panel % 2 * DEPTH * PANEL / 2);
-                widen::to_pairs::<S>(layout.dtype, self.stored(panel), start, cols, out.cast());
+                widen::to_pairs::<S>(layout.dtype, self.part.weight.panel(panel), start, cols, out.cast());
                 out.cast_const().cast()
             };
             if part.tiles() > 1 {
@@ -223,12 +223,6 @@ impl Kernel for Panels<'_> {
 /// # Safety (of every function)
 /// AMX is available, this thread's tiles are set up, the panels are inside the matrix, and x is packed for the part.
 impl Panels<'_> {
-    /// Where a panel is stored, or would be.
-    fn stored(&self, panel: usize) -> *const u8 {
-        let weight = self.part.weight;
-        weight.data().as_ptr().wrapping_add(panel * weight.layout().panel_bytes())
-    }
-
     /// Panels times all tokens, where `place` says in pairs of bf16 from column `start` on: by twos, but for few tokens,
     /// to which memory streams one after the other.
     #[inline(always)]
@@ -271,10 +265,10 @@ impl Panels<'_> {
             let mut from = [std::ptr::null(); P];
             for (p, from) in from.iter_mut().enumerate() {
                 *from = match part.tiles() {
-                    1 => self.stored(panel).wrapping_add(start * column_bytes + AHEAD),
+                    1 => self.part.weight.panel(panel).wrapping_add(start * column_bytes + AHEAD),
                     _ => {
                         let place = start * column_bytes + tile / 2 * (cols / STEP) * lines * 64;
-                        self.stored(panel + P + p).wrapping_add(place)
+                        self.part.weight.panel(panel + P + p).wrapping_add(place)
                     }
                 };
             }
@@ -341,10 +335,13 @@ impl Panels<'_> {
         let (group, blocks) = (start / GROUP, cols.div_ceil(GROUP) * 2);
         let buffers: *mut u8 = scratch.get(codes_room(cols)).as_mut_ptr().cast();
         let tiles = buffers.wrapping_add(codes::BUFFER_BYTES);
-        let stored = self.stored(panel);
+        let stored = self.part.weight.panel(panel);
         // The next panel's codes, in equal shares with each tile of tokens.
-        let next =
-            self.stored(panel + 1).wrapping_add(start * layout.panel_bytes() / layout.padded_cols().max(1));
+        let next = self
+            .part
+            .weight
+            .panel(panel + 1)
+            .wrapping_add(start * layout.panel_bytes() / layout.padded_cols().max(1));
         let lines = (cols * layout.panel_bytes() / layout.padded_cols().max(1)).div_ceil(64 * part.tiles());
         // SAFETY: the caller's promise.
         unsafe {

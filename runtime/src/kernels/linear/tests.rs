@@ -122,10 +122,12 @@ fn a_long_prompt_is_cut_into_blocks() {
     check((F32, Arithmetic::F32), 600, 35, 8, true);
     check((Bf16, Arithmetic::Bf16), 257, 33, 9, false);
     check((Q4A, Arithmetic::Int8), 300, 33, 200, false);
+    // More columns than are taken at once, an odd number.
+    check((F32, Arithmetic::F32), 25, 33, 2051, true);
     // More tokens and columns than any part takes at once, and a last part of one token.
-    check((Bf16, Arithmetic::Bf16), 529, 33, 1100, true);
-    check((Bf16, Arithmetic::Bf16), 513, 33, 1100, false);
-    check((Q4, Arithmetic::Bf16), 529, 33, 1100, true);
+    check((Bf16, Arithmetic::Bf16), 529, 33, 2200, true);
+    check((Bf16, Arithmetic::Bf16), 513, 33, 2200, false);
+    check((Q4, Arithmetic::Bf16), 529, 33, 2200, true);
     check((Q8, Arithmetic::Int8), 529, 33, 2200, true);
     check((Q4A, Arithmetic::Int8), 529, 33, 2200, false);
 }
@@ -295,18 +297,23 @@ fn nothing_to_do_is_done() {
 
 #[test]
 fn windows_of_wider_buffers_are_read_and_written_in_place() {
-    for context in contexts() {
-        for (dtype, arithmetic) in ALL {
-            let w = testing::matrix(1, dtype, 5, 3);
-            let x = numbers(2, 4 * 8);
-            let mut out = vec![7.0; 4 * 9];
-            let rows = RowsMut::new(&mut out, 9).columns(2, 5);
+    // A tile and less, and several tiles with a rest.
+    for (tokens, outputs) in [(4, 5), (35, 50)] {
+        let width = outputs + 4;
+        let contexts = contexts();
+        for (context, (dtype, arithmetic)) in
+            contexts.iter().flat_map(|context| ALL.map(|kind| (context, kind)))
+        {
+            let w = testing::matrix(1, dtype, outputs, 3);
+            let x = numbers(2, tokens * 8);
+            let mut out = vec![7.0; tokens * width];
+            let rows = RowsMut::new(&mut out, width).columns(2, outputs);
             let window = Rows::new(&x, 8).columns(4, 3);
-            linear(&context, arithmetic, window, Matrix::new(w.layout, &w.bytes), None, rows);
-            for t in 0..4 {
-                let alone = run(&context, arithmetic, &x[t * 8 + 4..t * 8 + 7], &w, None);
-                assert_eq!(out[t * 9 + 2..t * 9 + 7], alone);
-                assert_eq!((out[t * 9 + 1], out[t * 9 + 7]), (7.0, 7.0));
+            linear(context, arithmetic, window, Matrix::new(w.layout, &w.bytes), None, rows);
+            for (x, out) in x.chunks(8).zip(out.chunks(width)) {
+                let alone = run(context, arithmetic, &x[4..7], &w, None);
+                assert_eq!(out[2..outputs + 2], alone);
+                assert_eq!((out[1], out[outputs + 2]), (7.0, 7.0));
             }
         }
     }
