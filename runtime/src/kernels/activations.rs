@@ -228,7 +228,7 @@ mod tests {
 
     #[test]
     fn all_instruction_sets_quantize_alike() {
-        for exponent in [-140, -126, -20, 0, 60, 127] {
+        for exponent in [-140, -126, 0, 127] {
             for special in [0.0, -0.0, 0.5, f32::INFINITY, f32::NEG_INFINITY, f32::NAN] {
                 let unit = 2f64.powi(exponent) as f32;
                 let mut values: [f32; BLOCK] = std::array::from_fn(|i| (i as f32 * 0.7).sin() * unit);
@@ -253,9 +253,10 @@ mod tests {
     #[test]
     fn numbers_round_to_bf16_as_they_should() {
         // Every exponent, many times, with low bits of all kinds; and ties, to even and to odd.
-        let ties =
-            (0..=u16::MAX).flat_map(|high| [0x7fff, 0x8000, 0x8001].map(|low| u32::from(high) << 16 | low));
-        for bits in (0..=u32::MAX).step_by(65_537).chain(ties) {
+        let step = if cfg!(miri) { 101 } else { 1 };
+        let ties = (0..=u16::MAX).step_by(step);
+        let ties = ties.flat_map(|high| [0x7fff, 0x8000, 0x8001].map(|low| u32::from(high) << 16 | low));
+        for bits in (0..=u32::MAX).step_by(65_537 * step).chain(ties) {
             let x = f32::from_bits(bits);
             let (found, expected) = (bf16::from_bits(to_bf16(x)), bf16::from_f32(x));
             assert!(found.to_bits() == expected.to_bits() || found.is_nan() && expected.is_nan(), "{x}");

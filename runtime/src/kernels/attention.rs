@@ -28,8 +28,9 @@ use products::{Block, Codes, Elements, Products, Queries, scratch_width};
 
 pub(in crate::kernels) mod products;
 
-/// Queries that a task takes through a block of the cache together, so that it is read from nearby.
-const TASK_QUERIES: usize = 48;
+/// Queries that a task takes through a block of the cache together, so that it is read from nearby. In Miri,
+/// few: there, too, threads divide the work.
+const TASK_QUERIES: usize = if cfg!(miri) { 2 } else { 48 };
 
 /// Neighbouring rows of queries of one sequence.
 #[derive(Clone, Copy, Debug)]

@@ -49,13 +49,13 @@ pub fn embed(context: &Context, ids: &[u32], table: Matrix<'_>, out: RowsMut<'_>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::testing::{self, contexts};
+    use crate::kernels::testing::{self, contexts, sizes};
 
     #[test]
     fn embeddings_are_rows_of_the_table() {
         for context in contexts() {
             for dtype in WeightDtype::ALL {
-                for cols in [9, 100] {
+                for &cols in sizes(&[9, 100], &[9, 35]) {
                     let table = testing::matrix(4, dtype, 37, cols);
                     let ids = [36, 0, 16, 15, 16];
                     let mut out = vec![0.0; ids.len() * cols];

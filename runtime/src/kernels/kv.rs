@@ -256,7 +256,7 @@ pub fn append(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::testing::numbers;
+    use crate::kernels::testing::{numbers, sizes};
 
     #[test]
     fn every_element_has_its_own_place() {
@@ -275,6 +275,10 @@ mod tests {
             };
             for slot in 0..70 {
                 layout.append(&mut cache, slot, &row, &row);
+                // Looking through all takes long in Miri.
+                if cfg!(miri) && slot % 69 != 0 {
+                    continue;
+                }
                 let ones = cache.chunks(one.len()).filter(|bytes| *bytes == one).count();
                 assert_eq!(ones, (slot + 1) * 4 * head_dim);
             }
@@ -285,7 +289,7 @@ mod tests {
     fn rows_are_stored_as_one_by_one() {
         for dtype in [KvDtype::F32, KvDtype::F16, KvDtype::Bf16, KvDtype::Int8] {
             // Few rows are stored by one thread, many by more.
-            for (rows, head_dim) in [(3, 6), (100, 70)] {
+            for &(rows, head_dim) in sizes(&[(3, 6), (100, 70)], &[(5, 18)]) {
                 let layout = KvLayout { dtype, kv_heads: 3, head_dim };
                 let width = layout.kv_heads * head_dim;
                 // Neither the first block is touched nor the last.

@@ -55,8 +55,9 @@ pub use views::{Matrix, Rows, RowsMut};
 use crate::pool::Pool;
 use scratch::Scratch;
 
-/// Elements of simple work that are worth a task of their own: some microseconds.
-const TASK_ELEMENTS: usize = 32 << 10;
+/// Elements of simple work that are worth a task of their own: some microseconds. In Miri, few: there,
+/// too, threads divide the work.
+const TASK_ELEMENTS: usize = if cfg!(miri) { 64 } else { 32 << 10 };
 
 /// What kernels run on: an instruction set, threads, and memory that they reuse.
 ///

@@ -258,6 +258,7 @@ mod tests {
     use super::*;
 
     #[test]
+    #[cfg_attr(miri, ignore = "loops of thousands of steps in registers")]
     fn every_instruction_set_has_limits() {
         for isa in Isa::available() {
             let context = Context::with_isa(2, isa).expect("it is available");

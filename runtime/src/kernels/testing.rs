@@ -1,14 +1,26 @@
-//! What the kernels' tests share: numbers, packed matrices, and every context that this processor can have.
+//! What the kernels' tests share: numbers, packed matrices, memory with a wall behind it, and every context that this
+//! processor can have.
+
+#[cfg(not(miri))]
+use std::marker::PhantomData;
+#[cfg(not(miri))]
+use std::ops::{Deref, DerefMut};
 
 use half::{bf16, f16};
 use llamac_plan::layout::{BLOCK, MatrixLayout, PANEL, WeightDtype};
 
 use super::{Context, Isa};
 
-/// Every instruction set of this processor on 1 and 2 threads.
+/// Every instruction set of this processor on 1 and 2 threads; in Miri, scalars on 2.
 pub(super) fn contexts() -> Vec<Context> {
-    let isas = Isa::available().flat_map(|isa| [(1, isa), (2, isa)]);
+    let threads = sizes(&[1, 2], &[2]);
+    let isas = Isa::available().flat_map(|isa| threads.iter().map(move |&threads| (threads, isa)));
     isas.map(|(threads, isa)| Context::with_isa(threads, isa).unwrap()).collect()
+}
+
+/// `all`, or `few` in Miri, where everything takes a thousand times as long.
+pub(super) fn sizes<'a, T>(all: &'a [T], few: &'a [T]) -> &'a [T] {
+    if cfg!(miri) { few } else { all }
 }
 
 /// Numbers around zero, mostly below one, the same for the same seed (splitmix64).
@@ -32,10 +44,65 @@ pub(super) fn round(dtype: WeightDtype, x: f32) -> f32 {
     }
 }
 
+/// Elements that end where memory does: who goes on behind them is killed, also in assembly, which no sanitizer sees.
+#[cfg(not(miri))]
+pub(super) struct Walled<T> {
+    map: memmap2::MmapRaw,
+    len: usize,
+    elements: PhantomData<T>,
+}
+
+/// Miri maps no files, and sees every element that is read.
+#[cfg(miri)]
+pub(super) type Walled<T> = Vec<T>;
+
+#[cfg(not(miri))]
+impl<T> Walled<T> {
+    /// Bytes of the wall: no system's pages are larger.
+    const WALL: usize = 64 << 10;
+
+    fn start(&self) -> *mut T {
+        let end = self.map.len() - Self::WALL;
+        self.map.as_mut_ptr().wrapping_add(end - self.len * size_of::<T>()).cast()
+    }
+}
+
+#[cfg(not(miri))]
+impl<T: bytemuck::Pod> From<Vec<T>> for Walled<T> {
+    fn from(elements: Vec<T>) -> Self {
+        let file = tempfile::tempfile().unwrap();
+        let room = size_of_val(&elements[..]).next_multiple_of(Self::WALL);
+        file.set_len(room as u64).unwrap();
+        // Pages behind the end of a file are not there.
+        let map = memmap2::MmapOptions::new().len(room + Self::WALL).map_raw(&file).unwrap();
+        let mut walled = Self { map, len: elements.len(), elements: PhantomData };
+        walled.copy_from_slice(&elements);
+        walled
+    }
+}
+
+#[cfg(not(miri))]
+impl<T: bytemuck::Pod> Deref for Walled<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        // SAFETY: the elements are inside the file, as zeros at first, and aligned, since its end is.
+        unsafe { std::slice::from_raw_parts(self.start(), self.len) }
+    }
+}
+
+#[cfg(not(miri))]
+impl<T: bytemuck::Pod> DerefMut for Walled<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        // SAFETY: as above, and nobody else has the file.
+        unsafe { std::slice::from_raw_parts_mut(self.start(), self.len) }
+    }
+}
+
 /// A packed matrix and what it holds after rounding, row-major.
 pub(super) struct Packed {
     pub(super) layout: MatrixLayout,
-    pub(super) bytes: Vec<u8>,
+    pub(super) bytes: Walled<u8>,
     pub(super) elements: Vec<f32>,
 }
 
@@ -95,7 +162,7 @@ pub(super) fn packed(dtype: WeightDtype, rows: usize, cols: usize, numbers: &[f3
             }
         }
     }
-    Packed { layout, bytes, elements }
+    Packed { layout, bytes: bytes.into(), elements }
 }
 
 /// Fails unless both are as close as single precision allows: relative L2 error 1e-6, and no element off by more than

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::kernels::Isa;
-use crate::kernels::testing::{self, assert_close, bits, contexts, numbers};
+use crate::kernels::testing::{self, Walled, assert_close, bits, contexts, numbers, sizes};
 
 /// Every dtype with every arithmetic that there is for it.
 const ALL: [(WeightDtype, Arithmetic); 15] = [
@@ -65,10 +65,11 @@ fn run(
     w: &testing::Packed,
     bias: Option<&[f32]>,
 ) -> Vec<f32> {
-    let mut out = vec![f32::NAN; x.len() / w.layout.cols * w.layout.rows];
-    let (x, rows) = (Rows::new(x, w.layout.cols), RowsMut::new(&mut out, w.layout.rows));
+    let mut out = Walled::from(vec![f32::NAN; x.len() / w.layout.cols * w.layout.rows]);
+    let x = Walled::from(x.to_vec());
+    let (x, rows) = (Rows::new(&x, w.layout.cols), RowsMut::new(&mut out, w.layout.rows));
     linear(context, arithmetic, x, Matrix::new(w.layout, &w.bytes), bias, rows);
-    out
+    out.to_vec()
 }
 
 fn check(
@@ -99,9 +100,10 @@ fn check(
 
 #[test]
 fn odd_sizes_are_the_product_and_the_same_bits_alone() {
+    let all = &[(1, 1), (15, 7), (16, 60), (17, 100), (515, 33), (40, 515)];
     for how in ALL {
-        for (rows, cols) in [(1, 1), (15, 7), (16, 60), (17, 100), (515, 33), (40, 515)] {
-            for tokens in [1, 2, 7, 13, 65] {
+        for &(rows, cols) in sizes(all, &[(1, 1), (17, 5)]) {
+            for &tokens in sizes(&[1, 2, 7, 13, 65], &[1, 3]) {
                 check(how, tokens, rows, cols, tokens % 2 == 1);
             }
         }
@@ -110,15 +112,21 @@ fn odd_sizes_are_the_product_and_the_same_bits_alone() {
 
 #[test]
 fn any_number_of_tokens_that_tiles_can_have() {
+    let (most, rows, cols) = if cfg!(miri) { (3, 1, 3) } else { (26, 50, 130) };
     for how in ALL {
-        for tokens in 1..=26 {
-            check(how, tokens, 50, 130, false);
+        for tokens in 1..=most {
+            check(how, tokens, rows, cols, false);
         }
     }
 }
 
 #[test]
 fn a_long_prompt_is_cut_into_blocks() {
+    if cfg!(miri) {
+        check((F32, Arithmetic::F32), 257, 1, 1, true);
+        check((F16, Arithmetic::F32), 3, 1, 259, false);
+        return check((Q4, Arithmetic::Bf16), 3, 1, 259, true);
+    }
     check((F32, Arithmetic::F32), 600, 35, 8, true);
     check((Bf16, Arithmetic::Bf16), 257, 33, 9, false);
     check((Q4A, Arithmetic::Int8), 300, 33, 200, false);
@@ -135,11 +143,12 @@ fn a_long_prompt_is_cut_into_blocks() {
 /// Also where sums, terms or factors are subnormal.
 #[test]
 fn one_token_has_the_bits_of_many_at_the_small_end() {
-    let (rows, cols) = (19, 96);
+    let (rows, cols, tokens) = if cfg!(miri) { (3, 5, 3) } else { (19, 96, 17) };
+    let all = &[(1.0, 1e-38), (1.0, 3e-39), (1e-3, 1e-36), (1e-19, 1e-19), (1e-38, 1.0)];
     for how @ (dtype, arithmetic) in ALL {
-        for (w_unit, x_unit) in [(1.0, 1e-38), (1.0, 3e-39), (1e-3, 1e-36), (1e-19, 1e-19), (1e-38, 1.0)] {
+        for &(w_unit, x_unit) in sizes(all, &all[..1]) {
             let scaled = |numbers: Vec<f32>, unit: f32| numbers.iter().map(|x| x * unit).collect::<Vec<_>>();
-            let x = scaled(numbers(1, 17 * cols), x_unit);
+            let x = scaled(numbers(1, tokens * cols), x_unit);
             let w = testing::packed(dtype, rows, cols, &scaled(numbers(2, rows * cols), w_unit));
             for context in contexts() {
                 let together = run(&context, arithmetic, &x, &w, None);
@@ -159,10 +168,11 @@ fn one_token_has_the_bits_of_many_at_the_small_end() {
 /// Terms that cancel, and factors at both ends of what numbers can be.
 #[test]
 fn extreme_numbers_are_multiplied_like_others() {
-    let (tokens, rows, cols) = (13, 19, 96);
+    let (tokens, rows, cols) = if cfg!(miri) { (3, 3, 5) } else { (13, 19, 96) };
+    // A block of scales at the ends of half precision; where weights are small, activations are large.
+    let all = &[(6e-5, 1e30), (3e4, 1e-25), (1.0, 1e36), (4e-7, 1e3), (1.0, 1e-30)];
     for how @ (dtype, arithmetic) in ALL {
-        // A block of scales at the ends of half precision; where weights are small, activations are large.
-        for (w_unit, x_unit) in [(6e-5, 1e30), (3e4, 1e-25), (1.0, 1e36), (4e-7, 1e3), (1.0, 1e-30)] {
+        for &(w_unit, x_unit) in sizes(all, &all[..1]) {
             if dtype == F16 && w_unit < 1e-5 {
                 continue;
             }
@@ -181,14 +191,14 @@ fn extreme_numbers_are_multiplied_like_others() {
 /// An infinite activation, or one that is no number, spoils its own row and no other.
 #[test]
 fn what_is_not_finite_stays_in_its_row() {
-    let (rows, cols) = (17, 70);
+    let (rows, cols) = if cfg!(miri) { (3, 5) } else { (17, 70) };
     for how @ (dtype, arithmetic) in ALL {
         let w = testing::matrix(2, dtype, rows, cols);
-        for tokens in [2, 13] {
-            for special in [f32::INFINITY, f32::NEG_INFINITY, f32::NAN] {
+        for &tokens in sizes(&[2, 13], &[3]) {
+            for &special in sizes(&[f32::INFINITY, f32::NEG_INFINITY, f32::NAN], &[f32::NAN]) {
                 let clean = numbers(1, tokens * cols);
                 let mut x = clean.clone();
-                x[cols + 40] = special;
+                x[cols + cols / 2] = special;
                 for context in contexts() {
                     let found = run(&context, arithmetic, &x, &w, None);
                     let expected = run(&context, arithmetic, &clean, &w, None);
@@ -211,7 +221,7 @@ fn what_is_not_finite_stays_in_its_row() {
 /// Weights and activations so small that they are subnormal: products may be taken for zeros, but nothing else.
 #[test]
 fn subnormal_numbers_are_small() {
-    let (rows, cols) = (16, 64);
+    let (rows, cols) = (16, if cfg!(miri) { 6 } else { 64 });
     for (dtype, arithmetic) in ALL {
         let tiny = vec![f32::from_bits(1000); cols];
         let w = testing::packed(dtype, rows, cols, &vec![1.0; rows * cols]);
@@ -235,6 +245,7 @@ fn subnormal_numbers_are_small() {
 /// Sums of integers are exact, so that only the multiply-adds of scales can differ.
 #[cfg(target_arch = "x86_64")]
 #[test]
+#[cfg_attr(miri, ignore = "Miri has one")]
 fn instruction_sets_agree_on_codes() {
     let fused: Vec<Isa> = Isa::available().filter(|isa| *isa != Isa::Scalar).collect();
     for dtype in [Q8, Q4, Q4A] {
@@ -283,7 +294,7 @@ fn nothing_to_do_is_done() {
         let w = testing::matrix(1, F32, 4, 3);
         assert_eq!(run(&context, Arithmetic::F32, &[], &w, None), [0.0; 0]);
         for (dtype, arithmetic) in ALL {
-            for tokens in [1, 2, 40] {
+            for &tokens in sizes(&[1, 2, 40], &[1, 3]) {
                 let (w, x) = (testing::matrix(1, dtype, 3, 0), vec![1.0; tokens]);
                 let mut out = vec![f32::NAN; tokens * 3];
                 let (x, rows) = (Rows::new(&x, 1).columns(0, 0), RowsMut::new(&mut out, 3));
@@ -298,7 +309,7 @@ fn nothing_to_do_is_done() {
 #[test]
 fn windows_of_wider_buffers_are_read_and_written_in_place() {
     // A tile and less, and several tiles with a rest.
-    for (tokens, outputs) in [(4, 5), (35, 50)] {
+    for &(tokens, outputs) in sizes(&[(4, 5), (35, 50)], &[(4, 5)]) {
         let width = outputs + 4;
         let contexts = contexts();
         for (context, (dtype, arithmetic)) in
@@ -321,10 +332,11 @@ fn windows_of_wider_buffers_are_read_and_written_in_place() {
 
 #[test]
 fn threads_do_not_change_bits() {
+    let (tokens, rows, cols) = if cfg!(miri) { (3, 35, 5) } else { (14, 900, 300) };
     for isa in Isa::available() {
         for dtype in WeightDtype::ALL {
             let arithmetic = Compute::Auto.arithmetic(dtype);
-            let (x, w) = (numbers(1, 14 * 300), testing::matrix(2, dtype, 900, 300));
+            let (x, w) = (numbers(1, tokens * cols), testing::matrix(2, dtype, rows, cols));
             let results: Vec<_> = [1, 2, 3]
                 .map(|threads| {
                     bits(&run(&Context::with_isa(threads, isa).unwrap(), arithmetic, &x, &w, None))
@@ -340,6 +352,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(40))]
 
     #[test]
+    #[cfg_attr(miri, ignore = "shapes by chance take long; those above have all of the code")]
     fn any_shape(
         tokens in 1_usize..30,
         rows in 1_usize..70,
