@@ -234,7 +234,7 @@ mod tests {
                 let mut values: [f32; BLOCK] = std::array::from_fn(|i| (i as f32 * 0.7).sin() * unit);
                 values[9] = special;
                 let expected = quantize(&values);
-                assert_eq!(expected.sum, expected.codes.iter().map(|&code| i32::from(code)).sum());
+                assert_eq!(expected.sum, expected.codes.iter().map(|&code| i32::from(code)).sum::<i32>());
                 for isa in Isa::available() {
                     // SAFETY: this processor has the instruction set.
                     let found = unsafe { isa.dispatch(Quantize(values)) };

@@ -37,6 +37,9 @@ pub(super) struct Folder {
 impl Folder {
     /// Opens the folder at `path`.
     pub fn open(path: &Path) -> Result<Self, Diagnostics> {
+        if !path.is_dir() {
+            return Err(no_config(path).into());
+        }
         let mut faults = Diagnostics::new();
         let config_path = path.join(CONFIG);
         let config_name = config_path.display().to_string();
@@ -62,9 +65,14 @@ fn no_config(path: &Path) -> Diagnostic {
         () if !path.is_dir() => "a file",
         () => "no adapter_config.json",
     });
-    match path.join(super::super::CONFIG).exists() {
-        true => fault.help("this is a whole checkpoint: compile it as it is"),
-        false => fault,
+    if path.join(super::super::CONFIG).exists() {
+        return fault.help("this is a whole checkpoint: compile it as it is");
+    }
+    match path.parent() {
+        Some(folder) if path.is_file() && folder.join(CONFIG).exists() => {
+            fault.help(format!("give the folder: {}", folder.display()))
+        }
+        _ => fault,
     }
 }
 

@@ -251,10 +251,15 @@ fn folders_that_hold_no_adapter_are_told_apart() {
        found    no such file
        help: the download may not be complete: fetch the adapter's weights, too
     ");
-    let nothing = LoraSource { path: PathBuf::from("/nonexistent"), scale: 1.0 };
-    let sources = AdapterSources { loras: vec![nothing], soft_prompt: None };
-    let absent = Adapters::open(&sources, &mut Vec::new()).expect_err("it is not there");
-    assert!(absent.to_string().contains("no such folder"), "{absent}");
+    let refusal = |path: PathBuf| {
+        let sources = AdapterSources { loras: vec![LoraSource { path, scale: 1.0 }], soft_prompt: None };
+        Adapters::open(&sources, &mut Vec::new()).expect_err("it is not there").to_string()
+    };
+    let absent = refusal(PathBuf::from("/nonexistent"));
+    assert!(absent.contains("no such folder"), "{absent}");
+    let file = refusal(half.path().join(CONFIG));
+    assert!(file.contains("a file"), "{file}");
+    assert!(file.contains(&format!("give the folder: {}", half.path().display())), "{file}");
     assert!(faults(&[&adapter(lora(json!({})), &[])]).contains("it holds no tensor"));
 }
 
