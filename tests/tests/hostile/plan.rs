@@ -112,7 +112,7 @@ fn a_plan_that_makes_no_sense_is_refused() {
         (
             "/arena_bytes_per_token",
             json!(buffer("/arena_bytes_per_token") - 64),
-            "does not fit into the arena",
+            "buffer 4 does not fit into the arena",
         ),
         ("/buffers/0/offset", json!(1u64 << 40), "buffer 0 does not fit into the arena"),
         ("/buffers/0/offset", json!(u64::MAX - 63), "buffer 0 does not fit into the arena"),
