@@ -603,7 +603,7 @@ mod tests {
     fn rows_of_a_buffer_are_an_odd_number_of_lines_that_hold_them() {
         for width in [0, 1, 16, 17, 576, 1024, 3072] {
             let bytes = Buffer::row_bytes(width).unwrap();
-            assert!(bytes % ALIGNMENT == 0 && bytes / ALIGNMENT % 2 == 1, "{width}: {bytes}");
+            assert!(bytes.is_multiple_of(ALIGNMENT) && bytes / ALIGNMENT % 2 == 1, "{width}: {bytes}");
             assert!((4 * width..4 * width + 2 * ALIGNMENT + 1).contains(&bytes), "{width}: {bytes}");
         }
         assert_eq!(Buffer::row_bytes(usize::MAX / 4), None);

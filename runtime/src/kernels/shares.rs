@@ -47,14 +47,14 @@ mod tests {
                 for task in 0..shares.tasks() {
                     let share = shares.panels(task);
                     assert_eq!(share.start, next);
-                    assert!(share.start % 2 == 0 && (1..=most).contains(&share.len()), "{shares:?}");
+                    assert!(share.start.is_multiple_of(2) && (1..=most).contains(&share.len()), "{shares:?}");
                     sizes.push(share.len().div_ceil(2));
                     next = share.end;
                 }
                 assert_eq!(next, panels);
                 assert!(sizes.iter().max() <= sizes.iter().min().map(|size| size + 1).as_ref(), "{sizes:?}");
                 let tasks = shares.tasks();
-                let is_fair = tasks % threads == 0 || tasks == panels.div_ceil(2) || tasks < threads;
+                let is_fair = tasks.is_multiple_of(threads) || tasks == panels.div_ceil(2) || tasks < threads;
                 assert!(is_fair, "{shares:?} for {threads} threads");
             }
         }
