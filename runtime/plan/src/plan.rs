@@ -265,8 +265,8 @@ pub enum Rows {
 
 /// An f32 matrix in the arena, `[rows, width]`, rows [`Buffer::row_bytes`] apart.
 ///
-/// It starts at `offset × r` bytes, where `r` is the number of tokens of the chunk (the arena is sized for the
-/// longest chunk, and never more rows are kept than there are tokens).
+/// It starts at `offset × r` bytes, where `r` is the number of tokens of the longest chunk, for which the arena is made
+/// (never more rows are kept than there are tokens).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Buffer {
     /// Bytes a row from the arena's start; a multiple of [`crate::layout::ALIGNMENT`].
