@@ -9,7 +9,7 @@ use super::beside::Beside;
 use super::bf16::{self, Ahead};
 use super::codes;
 use super::pack::{PackTile, STEP, tile_bytes};
-use super::{ROW_BYTES, ROWS, Tiles, token};
+use super::{AHEAD, ROW_BYTES, ROWS, Tiles, token};
 use crate::kernels::activations::Precision;
 use crate::kernels::avx512::Avx512;
 use crate::kernels::scratch::Scratch;
@@ -28,9 +28,6 @@ const DEPTH: usize = 2048;
 
 /// Columns that are rounded to bf16 at a time for few tokens.
 const ROUNDED: usize = 512;
-
-/// Bytes of weights that are asked for ahead of their use when they come straight from memory.
-pub(super) const AHEAD: usize = 4096;
 
 /// Panels of a task for many tokens.
 const TASK_PANELS: usize = 32;
@@ -192,7 +189,7 @@ impl Kernel for Panels<'_> {
             let _tiles = (!part.is_token()).then(|| Tiles::new(tokens, 64, 16));
             if layout.dtype == WeightDtype::Bf16 {
                 for (start, cols) in part.depths() {
-                    let stored = |panel| self.part.weight.panel(panel).wrapping_add(start * PANEL * 2);
+                    let stored = |panel| part.weight.panel(panel).wrapping_add(start * PANEL * 2);
                     self.bf16_pairs::<S>(start, cols, stored);
                 }
                 return;
@@ -200,7 +197,7 @@ impl Kernel for Panels<'_> {
             let rounded = scratch.get(part.scratch()).as_mut_ptr();
             let round = |panel: usize, start: usize, cols: usize| {
                 let out = rounded.wrapping_add(panel % 2 * DEPTH * PANEL / 2);
-                widen::to_pairs::<S>(layout.dtype, self.part.weight.panel(panel), start, cols, out.cast());
+                widen::to_pairs::<S>(layout.dtype, part.weight.panel(panel), start, cols, out.cast());
                 out.cast_const().cast()
             };
             if part.tiles() > 1 {
@@ -265,10 +262,10 @@ impl Panels<'_> {
             let mut from = [std::ptr::null(); P];
             for (p, from) in from.iter_mut().enumerate() {
                 *from = match part.tiles() {
-                    1 => self.part.weight.panel(panel).wrapping_add(start * column_bytes + AHEAD),
+                    1 => part.weight.panel(panel).wrapping_add(start * column_bytes + AHEAD),
                     _ => {
                         let place = start * column_bytes + tile / 2 * (cols / STEP) * lines * 64;
-                        self.part.weight.panel(panel + P + p).wrapping_add(place)
+                        part.weight.panel(panel + P + p).wrapping_add(place)
                     }
                 };
             }
@@ -335,14 +332,11 @@ impl Panels<'_> {
         let (group, blocks) = (start / GROUP, cols.div_ceil(GROUP) * 2);
         let buffers: *mut u8 = scratch.get(codes_room(cols)).as_mut_ptr().cast();
         let tiles = buffers.wrapping_add(codes::BUFFER_BYTES);
-        let stored = self.part.weight.panel(panel);
+        let stored = part.weight.panel(panel);
         // The next panel's codes, in equal shares with each tile of tokens.
-        let next = self
-            .part
-            .weight
-            .panel(panel + 1)
-            .wrapping_add(start * layout.panel_bytes() / layout.padded_cols().max(1));
-        let lines = (cols * layout.panel_bytes() / layout.padded_cols().max(1)).div_ceil(64 * part.tiles());
+        let column_bytes = layout.panel_bytes() / layout.padded_cols().max(1);
+        let next = part.weight.panel(panel + 1).wrapping_add(start * column_bytes);
+        let lines = (cols * column_bytes).div_ceil(64 * part.tiles());
         // SAFETY: the caller's promise.
         unsafe {
             codes::Widen { dtype: layout.dtype, panel: stored, group, blocks, out: tiles }.run::<S>();

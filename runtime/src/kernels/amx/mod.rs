@@ -43,6 +43,9 @@ const ROWS: usize = 16;
 /// Bytes of a row of a tile.
 const ROW_BYTES: usize = 64;
 
+/// Bytes of weights that are asked for ahead of their use when they come straight from memory.
+const AHEAD: usize = 4096;
+
 /// Whether this processor multiplies tiles of bf16 and of bytes, and the system lets this process.
 pub(super) fn is_available() -> bool {
     static AVAILABLE: OnceLock<bool> = OnceLock::new();

@@ -8,8 +8,8 @@
 use std::arch::asm;
 use std::arch::x86_64::*;
 
+use super::AHEAD;
 use super::ROW_BYTES;
-use super::linear::AHEAD;
 use super::pack::{STEP, TILE_BYTES};
 
 /// A row rounded to bf16, as f32: `cols` numbers, and zeros up to a whole step.
