@@ -218,8 +218,7 @@ impl Panels<'_> {
                 return self.stream::<S, C>();
             }
             let layout = self.part.weight.layout();
-            let panel_bytes = layout.panel_bytes();
-            let column_bytes = panel_bytes / layout.padded_cols().max(1);
+            let column_bytes = self.part.weight.column_bytes();
             let depth = self.stored_depth();
             for start in (0..layout.cols.max(1)).step_by(depth) {
                 let cols = start..layout.cols.min(start + depth);
@@ -344,8 +343,7 @@ impl Panels<'_> {
         let Part { ref tokens, most, precision, .. } = *self.part;
         let (row_elements, skipped) = (precision.row_elements(self.cols()), precision.row_elements(start));
         let layout = self.part.weight.layout();
-        // Columns take about as much room in every panel.
-        let column_bytes = layout.panel_bytes() / layout.padded_cols().max(1);
+        let column_bytes = self.part.weight.column_bytes();
         let from = self.part.weight.panel(next).wrapping_add(start * column_bytes);
         let steps = operands.cols.div_ceil(C::STEP).max(1);
         let all = (operands.cols * column_bytes).div_ceil(64);

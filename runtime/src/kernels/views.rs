@@ -228,6 +228,11 @@ impl<'a> Matrix<'a> {
         self.data.as_ptr().wrapping_add(panel * self.layout.panel_bytes())
     }
 
+    /// Bytes that a column of a panel takes, with its part of what blocks have.
+    pub(super) fn column_bytes(&self) -> usize {
+        self.layout.panel_bytes() / self.layout.padded_cols().max(1)
+    }
+
     /// The bytes of all panels.
     pub(super) fn data(&self) -> &'a [u8] {
         self.data

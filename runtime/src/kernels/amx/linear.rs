@@ -248,7 +248,6 @@ impl Panels<'_> {
         cols: usize,
     ) {
         let part = self.part;
-        let layout = part.weight.layout();
         if part.is_token() {
             // SAFETY: the caller's promise.
             return unsafe { self.token::<S>(panels[0], panel, start, cols) };
@@ -256,7 +255,7 @@ impl Panels<'_> {
         let tokens = |tile: usize| {
             part.packed.get().wrapping_add(tile * part.tile_bytes + tile_bytes(false, start)).cast_const()
         };
-        let column_bytes = layout.panel_bytes() / layout.padded_cols().max(1);
+        let column_bytes = part.weight.column_bytes();
         let lines = (STEP * column_bytes / 64).div_ceil(part.tiles().div_ceil(2));
         for tile in (0..part.tiles()).step_by(2) {
             let mut from = [std::ptr::null(); P];
@@ -334,7 +333,7 @@ impl Panels<'_> {
         let tiles = buffers.wrapping_add(codes::BUFFER_BYTES);
         let stored = part.weight.panel(panel);
         // The next panel's codes, in equal shares with each tile of tokens.
-        let column_bytes = layout.panel_bytes() / layout.padded_cols().max(1);
+        let column_bytes = part.weight.column_bytes();
         let next = part.weight.panel(panel + 1).wrapping_add(start * column_bytes);
         let lines = (cols * column_bytes).div_ceil(64 * part.tiles());
         // SAFETY: the caller's promise.
