@@ -10,6 +10,9 @@ use llamac_compiler::diagnostic::shell_word;
 
 use crate::cli::Cli;
 
+/// Commands that run a model whose weights somebody else stores.
+const RUNNING: [&str; 5] = ["run", "classify", "embed", "perplexity", "bench"];
+
 /// `error` with a tip, if there is one.
 pub fn add(mut error: clap::Error, arguments: &[OsString]) -> clap::Error {
     let text = |kind| match error.get(kind) {
@@ -17,9 +20,19 @@ pub fn add(mut error: clap::Error, arguments: &[OsString]) -> clap::Error {
         _ => None,
     };
     let tip = match error.kind() {
-        ErrorKind::UnknownArgument => text(ContextKind::InvalidArg)
-            .filter(|argument| !argument.starts_with('-') && command(arguments) == Some("run"))
-            .map(|_| "the prompt is given with '-p'".to_owned()),
+        ErrorKind::UnknownArgument => text(ContextKind::InvalidArg).and_then(|argument| {
+            let command = command(arguments)?;
+            match argument.split('=').next()? {
+                "--weights" if RUNNING.contains(&command) => Some(format!(
+                    "'llamac {command}' takes weights as they are; 'llamac compile CHECKPOINT --weights FORMAT -o FILE' \
+                     stores others, for 'llamac {command} FILE'"
+                )),
+                argument if !argument.starts_with('-') && command == "run" => {
+                    Some("the prompt is given with '-p'".to_owned())
+                }
+                _ => None,
+            }
+        }),
         ErrorKind::MissingRequiredArgument if command(arguments) == Some("compile") => {
             let tip = "to look inside without an output: --emit, --print-after, --stop-after, --dump-ir or --remarks";
             error.to_string().contains("--output").then(|| tip.to_owned())
@@ -56,6 +69,13 @@ mod tests {
             add(error, &arguments).to_string()
         };
         assert!(message("llamac run model hello -n 3").contains("tip: the prompt is given with '-p'"));
+        for line in ["llamac run model --weights q4 -p a", "llamac bench model --weights=q4"] {
+            let message = message(line);
+            assert!(
+                message.contains("'llamac compile CHECKPOINT --weights FORMAT -o FILE' stores others"),
+                "{message}"
+            );
+        }
         assert!(message("llamac src -p hello").contains("tip: 'llamac run src -p TEXT' runs a model"));
         assert!(message("llamac compile model").contains("tip: to look inside without an output: --emit"));
         for line in ["llamac run model -p a --wrong", "llamac inspect model hello", "llamac nothing"] {

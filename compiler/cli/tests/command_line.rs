@@ -44,6 +44,8 @@ fn mistakes_end_with_2_and_a_hint() {
         "compile model",
         "compile model -o out --stop-after FuseQkv",
         "compile model -o out --weights q5",
+        "compile model -o out --weights q4,q8",
+        "compile model -o out --weights q4,lm_head=q8,lm_head=f32",
         "compile model -o out --passes FuseQkv",
         "compile model -o out --emit png",
         "eval model --inputs in",
@@ -71,6 +73,10 @@ fn mistakes_end_with_2_and_a_hint() {
     tip("verfy model", "'verify'");
     tip("run model Once", "the prompt is given with '-p'");
     tip("src -p Once", "'llamac run src -p TEXT'");
+    tip(
+        "run model --weights q4 -p Once",
+        "'llamac compile CHECKPOINT --weights FORMAT -o FILE' stores others",
+    );
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! How weights are to be stored: a format for all matrices, and others for those that are named.
 //!
-//! Written as `q4,lm_head=q8,layers.0=f16`. The last entry that fits a matrix decides.
+//! Written as `q4,down_proj=q8,layers.0=f16`. The last entry that fits a matrix decides.
 
 use std::fmt;
 use std::str::FromStr;
@@ -69,6 +69,15 @@ pub struct PolicyEntry {
     pub format: WeightFormat,
 }
 
+impl fmt::Display for PolicyEntry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.pattern {
+            Some(pattern) => write!(f, "{pattern}={}", self.format),
+            None => self.format.fmt(f),
+        }
+    }
+}
+
 /// How weights are to be stored. The default leaves them as they are.
 ///
 /// Vectors (norms and biases) are f32 where all matrices have a format, and stay as they are otherwise.
@@ -129,19 +138,20 @@ impl FromStr for WeightPolicy {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let mut policy = Self::default();
-        for entry in text.split(',') {
-            policy = match entry.split_once('=') {
-                None => Self::from(entry.parse::<WeightFormat>()?).or(policy),
-                Some((pattern, format)) => {
-                    if pattern.split('.').any(str::is_empty) {
-                        return Err(format!(
-                            "`{entry}` names no weights; write NAME=FORMAT, as in lm_head=q8"
-                        ));
-                    }
-                    let entry = PolicyEntry { pattern: Some(pattern.to_owned()), format: format.parse()? };
-                    Self { entries: vec![entry] }.or(policy)
-                }
+        for part in text.split(',') {
+            let (pattern, format) = match part.split_once('=') {
+                None => (None, part),
+                Some((pattern, format)) => (Some(pattern.to_owned()), format),
             };
+            if pattern.iter().flat_map(|pattern| pattern.split('.')).any(str::is_empty) {
+                return Err(format!("`{part}` names no weights; write NAME=FORMAT, as in lm_head=q8"));
+            }
+            let entry = PolicyEntry { pattern, format: format.parse()? };
+            if let Some(other) = policy.entries.iter().find(|other| other.pattern == entry.pattern) {
+                let what = entry.pattern.as_deref().unwrap_or("all weights");
+                return Err(format!("`{other}` and `{entry}` are both for {what}; give one of them"));
+            }
+            policy.entries.push(entry);
         }
         Ok(policy)
     }
@@ -193,8 +203,11 @@ mod tests {
     #[test]
     fn vectors_follow_what_is_said_of_all_matrices() {
         let widens = |text: &str| text.parse::<WeightPolicy>().unwrap().widens_vectors();
-        assert!(widens("f16") && widens("as-is,q8"));
-        assert!(!widens("as-is") && !widens("lm_head=q8") && !widens("q8,as-is"));
+        assert!(widens("f16") && widens("lm_head=as-is,q8"));
+        assert!(!widens("as-is") && !widens("lm_head=q8"));
+        let [eight, stored] = ["q8", "as-is"].map(|text| text.parse::<WeightPolicy>().unwrap());
+        assert!(eight.clone().or(stored.clone()).widens_vectors());
+        assert!(!stored.or(eight).widens_vectors());
     }
 
     #[test]
@@ -204,6 +217,9 @@ mod tests {
         insta::assert_snapshot!(error("lm_head=fp16"), @"`fp16` is no format of weights; expected one of as-is, f32, f16, bf16, q8, q4, q4a; did you mean f16?");
         insta::assert_snapshot!(error("q4,=q8"), @"`=q8` names no weights; write NAME=FORMAT, as in lm_head=q8");
         insta::assert_snapshot!(error("q4,a..b=q8"), @"`a..b=q8` names no weights; write NAME=FORMAT, as in lm_head=q8");
+        insta::assert_snapshot!(error("q4,lm_head=f16,q8"), @"`q4` and `q8` are both for all weights; give one of them");
+        insta::assert_snapshot!(error("q4,lm_head=q8,lm_head=f32"), @"`lm_head=q8` and `lm_head=f32` are both for lm_head; give one of them");
+        insta::assert_snapshot!(error("f16,f16"), @"`f16` and `f16` are both for all weights; give one of them");
         insta::assert_snapshot!(error(""), @"`` is no format of weights; expected one of as-is, f32, f16, bf16, q8, q4, q4a");
     }
 }

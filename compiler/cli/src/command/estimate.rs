@@ -37,7 +37,7 @@ pub struct Args {
     head: HeadArg,
     #[command(flatten)]
     changes: ChangeArgs,
-    /// How weights are stored, and some by name: q4,lm_head=q8 [default: as-is]
+    /// How weights are stored, as `compile` takes it: q4,down_proj=q8 [default: as-is]
     #[arg(long, value_name = "FORMAT[,NAME=FORMAT]", value_parser = WeightsParser)]
     weights: Option<WeightPolicy>,
     /// How the cache stores keys and values
