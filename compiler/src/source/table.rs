@@ -53,7 +53,8 @@ impl Spelling {
         (self.key)(key)
     }
 
-    fn tensor(self, canonical: &str) -> String {
+    /// The name of a tensor in files.
+    pub fn tensor(self, canonical: &str) -> String {
         (self.tensor)(canonical).unwrap_or_else(|| canonical.to_owned())
     }
 }

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use insta::assert_snapshot;
 use llamac_compiler::source::Checkpoint;
 use llamac_compiler::weights::{Block, WeightReader};
 use llamac_plan::diagnostic::{Code, Diagnostics};
@@ -59,6 +60,31 @@ fn read(checkpoint: &Checkpoint) {
 fn header(bytes: &[u8]) -> usize {
     let tensors = llamac_compiler::source::gguf::parse("f", bytes).unwrap();
     tensors.iter().map(|tensor| tensor.range.start).min().unwrap()
+}
+
+/// The file's bytes with another name in place of a tensor's, of the same length.
+fn renamed(bytes: &[u8], from: &str, to: &str) -> Vec<u8> {
+    let at = bytes.windows(from.len()).position(|window| window == from.as_bytes()).expect("the tensor");
+    [&bytes[..at], to.as_bytes(), &bytes[at + from.len()..]].concat()
+}
+
+#[test]
+fn embeddings_that_are_missing_are_the_only_fault() {
+    let place = Place::new();
+    // There is no tokenizer that would tell the size of the vocabulary; the head does, if it is not tied.
+    let untied = renamed(&fixture("mixed/model.gguf"), "token_embd.weight", "token_embx.weight");
+    assert_snapshot!(place.fault(&untied), @"
+    error[E0202]: a tensor is missing
+      --> model.gguf: token_embd.weight
+       expected [64, 256]  (vocab_size 64, llama.embedding_length 256)
+       help: the files have token_embx.weight, which is no tensor of a LLaMA
+    ");
+    let nothing = renamed(&untied, "output.weight", "outpux.weight");
+    assert_snapshot!(place.fault(&nothing), @"
+    error[E0202]: a tensor is missing
+      --> model.gguf: token_embd.weight
+       expected [tokens, 256]  (llama.embedding_length 256)
+    ");
 }
 
 #[test]

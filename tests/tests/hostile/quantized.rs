@@ -69,6 +69,25 @@ impl Files {
     }
 }
 
+#[test]
+fn settings_that_fit_no_weight_are_one_fault() {
+    for (fixture, key, value) in
+        [("gptq-4", "bits", json!(8)), ("gptq-4", "group_size", json!(16)), ("awq", "group_size", json!(16))]
+    {
+        let files = Files::of(fixture).setting(key, value);
+        let quantized = files.tensors.keys().filter(|name| name.ends_with(".scales"));
+        let more = quantized.count() - 1;
+        let faults = files.faults();
+        assert_eq!(faults.iter().count(), 1, "{fixture}: {faults}");
+        let words = format!("and {more} more: no quantized weight is as quantization_config says");
+        assert!(faults.to_string().contains(&words), "{fixture}: {faults}");
+    }
+    // What is wrong with two of the weights is told of both.
+    let files = Files::of("gptq-4").with("self_attn.q_proj.qzeros", |(dtype, ..)| *dtype = Dtype::F32);
+    let faults = files.with("mlp.up_proj.qzeros", |(dtype, ..)| *dtype = Dtype::F32).faults().to_string();
+    assert!(faults.contains("q_proj.qzeros") && faults.contains("up_proj.qzeros"), "{faults}");
+}
+
 /// Fails unless the only kind of fault is `code`, and the first says `words`.
 pub fn refused(files: &Files, code: Code, words: &[&str]) {
     let faults = files.faults();

@@ -32,7 +32,6 @@ use self::config::{Divisors, Seen};
 pub use self::container::GgufTensor;
 use self::keys::{Keys, Kind};
 use self::names::Meaning;
-use self::tokenizer::Tokens;
 pub use self::types::GgmlType;
 use self::types::Reading;
 use self::value::Value;
@@ -121,7 +120,14 @@ pub(super) fn open(
     };
     let head = head.unwrap_or(Head::CausalLm);
     let tied = head == Head::CausalLm && !named.tensors.contains_key(LM_HEAD);
-    let config_json = config::config(root, &keys, &divisors, named.seen(tied, &tokens, &tokenizer), &tokens)?;
+    let Some(vocab) = named.vocab().or(tokenizer.pieces) else {
+        return Err(Diagnostic::new(Code::MissingTensor)
+            .at(format!("{root}: {}", SPELLING.tensor(EMBEDDING)))
+            .expected(format!("[tokens, {0}]  (llama.embedding_length {0})", keys.hidden))
+            .into());
+    };
+    let seen = named.seen(vocab as u64, tied);
+    let config_json = config::config(root, &keys, &divisors, seen, &tokens)?;
     let config = Config::parse(root, &config_json, &mut Vec::new())?;
     let generation_json = config::generation(&tokens);
     let generation = generation::parse(root, Some(&generation_json), Some(&config), &mut Vec::new())?;
@@ -226,11 +232,13 @@ impl Named {
         Some(&self.tensors.get(name)?.tensor.shape)
     }
 
-    /// What the tensors say of the configuration.
-    fn seen(&self, tied: bool, tokens: &Tokens, tokenizer: &super::TokenizerFiles) -> Seen {
-        let rows = self.shape(EMBEDDING).and_then(|shape| shape.first().copied());
-        // Without an embedding there is a fault to tell, of which this is a part.
-        let ids = tokenizer.pieces.or(tokens.bos.map(|id| id as usize + 1)).unwrap_or(1);
+    /// The number of tokens, as the matrices say that have a row for each.
+    fn vocab(&self) -> Option<usize> {
+        [EMBEDDING, LM_HEAD].into_iter().find_map(|name| self.shape(name)?.first().copied())
+    }
+
+    /// What the tensors say of the configuration of a model of `vocab` tokens.
+    fn seen(&self, vocab: u64, tied: bool) -> Seen {
         let in_layers = |part: &str| {
             self.tensors.keys().any(|name| {
                 layer(name).is_some_and(|(_, rest)| rest.starts_with(part) && rest.ends_with(".bias"))
@@ -239,7 +247,7 @@ impl Named {
         let matrices = || self.tensors.values().filter(|placed| placed.tensor.shape.len() == 2);
         let all = |name: &str| matrices().all(|placed| placed.tensor.ty.name == name);
         Seen {
-            vocab: rows.unwrap_or(ids) as u64,
+            vocab,
             tied,
             attention_bias: in_layers("self_attn."),
             mlp_bias: in_layers("mlp."),

@@ -23,7 +23,7 @@ use llamac_plan::diagnostic::{Code, Diagnostic, Diagnostics};
 
 use self::config::Method;
 pub(super) use self::config::{Quantization, read};
-use self::parts::{Module, OF_ACTIVATIONS, WHOLE_CODES};
+use self::parts::{Module, OF_ACTIVATIONS, OTHER_SETTINGS, WHOLE_CODES};
 pub(super) use self::parts::{Packed, split};
 use super::capped::Capped;
 use super::checkpoint::{Stored, TensorInfo};
@@ -74,7 +74,7 @@ pub(super) fn weights(
     let mut quantized = Quantized::default();
     let mut unsettled = None;
     let mut faults = Capped::new(files.root);
-    let mut alike = Alike::default();
+    let mut modules = Vec::new();
     for name in names {
         let none = Packed::new();
         let packed = files.packed.get(&name).unwrap_or(&none);
@@ -123,7 +123,6 @@ pub(super) fn weights(
             Method::BitsAndBytes => bitsandbytes::weight(&mut module),
         };
         let (parts, found) = module.finish();
-        alike.add(&name, &found);
         match recipe {
             Some(recipe) => {
                 quantized.weights.insert(name.clone(), recipe);
@@ -133,12 +132,13 @@ pub(super) fn weights(
             None if found.is_empty() => unsettled = unsettled.or(Some(first)),
             None => {}
         }
-        tensors.insert(name, stands_for);
+        tensors.insert(name.clone(), stands_for);
+        modules.push((name, found));
     }
     if let Some(tensor) = unsettled {
         faults.push(self::unsettled(&tensor));
     }
-    alike.into_faults().for_each(|fault| faults.push(fault));
+    in_modules(&modules).for_each(|fault| faults.push(fault));
     let ignored: Vec<&str> = quantized.ignored.iter().map(String::as_str).collect();
     ignored::warn(&ignored, "no part of weights as quantization_config says that they are stored", warnings);
     faults.into_diagnostics().or(quantized)
@@ -155,26 +155,42 @@ fn doubly_stored(weight: &Stored, part: &Stored) -> Diagnostic {
         .help("remove one of the two, or take the checkpoint from its source again")
 }
 
+/// The faults that were found in `modules`, by the names of their weights. Where every one of several goes against the
+/// settings, these are wrong: that is one fault.
+fn in_modules(modules: &[(String, Diagnostics)]) -> impl Iterator<Item = Diagnostic> {
+    let contradicts = |fault: &&Diagnostic| fault.help.as_deref() == Some(OTHER_SETTINGS);
+    let contradictions = modules.iter().map(|(_, found)| found.iter().find(contradicts));
+    let contradictions = contradictions.collect::<Option<Vec<_>>>().filter(|all| all.len() > 1);
+    let of_all = contradictions.map(|all| {
+        let more = all.len() - 1;
+        all[0].clone().message(format!("and {more} more: no quantized weight is as quantization_config says"))
+    });
+    let mut alike = Alike::default();
+    for (name, found) in modules {
+        let others = found.iter().filter(|fault| of_all.is_none() || !contradicts(fault));
+        others.for_each(|fault| alike.add(name, fault));
+    }
+    of_all.into_iter().chain(alike.into_faults())
+}
+
 /// Faults of modules, the same in several layers once.
 #[derive(Default)]
 struct Alike(Vec<(String, Diagnostic, Group)>);
 
 impl Alike {
-    /// Adds the faults of the weight called `name`.
-    fn add(&mut self, name: &str, found: &Diagnostics) {
+    /// Adds a fault of the weight called `name`.
+    fn add(&mut self, name: &str, fault: &Diagnostic) {
         let layer = names::layer(name);
-        for fault in found.iter() {
-            let at = fault.at.clone().unwrap_or_default();
-            let end = layer.and_then(|(n, _)| at.split_once(&format!(".{n}."))).map_or(&*at, |(_, end)| end);
-            let alone = fault.clone().at("");
-            let known = self.0.iter_mut().find(|(known, other, _)| known == end && *other == alone);
-            match known {
-                Some((.., group)) => group.push(layer.map(|(n, _)| n), at),
-                None => {
-                    let mut group = Group::default();
-                    group.push(layer.map(|(n, _)| n), at.clone());
-                    self.0.push((end.to_owned(), alone, group));
-                }
+        let at = fault.at.clone().unwrap_or_default();
+        let end = layer.and_then(|(n, _)| at.split_once(&format!(".{n}."))).map_or(&*at, |(_, end)| end);
+        let alone = fault.clone().at("");
+        let known = self.0.iter_mut().find(|(known, other, _)| known == end && *other == alone);
+        match known {
+            Some((.., group)) => group.push(layer.map(|(n, _)| n), at),
+            None => {
+                let mut group = Group::default();
+                group.push(layer.map(|(n, _)| n), at.clone());
+                self.0.push((end.to_owned(), alone, group));
             }
         }
     }

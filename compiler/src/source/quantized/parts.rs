@@ -67,8 +67,8 @@ pub(super) struct Expected<'a> {
 /// What to do about parts that are not there.
 const INCOMPLETE: &str = "the download may not be complete, or the weight was quantized with other settings";
 
-/// What to do about parts that are not as the settings say.
-const OTHER_SETTINGS: &str = "do weights and quantization_config come from the same checkpoint?";
+/// What to do about parts that are not as the settings say: the help of every such fault.
+pub(super) const OTHER_SETTINGS: &str = "do weights and quantization_config come from the same checkpoint?";
 
 /// Types of scales.
 pub(super) const FLOATS: &[&str] = &["F32", "F16", "BF16"];
