@@ -53,6 +53,17 @@ fn a_compiled_model_needs_no_adapter() {
     places.run("convert {tiny} --lora {lora} --lora {other}=0.5 -o {f}/merged");
     assert_eq!(tokens("run {f}/merged"), merged);
     assert!(places.run("inspect {tiny} --lora {lora}").contains("MergeLora 4"));
+    let told = places.run("inspect {tiny} --lora {lora} --lora {other}=0.5");
+    let [lora, other] = ["lora", "rslora-patterns"].map(|name| fixture(&format!("adapters/{name}")));
+    for (path, scaled) in [(&lora, ""), (&other, ", scaled by 0.5")] {
+        let row = format!("{}{scaled}", path.display());
+        let is_row =
+            |line: &str| line.strip_prefix("LoRA merged").is_some_and(|rest| rest.trim_start() == row);
+        assert!(told.lines().any(is_row), "{row} in\n{told}");
+    }
+    let facts = places.json("inspect {tiny} --lora {other}=0.5 --json");
+    let expected = serde_json::json!([{"path": other, "scale": 0.5}]);
+    assert_eq!(facts["loras"], expected);
     let of = |line| places.json(line)["parameters"].clone();
     assert_eq!(of("estimate {tiny} --lora {lora} --json"), of("estimate {tiny} --json"));
 }

@@ -9,7 +9,7 @@ use llamac_compiler::driver::{self, CompileOptions};
 use llamac_compiler::onnx::Model;
 use llamac_compiler::passes;
 use llamac_compiler::report::stored_format;
-use llamac_compiler::source::Checkpoint;
+use llamac_compiler::source::{Checkpoint, LoraSource};
 use llamac_runtime::plan::{
     Compute, GenerationDefaults, ModelShape, PassRecord, Plan, PromptKind, SoftPrompt, WeightEntry,
     WeightLayout,
@@ -53,6 +53,9 @@ struct Facts<'a> {
     labels: Option<&'a [String]>,
     #[serde(skip_serializing_if = "Option::is_none")]
     soft_prompt: Option<Prompt>,
+    /// What is merged into a checkpoint.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    loras: Vec<Lora>,
     shape: &'a ModelShape,
     parameters: u64,
     weights: Vec<Weights>,
@@ -74,6 +77,13 @@ struct Prompt {
     kind: PromptKind,
     /// Virtual tokens.
     tokens: usize,
+}
+
+/// An adapter that is merged.
+#[derive(Debug, Serialize)]
+struct Lora {
+    path: String,
+    scale: f64,
 }
 
 /// The weights of one dtype.
@@ -133,7 +143,12 @@ impl Args {
             Source::Checkpoint(checkpoint) => stored(checkpoint),
             Source::Artifact(_) => Vec::new(),
         };
-        let facts = Facts::new(kind, &plan, stored, tokenizer);
+        let lora = |LoraSource { path, scale }: &LoraSource| Lora {
+            path: path.display().to_string(),
+            scale: *scale,
+        };
+        let loras = self.changes.lora.iter().map(lora).collect();
+        let facts = Facts::new(kind, &plan, loras, stored, tokenizer);
         match self.json {
             true => {
                 let json = serde_json::to_string(&facts).expect("numbers and strings are JSON");
@@ -146,7 +161,13 @@ impl Args {
 }
 
 impl<'a> Facts<'a> {
-    fn new(kind: &'static str, plan: &'a Plan, stored: Vec<StoredWeights>, tokenizer: bool) -> Self {
+    fn new(
+        kind: &'static str,
+        plan: &'a Plan,
+        loras: Vec<Lora>,
+        stored: Vec<StoredWeights>,
+        tokenizer: bool,
+    ) -> Self {
         let shape = &plan.shape;
         let kv_per_token = cache_bytes(plan, None, KV_BLOCK).map_or(0, |bytes| bytes / KV_BLOCK);
         let weights = weights(&plan.weights);
@@ -155,6 +176,7 @@ impl<'a> Facts<'a> {
             head: plan.head.name(),
             labels: plan.head.labels(),
             soft_prompt: plan.prompt.as_ref().map(|&SoftPrompt { kind, tokens, .. }| Prompt { kind, tokens }),
+            loras,
             shape,
             parameters: parameters(&plan.weights),
             memory: Memory {
@@ -196,6 +218,10 @@ impl<'a> Facts<'a> {
         ];
         if let Some(labels) = self.labels {
             rows.insert(1, ["labels".to_owned(), labels.join(", ")]);
+        }
+        for Lora { path, scale } in &self.loras {
+            let scaled = if *scale == 1.0 { String::new() } else { format!(", scaled by {scale}") };
+            rows.push(["LoRA merged".to_owned(), format!("{path}{scaled}")]);
         }
         for group in &self.weights {
             let (tensors, size) = (group.tensors, bytes(group.bytes));
