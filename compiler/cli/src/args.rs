@@ -125,7 +125,7 @@ pub enum Compute {
     Auto,
     /// Single precision
     F32,
-    /// bf16, added up in f32
+    /// bf16, added up in f32; decodes slowly where weights are not stored in bf16
     Bf16,
     /// Integers of 8 bits, for quantized weights
     Int8,

@@ -25,6 +25,11 @@ pub fn count(n: u64) -> String {
     }
 }
 
+/// A number of matrices: `1 matrix`, `3 matrices`.
+pub fn matrices(n: u64) -> String {
+    if n == 1 { "1 matrix".to_owned() } else { format!("{n} matrices") }
+}
+
 /// A duration: `85 ms`, `2.4 s`, `3 min 5 s`.
 pub fn seconds(seconds: f64) -> String {
     match seconds {

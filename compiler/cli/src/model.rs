@@ -1,5 +1,6 @@
 //! From a path to a model: a compiled one is opened, a checkpoint is compiled into a file without a name.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -10,9 +11,9 @@ use llamac_compiler::output::Output;
 use llamac_compiler::passes::{self, WeightPolicy};
 use llamac_compiler::source::gguf::is_gguf;
 use llamac_compiler::source::{Checkpoint, Head, TokenizerFiles, nearest_path};
-use llamac_runtime::plan::{self, GenerationDefaults, PromptKind};
+use llamac_runtime::plan::{self, GenerationDefaults, Plan, PromptKind, Step, WeightLayout};
 use llamac_runtime::text::Tokenizer;
-use llamac_runtime::{Model, OpenOptions, is_artifact};
+use llamac_runtime::{Engine, EngineOptions, Model, OpenOptions, is_artifact};
 use tracing::{debug, info};
 
 use crate::args::{ChangeArgs, ModelArg};
@@ -174,6 +175,51 @@ pub fn compiled(
     info!("compiled in {}", human::seconds(start.elapsed().as_secs_f64()));
     // The bytes were written by this process to a file that no other has opened: there is nothing to verify.
     Model::from_file(output.file(), path, OpenOptions { verify: false, threads })
+}
+
+/// An engine for `model` that computes as `options` say.
+///
+/// # Errors
+/// When there is not enough memory, or the model has no weights for the precision.
+pub fn engine(model: &Arc<Model>, options: EngineOptions, console: &Console) -> Result<Engine, Diagnostic> {
+    let engine = Engine::new(model, options)?;
+    if let Some(compute) = options.compute {
+        note_of_compute(compute, model.path(), model.plan(), console);
+    }
+    Ok(engine)
+}
+
+/// Says which matrices of `plan`, which is at `path`, are not multiplied as `compute` asks for: those that are not
+/// quantized, where that is in integers.
+pub fn note_of_compute(compute: plan::Compute, path: &Path, plan: &Plan, console: &Console) {
+    if compute != plan::Compute::Int8 {
+        return;
+    }
+    let multiplied: BTreeSet<usize> = plan
+        .steps
+        .iter()
+        .filter_map(|step| match step {
+            Step::Linear { weight, .. } | Step::OutputLinear { weight, .. } => Some(weight.0),
+            _ => None,
+        })
+        .collect();
+    let mut others: BTreeMap<&str, u64> = BTreeMap::new();
+    for weight in multiplied {
+        if let WeightLayout::Matrix(layout) = plan.weights[weight].layout
+            && !layout.dtype.is_quantized()
+        {
+            *others.entry(layout.dtype.name()).or_default() += 1;
+        }
+    }
+    let others: Vec<String> =
+        others.into_iter().map(|(dtype, n)| format!("{} of {dtype}", human::matrices(n))).collect();
+    if !others.is_empty() {
+        let path = path.display();
+        console.note(format!(
+            "{path}: --compute int8 is for quantized weights; not multiplied in integers: {}",
+            others.join(", ")
+        ));
+    }
 }
 
 /// The tokenizer of the model of `arg`, which may be a folder that holds nothing else.

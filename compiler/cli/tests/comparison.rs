@@ -174,6 +174,9 @@ fn compiling_verifies_before_anything_is_there() {
         }
     }
     assert_eq!(names(folder.path()).len(), 8);
+    // Whatever the model is compiled for.
+    let done = llamac("compile {model} -o {folder}/bf16 --compute bf16 --verify", &paths);
+    assert!(done.stderr.contains("; verified in f32: differences up to "), "{}", done.stderr);
     // A context of a few tokens is verified with as many.
     llamac("-q compile {model} -o {folder}/short --max-context 2 --verify", &paths).quiet();
 }

@@ -17,7 +17,7 @@ fn a_checkpoint_becomes_one_file_with_the_same_bytes_every_time() {
     let done = llamac("compile {stories} -o {folder}/a --threads 1", &paths);
     assert_eq!((done.status, done.stdout.as_str()), (Some(0), ""));
     let summary = done.stderr.strip_prefix(&format!("{}/a: ", folder.path().display())).expect("a summary");
-    assert!(summary.contains("MiB in ") && summary.contains("FuseQkv 4"), "{summary}");
+    assert!(summary.contains(" MiB, compiled in ") && summary.lines().count() == 1, "{summary}");
     assert_eq!(llamac("-q compile {stories} -o {folder}/b --threads 2", &paths).quiet(), "");
     let [a, b] = ["a", "b"].map(|name| std::fs::read(folder.path().join(name)).expect("a file"));
     assert!(a == b, "two compilations differ");
@@ -25,6 +25,40 @@ fn a_checkpoint_becomes_one_file_with_the_same_bytes_every_time() {
     // Other tools can list it.
     let tensors = safetensors::SafeTensors::deserialize(&a).expect("a safetensors file");
     assert!(tensors.names().contains(&"files/config.json"));
+}
+
+#[test]
+fn what_is_not_multiplied_in_integers_is_told() {
+    let (folder, stories) = (folder(), fixture("stories"));
+    let text = folder.path().join("text");
+    std::fs::write(&text, "Mia had a red kite.").expect("writes");
+    let (mixed, quantized) = (folder.path().join("mixed"), folder.path().join("quantized"));
+    let paths = [("stories", &*stories), ("mixed", &*mixed), ("quantized", &*quantized), ("text", &*text)];
+    let told = |line: &str| {
+        let done = llamac(line, &paths);
+        assert_eq!(done.status, Some(0), "{}", done.stderr);
+        let said =
+            done.stderr.lines().find_map(|line| line.split_once(": --compute int8 is for quantized weights"));
+        said.map(|(path, rest)| format!("{}{rest}", path.replace(folder.path().to_str().expect("UTF-8"), "")))
+    };
+    let others = "; not multiplied in integers: 4 matrices of bf16, 1 matrix of f32";
+    let weights = "--weights q4,down_proj=bf16,lm_head=f32";
+    let told_of = |path: &str| Some(format!("{path}{others}"));
+    let compiled = told(&format!("compile {{stories}} -o {{mixed}} {weights} --compute int8"));
+    assert_eq!(compiled, told_of(stories.to_str().expect("UTF-8")));
+    // What the model was compiled for is told once.
+    assert_eq!(told("run {mixed} -p Mia -n 1"), None);
+    for line in [
+        "run {mixed} -p Mia -n 1",
+        "bench {mixed} -p 2 -n 0 -r 1",
+        "perplexity {mixed} {text}",
+        "embed {mixed} Mia",
+    ] {
+        assert_eq!(told(&format!("{line} --compute int8")), told_of("/mixed"), "{line}");
+        assert_eq!(told(&format!("{line} --compute bf16")), None, "{line}");
+    }
+    assert_eq!(told("compile {stories} -o {quantized} --weights q4 --compute int8"), None);
+    assert_eq!(told("run {quantized} -p Mia -n 1 --compute int8"), None);
 }
 
 #[test]

@@ -25,7 +25,7 @@ fn an_export_has_the_same_bytes_every_time() {
         assert_eq!((done.status, done.stdout.as_str()), (Some(0), ""), "{}", done.stderr);
         let summary =
             done.stderr.strip_prefix(&format!("{}/a: ", folder.path().display())).expect("a summary");
-        assert!(summary.contains("MiB, ") && summary.contains(" nodes in "), "{summary}");
+        assert!(summary.contains("MiB, ") && summary.contains(" nodes, exported in "), "{summary}");
         assert_eq!(llamac(&format!("-q {line}b --threads 2"), &paths).quiet(), "");
         let [a, b] = ["a", "b"].map(|name| folder.path().join(name));
         let files = names(&a);

@@ -61,6 +61,22 @@ fn the_same_seed_tells_the_same_story() {
 }
 
 #[test]
+fn guesses_are_told_and_change_nothing() {
+    let stories = fixture("stories");
+    let paths = [("stories", stories.as_path())];
+    let line = "run {stories} -p Mia -n 60";
+    let tell = |options: &str| lines(&llamac(&format!("{line} --json {options}"), &paths).quiet()).1;
+    let (alone, guessing) = (tell(""), tell("--lookup 4"));
+    assert_eq!(alone["tokens"], guessing["tokens"]);
+    assert_eq!((&alone["guessed"], &alone["guessed_right"]), (&Value::Null, &Value::Null));
+    let [guessed, right] = ["guessed", "guessed_right"].map(|key| guessing[key].as_u64().expect(key));
+    assert!(0 < right && right < guessed, "{right} of {guessed}");
+    let done = llamac(&format!("{line} --lookup 4 -v"), &paths);
+    assert!(done.stderr.contains(&format!("; {right} of {guessed} guesses were right\n")), "{}", done.stderr);
+    assert!(!llamac(&format!("{line} -v"), &paths).stderr.contains("guesses"));
+}
+
+#[test]
 fn length_and_stop_strings_end_a_story() {
     let stories = fixture("stories");
     let paths = [("stories", stories.as_path())];

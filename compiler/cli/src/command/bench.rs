@@ -6,7 +6,6 @@ use std::time::Instant;
 
 use llamac_compiler::output;
 use llamac_compiler::passes::WeightPolicy;
-use llamac_runtime::Engine;
 use llamac_runtime::bench::{self, BenchOptions, Measurement};
 use llamac_runtime::plan::{Plan, WeightLayout};
 use llamac_runtime::profile::{Limits, Profile, StepTime};
@@ -120,7 +119,7 @@ impl Args {
         let source = model::source(&self.model, &ChangeArgs::default(), threads, console)?;
         let start = Instant::now();
         let model = model::compiled(source, &self.model.path, WeightPolicy::default(), threads, console)?;
-        let mut engine = Engine::new(&model, self.compute.engine())?;
+        let mut engine = model::engine(&model, self.compute.engine(), console)?;
         let load_ms = start.elapsed().as_secs_f64() * 1e3;
         let options = self.options();
         let measured = bench::bench(&mut engine, &options, |repetition| {

@@ -1,8 +1,8 @@
 //! `llamac classify`: which class a text is of.
 
 use llamac_compiler::passes::WeightPolicy;
+use llamac_runtime::classify;
 use llamac_runtime::plan::HeadKind;
-use llamac_runtime::{Engine, classify};
 use serde::Serialize;
 
 use crate::args::{ChangeArgs, ComputeArgs, ModelArg};
@@ -54,7 +54,7 @@ impl Args {
         let ids = texts::encode(&tokenizer, &texts)?;
         let model = model::compiled(source, &self.model.path, WeightPolicy::default(), threads, console)?;
         let labels = model.plan().head.labels().unwrap_or_default();
-        let mut engine = Engine::new(&model, self.compute.engine())?;
+        let mut engine = model::engine(&model, self.compute.engine(), console)?;
         let mut out = Stdout::lock();
         let print = |i: usize, scores: &[f32]| {
             let line = Line { text: &texts[i], scores: best_first(labels, scores) };

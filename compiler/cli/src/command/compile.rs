@@ -1,6 +1,6 @@
 //! `llamac compile`: from a checkpoint to one file or a directory of ONNX, and every stop on the way.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::ValueEnum;
@@ -45,8 +45,8 @@ pub struct Args {
     head: HeadArg,
     #[command(flatten)]
     changes: ChangeArgs,
-    /// How weights are stored, and some by name: q4,lm_head=q8 [default: as-is; f32 where ONNX gets a file of weights of
-    /// its own]
+    /// How weights are stored, and some by name: q4,down_proj=q8; q4 and q4a store embeddings and heads in q8 unless
+    /// they are named [default: as-is; f32 where ONNX gets a file of weights of its own]
     #[arg(long, value_name = "FORMAT[,NAME=FORMAT]", value_parser = WeightsParser)]
     weights: Option<WeightPolicy>,
     /// Precision of activations in matrix products, unless a run says otherwise
@@ -76,7 +76,8 @@ pub struct Args {
     /// Tell which fusions fired, and which did not and why
     #[arg(long)]
     remarks: bool,
-    /// Compare with the reference evaluator before anything is written, and a compiled model once more when it is
+    /// Compare with the reference evaluator before anything is written, and a compiled model once more when it is: in
+    /// f32, whatever --compute says
     #[arg(long)]
     verify: bool,
     #[command(flatten)]
@@ -149,14 +150,15 @@ impl Args {
             let sides = [&reference, &Side::Compiled(model)];
             let tolerance = Some(verify::TOLERANCE);
             let found = comparison::compare(sides, "the compiled model", None, tolerance, threads)?;
-            verified = Some(format!("; verified, differences up to {:.1e}", found.largest()));
+            verified = Some(format!("; verified in f32: differences up to {:.1e}", found.largest()));
         }
         // The model first: whoever reads what is shown may have gone away.
         if let Some(artifact) = compiled.artifact {
             output.publish()?;
-            let seconds = start.elapsed().as_secs_f64();
-            let text = summary(path, artifact.bytes, "", seconds, &compiled.outcome);
-            console.note(format!("{text}{}", verified.unwrap_or_default()));
+            let size = human::bytes(artifact.bytes);
+            let (path, verified) = (path.display(), verified.unwrap_or_default());
+            console.note(format!("{path}: {size}, compiled in {}{verified}", since(start)));
+            model::note_of_compute(self.compute.into(), &self.checkpoint, &artifact.plan, console);
             tell_requantized(&compiled.requantized, console);
         }
         self.show(&compiled.outcome, graphs, console)
@@ -193,9 +195,8 @@ impl Args {
         if let Some(export) = exported.export {
             export.warnings.iter().for_each(|warning| console.warn(warning));
             destination.publish()?;
-            let seconds = start.elapsed().as_secs_f64();
-            let nodes = format!(", {} nodes", export.nodes);
-            console.note(summary(path, export.bytes, &nodes, seconds, &exported.outcome));
+            let (path, size, nodes) = (path.display(), human::bytes(export.bytes), export.nodes);
+            console.note(format!("{path}: {size}, {nodes} nodes, exported in {}", since(start)));
             tell_requantized(&exported.requantized, console);
         }
         self.show(&exported.outcome, graphs, console)
@@ -304,7 +305,7 @@ impl Args {
 fn tell_requantized(requantized: &[Requantized], console: &Console) {
     for of in requantized {
         let Requantized { from, to, matrices, error, rounded } = of;
-        let matrices = if *matrices == 1 { "1 matrix".to_owned() } else { format!("{matrices} matrices") };
+        let matrices = human::matrices(*matrices as u64);
         let loss = match *error {
             _ if of.is_lossless() => "without loss".to_owned(),
             0.0 if *rounded == 1 => {
@@ -317,13 +318,7 @@ fn tell_requantized(requantized: &[Requantized], console: &Console) {
     }
 }
 
-/// `model.llamac: 2.1 MiB in 0.3 s; FuseQkv 4, FuseGateUp 4`.
-fn summary(path: &Path, size: u64, more: &str, seconds: f64, outcome: &Outcome) -> String {
-    let mut text = format!("{}: {}{more} in {}", path.display(), human::bytes(size), human::seconds(seconds));
-    let fired = outcome.report.passes.iter().flat_map(|pass| &pass.firings).filter(|(_, times)| *times > 0);
-    for (i, (rule, times)) in fired.enumerate() {
-        text.push_str(if i == 0 { "; " } else { ", " });
-        text.push_str(&format!("{rule} {times}"));
-    }
-    text
+/// The time since `start`, for people.
+fn since(start: Instant) -> String {
+    human::seconds(start.elapsed().as_secs_f64())
 }

@@ -2,7 +2,7 @@
 
 use clap::ValueEnum;
 use llamac_compiler::passes::WeightPolicy;
-use llamac_runtime::{Engine, embed};
+use llamac_runtime::embed;
 use serde::Serialize;
 
 use crate::args::{ChangeArgs, ComputeArgs, ModelArg};
@@ -80,7 +80,7 @@ impl Args {
         let texts = texts::read(&self.texts)?;
         let ids = texts::encode(&tokenizer, &texts)?;
         let model = model::compiled(source, &self.model.path, WeightPolicy::default(), threads, console)?;
-        let mut engine = Engine::new(&model, self.compute.engine())?;
+        let mut engine = model::engine(&model, self.compute.engine(), console)?;
         let width = model.plan().shape.hidden_size;
         let mut out = Stdout::lock();
         let print = |i: usize, rows: &[f32]| {

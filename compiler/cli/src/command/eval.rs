@@ -7,7 +7,7 @@ use llamac_compiler::diagnostic::{Code, Diagnostic, Diagnostics};
 use llamac_compiler::passes::WeightPolicy;
 use llamac_compiler::reference;
 use llamac_runtime::plan::{Compute, KvDtype, PromptKind};
-use llamac_runtime::{self as runtime, Engine, EngineOptions, Request};
+use llamac_runtime::{self as runtime, EngineOptions, Request};
 
 use crate::args::{ChangeArgs, ComputeArgs, Kv, ModelArg, WeightsParser, whole};
 use crate::console::Console;
@@ -47,7 +47,7 @@ pub struct Args {
     /// How the cache stores keys and values
     #[arg(long, value_enum, default_value_t = Kv::F32)]
     kv: Kv,
-    /// How the weights of a checkpoint are stored, and some by name: q4,lm_head=q8 [default: as-is]
+    /// How the weights of a checkpoint are stored, as `compile` takes it: q4,down_proj=q8 [default: as-is]
     #[arg(long, value_name = "FORMAT[,NAME=FORMAT]", value_parser = WeightsParser)]
     weights: Option<WeightPolicy>,
     #[command(flatten)]
@@ -141,7 +141,7 @@ impl Args {
         let model = model::compiled(source, &self.model.path, self.policy(), threads, console)?;
         let options = self.compute.engine();
         let options = EngineOptions { compute: options.compute.or(compute), ..options };
-        let mut engine = Engine::new(&model, options)?;
+        let mut engine = model::engine(&model, options, console)?;
         Ok(runtime::eval(&mut engine, request, KvDtype::from(self.kv))?)
     }
 

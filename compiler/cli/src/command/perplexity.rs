@@ -98,7 +98,7 @@ impl Args {
         let source = model::source(arg, &ChangeArgs::default(), threads, console)?;
         source.head().expect(HeadKind::CausalLm, &arg.path)?;
         let model = model::compiled(source, &arg.path, WeightPolicy::default(), threads, console)?;
-        Ok(Engine::new(&model, self.compute.engine())?)
+        Ok(model::engine(&model, self.compute.engine(), console)?)
     }
 
     /// The text's tokens, cut as the arguments say.

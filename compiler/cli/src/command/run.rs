@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use llamac_compiler::diagnostic::{Code, Diagnostic, Diagnostics};
 use llamac_compiler::passes::WeightPolicy;
-use llamac_runtime::Engine;
 use llamac_runtime::generate::{Event, GenerateOptions, Generated, Reason, generate};
 use llamac_runtime::plan::HeadKind;
 use llamac_runtime::text::Tokenizer;
@@ -120,7 +119,16 @@ enum Line<'a> {
         text: &'a str,
         prefill_ms: f64,
         decode_ms: f64,
+        #[serde(flatten)]
+        guesses: Option<Guesses>,
     },
+}
+
+/// What became of guesses, where `--lookup` asked for some.
+#[derive(Clone, Copy, Debug, Serialize)]
+struct Guesses {
+    guessed: usize,
+    guessed_right: usize,
 }
 
 impl Args {
@@ -134,7 +142,7 @@ impl Args {
         let tokenizer = self.tokenizer(&source)?;
         let (prompt, shown) = self.prompt.read(tokenizer.as_ref())?;
         let model = model::compiled(source, &self.model.path, WeightPolicy::default(), threads, console)?;
-        let mut engine = Engine::new(&model, self.compute.engine())?;
+        let mut engine = model::engine(&model, self.compute.engine(), console)?;
         let mut writer =
             Writer { out: Stdout::lock(), json: self.json, words: tokenizer.is_some(), prompt: Some(shown) };
         let mut written = Ok(());
@@ -145,14 +153,14 @@ impl Args {
         let generated = generate(&mut engine, tokenizer.as_ref(), &prompt, &options, each);
         written?;
         // What was written of a line ends before a message begins.
-        let ended = writer.end(generated.as_ref().ok());
+        let ended = writer.end(generated.as_ref().ok().map(|generated| (generated, self.guesses(generated))));
         let generated = generated?;
         ended?;
         if generated.reason == Reason::Context {
             console.warn(format!("the context of {} tokens is full", model.context()));
         }
         if console.is_verbose() {
-            console.note(speed(&generated));
+            console.note(speed(&generated, self.guesses(&generated)));
         }
         Ok(())
     }
@@ -168,6 +176,12 @@ impl Args {
                 .help("give token ids (`--ids`), or use a checkpoint that holds a tokenizer")
                 .into()),
         }
+    }
+
+    /// What became of the guesses of `generated`, if there were to be any.
+    fn guesses(&self, generated: &Generated) -> Option<Guesses> {
+        let Generated { guessed, guessed_right, .. } = *generated;
+        (self.lookup > 0).then_some(Guesses { guessed, guessed_right })
     }
 
     fn options(&self) -> GenerateOptions {
@@ -227,15 +241,16 @@ impl Writer {
         self.out.flush()
     }
 
-    fn end(&mut self, generated: Option<&Generated>) -> Result<(), Failure> {
+    fn end(&mut self, generated: Option<(&Generated, Option<Guesses>)>) -> Result<(), Failure> {
         match (self.json, generated) {
-            (true, Some(generated)) => self.line(&Line::Done {
+            (true, Some((generated, guesses))) => self.line(&Line::Done {
                 reason: generated.reason.name(),
                 prompt_tokens: generated.prompt_tokens,
                 tokens: &generated.tokens,
                 text: &generated.text,
                 prefill_ms: milliseconds(generated.prefill),
                 decode_ms: milliseconds(generated.decode),
+                guesses,
             })?,
             (false, _) if self.prompt.is_none() => writeln!(self.out)?,
             _ => {}
@@ -254,8 +269,8 @@ fn milliseconds(time: Duration) -> f64 {
     (time.as_secs_f64() * 1e6).round() / 1e3
 }
 
-/// `prompt: 12 tokens, 340.0 tokens/s; text: 20 tokens, 51.3 tokens/s`.
-fn speed(generated: &Generated) -> String {
+/// `prompt: 12 tokens, 340.0 tokens/s; text: 20 tokens, 51.3 tokens/s; 9 of 14 guesses were right`.
+fn speed(generated: &Generated, guesses: Option<Guesses>) -> String {
     let rate = |tokens: usize, time: Duration| tokens as f64 / time.as_secs_f64().max(1e-9);
     let (prompt, new) = (generated.prompt_tokens, generated.tokens.len());
     let prefill = rate(prompt, generated.prefill);
@@ -264,8 +279,8 @@ fn speed(generated: &Generated) -> String {
     if new > 1 {
         line += &format!(", {:.1} tokens/s", rate(new - 1, generated.decode));
     }
-    if generated.guessed > 0 {
-        line += &format!("; {} of {} guesses were right", generated.guessed_right, generated.guessed);
+    if let Some(Guesses { guessed, guessed_right }) = guesses {
+        line += &format!("; {guessed_right} of {guessed} guesses were right");
     }
     line
 }
