@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use insta::assert_snapshot;
 use llamac_compiler::driver::CompileOptions;
+use llamac_runtime::bench::{self, BenchOptions, Event};
 use llamac_runtime::{Engine, EngineOptions, Feed, Input, Keep, Session, SessionOptions};
 use llamac_tests::golden::{self, Fixture};
 use llamac_tests::{engine, open};
@@ -87,4 +88,18 @@ fn memory_that_is_not_there_is_told() {
     let engine = run("gqa-f32");
     let fault = Session::new(engine.model(), SessionOptions { capacity: usize::MAX, kv: None }).unwrap_err();
     assert!(fault.to_string().contains("does not fit into memory"), "{fault}");
+}
+
+#[test]
+fn a_measurement_tells_how_far_contexts_are_filled() {
+    // Chunks of 16 tokens.
+    let mut engine = run("gqa-f32");
+    let (depths, batches) = (vec![0, 20], vec![1, 3]);
+    let options = BenchOptions { prompt: 5, new: 2, depths, batches, repetitions: 2, kv: None };
+    let mut events = Vec::new();
+    let measured = bench::bench(&mut engine, &options, |event| events.push(event)).expect("it runs");
+    let filled = [Event::Filled(16), Event::Filled(4)].repeat(4);
+    let repetitions = [Event::Repetition(0), Event::Repetition(1)];
+    assert_eq!(events, [&[Event::Fill(80)][..], &filled, &repetitions].concat());
+    assert_eq!(measured.measurements.len(), 5);
 }

@@ -2,8 +2,9 @@
 
 mod support;
 
-use serde_json::Value;
-use support::{fixture, folder, llamac};
+use insta::assert_snapshot;
+use serde_json::{Value, json};
+use support::{fixture, folder, llamac, redact};
 
 #[test]
 fn every_run_is_reported_with_its_fraction_of_the_limits() {
@@ -39,22 +40,57 @@ fn a_profile_tells_modules_and_a_trace_every_step() {
     let trace = folder.path().join("trace.json");
     let paths = [("tiny", &*fixture("tiny/gqa-f32")), ("trace", &*trace)];
     let table =
-        llamac("bench {tiny} -p 6 -n 2 -d 1 -b 1 -r 1 --profile --trace {trace} -q", &paths).success();
+        llamac("bench {tiny} -p 6 -n 2 -d 1,0 -b 2,1 -r 1 --profile --trace {trace} -q", &paths).success();
     let words: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
     for start in [
         &["prompt", "of", "6", "0", "1"][..],
-        &["decode", "2", "1", "1"],
+        &["decode", "2", "1", "2"],
         &["limits:", "read"],
+        &["prompt", "of", "6,", "depth", "0,", "batch", "1"],
+        &["decode", "2,", "depth", "1,", "batch", "2"],
         &["model.layers.~.self_attn.{q,k,v}_proj", "linear", "2"],
     ] {
         assert!(words.iter().any(|line| line.starts_with(start)), "{start:?} in:\n{table}");
     }
     let events: Vec<Value> =
-        serde_json::from_slice(&std::fs::read(trace).expect("a trace")).expect("it is JSON");
+        serde_json::from_slice(&std::fs::read(&trace).expect("a trace")).expect("it is JSON");
+    let line = "bench {tiny} -p 0 -n 2 -d 1,0 -b 2,1 -r 1 --profile --json";
+    let found: Value = serde_json::from_str(&llamac(line, &paths).success()).expect("it is JSON");
+    let parts = found["profile"].as_array().expect("a profile");
+    let run = |part: &Value| ["test", "n", "depth", "batch"].map(|key| part[key].clone());
+    assert!(
+        !parts.is_empty()
+            && parts.iter().all(|part| run(part) == [json!("tg"), json!(2), json!(1), json!(2)])
+    );
     let of = |name: &str| events.iter().filter(|event| event["name"] == name).count();
     // Once for the prompt, once for each token.
     assert_eq!(of("model.layers.1.mlp.down_proj"), 3);
     assert!(events.iter().all(|event| event["ph"] == "X" && event["dur"].as_f64().is_some()));
+}
+
+#[test]
+fn what_cannot_be_measured_is_told_by_its_arguments() {
+    let paths = [("tiny", &*fixture("tiny/gqa-f32")), ("classifier", &*fixture("tiny/seqcls-pad"))];
+    let message = |line, status| redact(&llamac(line, &paths).failure(status), &[]);
+    assert_snapshot!(message("bench {tiny} -p 0 -n 0", 2), @"
+    error[E0001]: invalid argument
+      --> -p 0 -n 0
+       expected tokens to read (`-p`) or to decode (`-n`)
+       found    none of either
+    ");
+    assert_snapshot!(message("bench {classifier} -p 0", 2), @"
+    error[E0001]: invalid argument
+      --> -p 0
+       expected tokens to read
+       found    none
+       help: fixtures/tiny/seqcls-pad: head `sequence-classification` decodes nothing; it reads prompts
+    ");
+    // More slots than can be counted; what is asked for is all caches together.
+    assert_snapshot!(message("bench {tiny} -p 6 -n 1 -d 0,4294967295 -b 1,3", 5), @"
+    error[E0012]: not enough memory
+       the caches of 9 sequences of up to 4294967296 tokens, 6291457 MiB together, do not fit into memory
+       help: ask for fewer sequences (`-b`), for shorter contexts (`-d`), or for a smaller cache (`--kv int8`)
+    ");
 }
 
 #[test]

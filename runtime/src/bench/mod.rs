@@ -15,7 +15,7 @@ use limits::{Meter, best_decile};
 use crate::engine::{Engine, Feed, Keep};
 use crate::model::Model;
 use crate::profile::{ChunkShape, Limits, Profile, Work, of_step};
-use crate::session::{Session, SessionOptions};
+use crate::session::{Session, SessionOptions, cache_bytes};
 
 /// Time between two samples of the limits while tokens are decoded.
 const BETWEEN_SAMPLES: Duration = Duration::from_millis(150);
@@ -46,10 +46,10 @@ pub enum Kind {
     Decode,
 }
 
-/// A run and its speed.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Measurement {
-    /// What was run.
+/// What a run consists of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// What is run.
     pub kind: Kind,
     /// Tokens of each sequence.
     pub tokens: usize,
@@ -57,6 +57,24 @@ pub struct Measurement {
     pub depth: usize,
     /// Sequences together.
     pub batch: usize,
+}
+
+/// What is being done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// Contexts of so many tokens will be filled.
+    Fill(usize),
+    /// So many more of them are.
+    Filled(usize),
+    /// A repetition begins, counted from 0.
+    Repetition(usize),
+}
+
+/// A run and its speed.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Measurement {
+    /// What was run.
+    pub shape: Shape,
     /// Tokens a second of all sequences: the median of the repetitions.
     pub tokens_per_second: f64,
     /// The time that the machine's limits allow, of the time that the fastest tenth of the forwards took at most.
@@ -74,25 +92,20 @@ pub struct Report {
     pub limits: Limits,
 }
 
-/// Measures what `options` say. `each` is called before each of the `repetitions`.
+/// Measures what `options` say, and tells `each` what it does.
 ///
 /// # Errors
 /// When there is nothing to measure, and when memory does not suffice.
 pub fn bench(
     engine: &mut Engine,
     options: &BenchOptions,
-    mut each: impl FnMut(usize),
+    mut each: impl FnMut(Event),
 ) -> Result<Report, Diagnostics> {
     let shapes = shapes(engine.model(), options)?;
-    let mut runs =
-        shapes.iter().map(|shape| Run::new(engine, shape, options.kv)).collect::<Result<Vec<_>, _>>()?;
+    let mut runs = prepared(engine, &shapes, options.kv, &mut each)?;
     let mut meter = Some(Meter::default());
-    // The first forward of each run touches its memory for the first time and is not measured.
-    for run in &mut runs {
-        run.prepare(engine)?;
-    }
     for repetition in 0..options.repetitions {
-        each(repetition);
+        each(Event::Repetition(repetition));
         for run in &mut runs {
             run.repeat(engine, &mut meter)?;
         }
@@ -102,36 +115,26 @@ pub fn bench(
 }
 
 /// Records where the time goes in a run of each kind that `options` ask for: decoding at the first depth and number of
-/// sequences.
+/// sequences. `each` is told of the contexts that are filled.
 ///
 /// # Errors
 /// As [`bench()`].
-pub fn profile(engine: &mut Engine, options: &BenchOptions) -> Result<Vec<(Kind, Profile)>, Diagnostics> {
+pub fn profile(
+    engine: &mut Engine,
+    options: &BenchOptions,
+    mut each: impl FnMut(Event),
+) -> Result<Vec<(Shape, Profile)>, Diagnostics> {
     let mut shapes = shapes(engine.model(), options)?;
     shapes.dedup_by_key(|shape| shape.kind);
     let mut profiles = Vec::new();
-    for shape in &shapes {
-        let mut run = Run::new(engine, shape, options.kv)?;
-        run.prepare(engine)?;
+    for mut run in prepared(engine, &shapes, options.kv, &mut each)? {
         engine.start_profile();
         let done = run.repeat(engine, &mut None);
         let profile = engine.finish_profile();
         done?;
-        profiles.push((shape.kind, profile));
+        profiles.push((run.shape, profile));
     }
     Ok(profiles)
-}
-
-/// What a run consists of.
-#[derive(Clone, Copy)]
-struct Shape {
-    kind: Kind,
-    /// Tokens of each sequence.
-    tokens: usize,
-    /// Tokens that each sequence had before.
-    depth: usize,
-    /// Sequences together.
-    batch: usize,
 }
 
 /// The runs that `options` ask for: those that read a prompt, then those that decode, if the head does.
@@ -144,16 +147,56 @@ fn shapes(model: &Model, options: &BenchOptions) -> Result<Vec<Shape>, Diagnosti
     let all = [prefill].into_iter().chain(decodes.filter(|_| is_decoder));
     let shapes: Vec<Shape> = all.filter(|shape| shape.tokens > 0).collect();
     if shapes.is_empty() {
-        let fault = Diagnostic::new(Code::BadArgument).at(model.path().display().to_string());
-        let fault = fault.expected("tokens to read or to decode").found("none of either");
+        let fault = Diagnostic::new(Code::BadArgument);
         return Err(match is_decoder {
-            true => fault,
-            false => {
-                fault.help(format!("head `{}` decodes nothing; it reads prompts", model.plan().head.name()))
-            }
+            true => fault
+                .at("-p 0 -n 0")
+                .expected("tokens to read (`-p`) or to decode (`-n`)")
+                .found("none of either"),
+            false => fault.at("-p 0").expected("tokens to read").found("none").help(format!(
+                "{}: head `{}` decodes nothing; it reads prompts",
+                model.path().display(),
+                model.plan().head.name()
+            )),
         });
     }
     Ok(shapes)
+}
+
+/// Runs of `shapes` with their contexts filled. The first forward of each touches its memory for the first time and is
+/// not measured.
+fn prepared(
+    engine: &mut Engine,
+    shapes: &[Shape],
+    kv: Option<KvDtype>,
+    each: &mut impl FnMut(Event),
+) -> Result<Vec<Run>, Diagnostics> {
+    let runs: Option<Vec<_>> = shapes.iter().map(|shape| Run::new(engine, shape, kv)).collect();
+    let mut runs = runs.ok_or_else(|| no_memory(engine.model(), shapes, kv))?;
+    each(Event::Fill(shapes.iter().map(|shape| shape.depth * shape.batch).sum()));
+    for run in &mut runs {
+        run.prepare(engine, each)?;
+    }
+    Ok(runs)
+}
+
+/// The caches of all runs do not fit into memory, where they are at the same time.
+fn no_memory(model: &Model, shapes: &[Shape], kv: Option<KvDtype>) -> Diagnostic {
+    let caches = |shape: &Shape| cache_bytes(model.plan(), kv, shape.capacity())?.checked_mul(shape.batch);
+    let bytes = shapes.iter().try_fold(0_usize, |sum, shape| sum.checked_add(caches(shape)?));
+    let size = bytes.map(|bytes| format!(", {} MiB together,", bytes.div_ceil(1 << 20))).unwrap_or_default();
+    let sequences: usize = shapes.iter().map(|shape| shape.batch).sum();
+    let longest = shapes.iter().map(Shape::capacity).max().unwrap_or(0);
+    Diagnostic::new(Code::OutOfMemory)
+        .message(format!("the caches of {sequences} sequences of up to {longest} tokens{size} do not fit into memory"))
+        .help("ask for fewer sequences (`-b`), for shorter contexts (`-d`), or for a smaller cache (`--kv int8`)")
+}
+
+impl Shape {
+    /// Tokens that the cache of each sequence has room for.
+    fn capacity(&self) -> usize {
+        self.depth.saturating_add(self.tokens)
+    }
 }
 
 /// One kind of run, with its sequences.
@@ -170,13 +213,14 @@ struct Run {
 }
 
 impl Run {
-    fn new(engine: &Engine, &shape: &Shape, kv: Option<KvDtype>) -> Result<Self, Diagnostic> {
-        let options = SessionOptions { capacity: shape.depth + shape.tokens, kv };
-        let sessions =
-            (0..shape.batch).map(|_| Session::new(engine.model(), options)).collect::<Result<_, _>>()?;
+    /// Nothing if its caches do not fit into memory.
+    fn new(engine: &Engine, &shape: &Shape, kv: Option<KvDtype>) -> Option<Self> {
+        let options = SessionOptions { capacity: shape.capacity(), kv };
+        let session = |_| Session::new(engine.model(), options).ok();
+        let sessions = (0..shape.batch).map(session).collect::<Option<_>>()?;
         let ids = Ids::new(engine.model().plan().shape.vocab_size);
         let (forwards, speeds, work) = (Vec::new(), Vec::new(), Work::default());
-        Ok(Self { shape, sessions, ids, forwards, speeds, work })
+        Some(Self { shape, sessions, ids, forwards, speeds, work })
     }
 
     /// Tokens of each sequence in a forward.
@@ -188,10 +232,12 @@ impl Run {
     }
 
     /// Fills the contexts, and runs a forward of the kind that is measured.
-    fn prepare(&mut self, engine: &mut Engine) -> Result<(), Diagnostics> {
+    fn prepare(&mut self, engine: &mut Engine, each: &mut impl FnMut(Event)) -> Result<(), Diagnostics> {
         for session in &mut self.sessions {
-            let context = self.ids.take(self.shape.depth);
-            engine.forward(&mut [Feed::ids(session, &context, Keep::None)])?;
+            for context in self.ids.take(self.shape.depth).chunks(engine.chunk_tokens()) {
+                engine.forward(&mut [Feed::ids(session, context, Keep::None)])?;
+                each(Event::Filled(context.len()));
+            }
         }
         let tokens = self.step();
         self.forward(engine, tokens)?;
@@ -268,16 +314,12 @@ impl Run {
     }
 
     fn measurement(&self, limits: &Limits) -> Measurement {
-        let Shape { kind, tokens, depth, batch } = self.shape;
-        let forwards = (tokens / self.step()) as u64;
+        let forwards = (self.shape.tokens / self.step()) as u64;
         let rates: Vec<f64> = self.forwards.iter().map(|seconds| seconds.recip()).collect();
         let bound = self.work.seconds(limits) / forwards as f64;
         let average = |n: u64| n / forwards;
         Measurement {
-            kind,
-            tokens,
-            depth,
-            batch,
+            shape: self.shape,
             tokens_per_second: median(&self.speeds),
             limit_fraction: bound * best_decile(&rates),
             work: Work {

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Instant;
 
+use llamac_compiler::driver::Progress;
 use llamac_compiler::output;
 use llamac_compiler::passes::WeightPolicy;
-use llamac_runtime::bench::{self, BenchOptions, Measurement};
+use llamac_runtime::bench::{self, BenchOptions, Event, Measurement, Shape};
 use llamac_runtime::plan::{Plan, WeightLayout};
 use llamac_runtime::profile::{Limits, Profile, StepTime};
 use serde::Serialize;
@@ -15,6 +16,7 @@ use crate::args::{ChangeArgs, ComputeArgs, Kv, ModelArg, whole};
 use crate::console::{Console, Stdout};
 use crate::failure::Failure;
 use crate::guard::{Kind, Outputs};
+use crate::progress::{Bar, Unit};
 use crate::{human, model};
 
 /// Measure the speed of a model
@@ -79,12 +81,19 @@ struct Report {
     profile: Vec<Part>,
 }
 
-#[derive(Serialize)]
-struct Row {
+/// What was run.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize)]
+struct Test {
     test: &'static str,
     n: usize,
     depth: usize,
     batch: usize,
+}
+
+#[derive(Serialize)]
+struct Row {
+    #[serde(flatten)]
+    test: Test,
     tok_s: f64,
     limit_fraction: f64,
 }
@@ -100,7 +109,8 @@ struct LimitsRow {
 /// What one kind of step of one kind of module takes in a run.
 #[derive(Serialize)]
 struct Part {
-    test: &'static str,
+    #[serde(flatten)]
+    test: Test,
     module: String,
     step: &'static str,
     calls: u64,
@@ -122,11 +132,20 @@ impl Args {
         let mut engine = model::engine(&model, self.compute.engine(), console)?;
         let load_ms = start.elapsed().as_secs_f64() * 1e3;
         let options = self.options();
-        let measured = bench::bench(&mut engine, &options, |repetition| {
-            console.note(format!("run {} of {}", repetition + 1, options.repetitions));
+        let filling = || Bar::new(console, "filling contexts", Unit::Tokens);
+        let mut bar = Some(filling());
+        let measured = bench::bench(&mut engine, &options, |event| {
+            if let Event::Repetition(n) = event {
+                bar = None;
+                console.note(format!("run {} of {}", n + 1, options.repetitions));
+            }
+            bar.iter().for_each(|bar| fill(bar, event));
         })?;
         let profiles = match self.profile {
-            true => bench::profile(&mut engine, &options)?,
+            true => {
+                let bar = filling();
+                bench::profile(&mut engine, &options, |event| fill(&bar, event))?
+            }
             false => Vec::new(),
         };
         let plan = model.plan();
@@ -149,7 +168,7 @@ impl Args {
             peak_rss_bytes: peak_resident(),
             profile: profiles
                 .iter()
-                .flat_map(|(kind, profile)| parts(plan, *kind, profile, &measured.limits))
+                .flat_map(|(shape, profile)| parts(plan, shape, profile, &measured.limits))
                 .collect(),
         };
         let mut out = Stdout::lock();
@@ -196,20 +215,40 @@ fn peak_resident() -> Option<u64> {
     Some(kibibytes * 1024)
 }
 
-fn test(kind: bench::Kind) -> &'static str {
-    match kind {
-        bench::Kind::Prefill => "pp",
-        bench::Kind::Decode => "tg",
+/// Shows how far contexts are filled.
+fn fill(bar: &Bar, event: Event) {
+    match event {
+        Event::Fill(tokens) => bar.start(tokens as u64),
+        Event::Filled(tokens) => bar.advance(tokens as u64),
+        Event::Repetition(_) => {}
+    }
+}
+
+impl From<&Shape> for Test {
+    fn from(shape: &Shape) -> Self {
+        let Shape { kind, tokens: n, depth, batch } = *shape;
+        let test = match kind {
+            bench::Kind::Prefill => "pp",
+            bench::Kind::Decode => "tg",
+        };
+        Self { test, n, depth, batch }
+    }
+}
+
+impl Test {
+    /// What is done, for people.
+    fn name(&self) -> String {
+        match self.test {
+            "pp" => format!("prompt of {}", self.n),
+            _ => format!("decode {}", self.n),
+        }
     }
 }
 
 impl Row {
     fn new(measured: &Measurement) -> Self {
         Self {
-            test: test(measured.kind),
-            n: measured.tokens,
-            depth: measured.depth,
-            batch: measured.batch,
+            test: Test::from(&measured.shape),
             tok_s: measured.tokens_per_second,
             limit_fraction: measured.limit_fraction,
         }
@@ -229,7 +268,7 @@ impl LimitsRow {
 }
 
 /// The steps of a profile, those of the same module in different layers together, the longest first.
-fn parts(plan: &Plan, kind: bench::Kind, profile: &Profile, limits: &Limits) -> Vec<Part> {
+fn parts(plan: &Plan, shape: &Shape, profile: &Profile, limits: &Limits) -> Vec<Part> {
     let total: f64 = profile.steps.iter().map(|step| step.time.as_secs_f64()).sum();
     let mut sums: BTreeMap<(String, &str), StepTime> = BTreeMap::new();
     for ((step, module), time) in plan.steps.iter().zip(&plan.modules).zip(&profile.steps) {
@@ -241,7 +280,7 @@ fn parts(plan: &Plan, kind: bench::Kind, profile: &Profile, limits: &Limits) -> 
     let part = |((module, step), sum): ((String, &'static str), StepTime)| {
         let seconds = sum.time.as_secs_f64();
         Part {
-            test: test(kind),
+            test: Test::from(shape),
             module,
             step,
             calls: sum.calls,
@@ -282,7 +321,7 @@ struct TraceEvent<'a> {
 }
 
 /// Every step of the profiles, each profile a row of its own.
-fn trace_events<'a>(plan: &'a Plan, profiles: &[(bench::Kind, Profile)]) -> Vec<TraceEvent<'a>> {
+fn trace_events<'a>(plan: &'a Plan, profiles: &[(Shape, Profile)]) -> Vec<TraceEvent<'a>> {
     let events = profiles.iter().enumerate().flat_map(|(row, (_, profile))| {
         profile.events.iter().map(move |event| TraceEvent {
             name: &plan.modules[event.step],
@@ -305,12 +344,9 @@ impl Report {
         );
         let head = ["", "depth", "batch", "tokens/s", "of the limit"].map(str::to_owned);
         let rows = self.results.iter().map(|row| {
-            let what = match row.test {
-                "pp" => format!("prompt of {}", row.n),
-                _ => format!("decode {}", row.n),
-            };
+            let Test { depth, batch, .. } = row.test;
             let fraction = format!("{:.0} %", 100.0 * row.limit_fraction);
-            [what, row.depth.to_string(), row.batch.to_string(), format!("{:.1}", row.tok_s), fraction]
+            [row.test.name(), depth.to_string(), batch.to_string(), format!("{:.1}", row.tok_s), fraction]
         });
         text += &human::table(&[head].into_iter().chain(rows).collect::<Vec<_>>());
         let limits = &self.limits;
@@ -328,40 +364,33 @@ impl Report {
             text += &format!(", peak memory {}", human::bytes(bytes));
         }
         text.push('\n');
-        for test in ["pp", "tg"] {
-            text += &self.profile_table(test);
-        }
+        self.profile.chunk_by(|a, b| a.test == b.test).for_each(|parts| text += &profile_table(parts));
         text
     }
+}
 
-    fn profile_table(&self, test: &str) -> String {
-        // What takes less than the figures show is left to the JSON.
-        let shown = |part: &&Part| part.test == test && part.share >= 0.0005;
-        let parts: Vec<&Part> = self.profile.iter().filter(shown).collect();
-        if parts.is_empty() {
-            return String::new();
-        }
-        let head =
-            ["module", "step", "calls", "ms", "share", "GB/s", "GOP/s", "of the limit"].map(str::to_owned);
-        let rows = parts.iter().map(|part| {
-            let rate = |n: u64| match n {
-                0 => String::new(),
-                n => format!("{:.1}", n as f64 / part.ms / 1e6),
-            };
-            [
-                part.module.clone(),
-                part.step.to_owned(),
-                part.calls.to_string(),
-                format!("{:.2}", part.ms),
-                format!("{:.1} %", 100.0 * part.share),
-                rate(part.bytes),
-                rate(part.ops),
-                if part.ops > 0 { format!("{:.0} %", 100.0 * part.limit_fraction) } else { String::new() },
-            ]
-        });
-        let title = if test == "pp" { "prompt" } else { "decode" };
-        format!("\n{title}\n{}", human::table(&[head].into_iter().chain(rows).collect::<Vec<_>>()))
-    }
+/// Where the time goes in one run. What takes less than the figures show is left to the JSON.
+fn profile_table(parts: &[Part]) -> String {
+    let Some(Part { test, .. }) = parts.first() else { return String::new() };
+    let head = ["module", "step", "calls", "ms", "share", "GB/s", "GOP/s", "of the limit"].map(str::to_owned);
+    let rows = parts.iter().filter(|part| part.share >= 0.0005).map(|part| {
+        let rate = |n: u64| match n {
+            0 => String::new(),
+            n => format!("{:.1}", n as f64 / part.ms / 1e6),
+        };
+        [
+            part.module.clone(),
+            part.step.to_owned(),
+            part.calls.to_string(),
+            format!("{:.2}", part.ms),
+            format!("{:.1} %", 100.0 * part.share),
+            rate(part.bytes),
+            rate(part.ops),
+            if part.ops > 0 { format!("{:.0} %", 100.0 * part.limit_fraction) } else { String::new() },
+        ]
+    });
+    let title = format!("{}, depth {}, batch {}", test.name(), test.depth, test.batch);
+    format!("\n{title}\n{}", human::table(&[head].into_iter().chain(rows).collect::<Vec<_>>()))
 }
 
 #[cfg(test)]
