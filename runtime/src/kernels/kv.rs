@@ -7,11 +7,14 @@
 //! As codes of 8 bits, keys are a matrix of q8. A slot's value has one scale, known when it is stored: a block has
 //! `[64 slots]` f16 scales, then panels as those of q8, whose groups have codes alone.
 
+use std::array;
+
 use half::f16;
 use llamac_plan::KvDtype;
 use llamac_plan::layout::{BLOCK as CODES, Group, MatrixLayout, PANEL, WeightDtype};
 
 use super::activations::to_bf16;
+use super::simd::{Kernel, Simd};
 use super::views::SendMut;
 use super::{Context, Rows, TASK_ELEMENTS};
 
@@ -63,6 +66,7 @@ impl KvLayout {
     }
 
     /// Stores one head's key and value in a block of its part of the cache.
+    #[inline(always)]
     fn append_head(&self, block: &mut [u8], slot: usize, key: &[f32], value: &[f32]) {
         let (keys, values) = block.split_at_mut(self.key_bytes());
         match self.dtype {
@@ -77,6 +81,7 @@ impl KvLayout {
     }
 
     /// Elements of `N` bytes: keys are a column of their panel, values a row of each of theirs.
+    #[inline(always)]
     fn store<const N: usize>(
         &self,
         key: &[f32],
@@ -92,24 +97,32 @@ impl KvLayout {
         }
         let panels = values.chunks_exact_mut(self.values().panel_bytes());
         for (panel, elements) in panels.zip(value.chunks(PANEL)) {
-            let lanes = &mut panel.as_chunks_mut::<N>().0[slot * PANEL..];
-            lanes.iter_mut().zip(elements).for_each(|(lane, &x)| *lane = bytes(x));
+            let lanes = &mut panel.as_chunks_mut::<N>().0[slot * PANEL..][..PANEL];
+            lanes.copy_from_slice(&padded::<PANEL>(elements).map(&bytes));
         }
     }
 
     /// Pairs of bf16: of a key's neighbouring elements, of a value's element and the same of the slot beside.
+    #[inline(always)]
     fn store_pairs(&self, key: &[f32], value: &[f32], slot: usize, keys: &mut [u8], values: &mut [u8]) {
-        let panel = &mut keys[slot / PANEL * self.keys().panel_bytes()..];
-        for (lanes, pair) in panel.as_chunks_mut::<4>().0.chunks_exact_mut(PANEL).zip(key.chunks(2)) {
-            let second = pair.get(1).map_or(0, |&x| to_bf16(x));
-            lanes[slot % PANEL] = (u32::from(to_bf16(pair[0])) | u32::from(second) << 16).to_le_bytes();
+        let round = |x: f32| u32::from(to_bf16(x));
+        let panel_bytes = self.keys().panel_bytes();
+        let panel = &mut keys[slot / PANEL * panel_bytes..][..panel_bytes];
+        let lines = panel.as_chunks_mut::<4>().0.as_chunks_mut::<PANEL>().0;
+        for (lines, elements) in lines.chunks_mut(PANEL).zip(key.chunks(2 * PANEL)) {
+            let elements = padded::<{ 2 * PANEL }>(elements);
+            let pairs: [u32; PANEL] =
+                array::from_fn(|i| round(elements[2 * i]) | round(elements[2 * i + 1]) << 16);
+            lines.iter_mut().zip(pairs).for_each(|(lanes, pair)| lanes[slot % PANEL] = pair.to_le_bytes());
         }
         let panels = values.chunks_exact_mut(self.values().panel_bytes());
+        let (shift, beside) = if slot.is_multiple_of(2) { (0, 0xffff_0000) } else { (16, 0xffff) };
         for (panel, elements) in panels.zip(value.chunks(PANEL)) {
-            let lanes = &mut panel.as_chunks_mut::<4>().0[slot / 2 * PANEL..];
-            for (lane, &x) in lanes.iter_mut().zip(elements) {
-                lane[slot % 2 * 2..][..2].copy_from_slice(&to_bf16(x).to_le_bytes());
-            }
+            let lanes = &mut panel.as_chunks_mut::<4>().0.as_chunks_mut::<PANEL>().0[slot / 2];
+            let elements = padded::<PANEL>(elements);
+            *lanes = array::from_fn(|i| {
+                (u32::from_le_bytes(lanes[i]) & beside | round(elements[i]) << shift).to_le_bytes()
+            });
         }
     }
 
@@ -162,7 +175,17 @@ impl KvLayout {
 /// Where q8 has the parts of the one group of a block's 64 slots.
 const GROUP: Group = Group::of(WeightDtype::Q8, 0);
 
+/// Some elements and zeros behind them, which loops over all take by vectors.
+#[inline(always)]
+fn padded<const N: usize>(elements: &[f32]) -> [f32; N] {
+    elements
+        .first_chunk()
+        .copied()
+        .unwrap_or_else(|| array::from_fn(|i| elements.get(i).copied().unwrap_or(0.0)))
+}
+
 /// Writes a key's scales and codes as row `slot` of a matrix of q8.
+#[inline(always)]
 fn store_key_codes(key: &[f32], slot: usize, layout: &MatrixLayout, out: &mut [u8]) {
     let panel = &mut out[slot / PANEL * layout.panel_bytes()..][..layout.panel_bytes()];
     for (block, elements) in key.chunks(CODES).enumerate() {
@@ -179,6 +202,7 @@ fn store_key_codes(key: &[f32], slot: usize, layout: &MatrixLayout, out: &mut [u
 }
 
 /// Writes a value's scale, and its codes as column `slot` of panels without scales.
+#[inline(always)]
 fn store_value_codes(value: &[f32], slot: usize, layout: &MatrixLayout, out: &mut [u8]) {
     let (scale, mut codes) = encode(value);
     out[2 * slot..][..2].copy_from_slice(&scale.to_le_bytes());
@@ -194,6 +218,7 @@ fn store_value_codes(value: &[f32], slot: usize, layout: &MatrixLayout, out: &mu
 
 /// The least scale by which all of `elements` have codes, and their codes. What is not finite, or too large for a scale
 /// of half precision, makes one that is not finite either.
+#[inline(always)]
 fn encode(elements: &[f32]) -> (f16, impl Iterator<Item = u8>) {
     // Magnitudes compare like their bits, and NaN is above all.
     let largest = elements.iter().fold(0, |largest, x| largest.max(x.to_bits() & 0x7fff_ffff));
@@ -236,20 +261,40 @@ pub fn append(
         // SAFETY: all slots are inside the cache, so it has every block from the first's to the last's; tasks differ in
         // head or block, and `cache` is borrowed until they end.
         let bytes = unsafe { std::slice::from_raw_parts_mut(cache.get().add(place), layout.block_bytes()) };
-        let (keys, values) = (
-            keys.columns(head * layout.head_dim, layout.head_dim),
-            values.columns(head * layout.head_dim, layout.head_dim),
-        );
-        for (row, slot) in slots.iter().enumerate() {
-            if let Some(slot) = slot.filter(|slot| slot / BLOCK == block) {
-                layout.append_head(bytes, slot % BLOCK, keys.row(row), values.row(row));
-            }
-        }
+        let (start, width) = (head * layout.head_dim, layout.head_dim);
+        let (keys, values) = (keys.columns(start, width), values.columns(start, width));
+        let rows = AppendRows { layout, bytes, block, slots, keys, values };
+        // SAFETY: the context's instruction set is available.
+        unsafe { context.isa().dispatch(rows) };
     };
     let tasks = layout.kv_heads * blocks;
     match slots.len() * width < TASK_ELEMENTS / 8 {
         true => (0..tasks).for_each(|task| store(task, 0)),
         false => context.pool().run(tasks, &store),
+    }
+}
+
+/// The rows of a head that have slots in a block.
+struct AppendRows<'a> {
+    layout: KvLayout,
+    bytes: &'a mut [u8],
+    block: usize,
+    slots: &'a [Option<usize>],
+    keys: Rows<'a>,
+    values: Rows<'a>,
+}
+
+impl Kernel for AppendRows<'_> {
+    type Output = ();
+
+    /// Plain loops, which the compiler makes vectors of.
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        for (row, slot) in self.slots.iter().enumerate() {
+            if let Some(slot) = slot.filter(|slot| slot / BLOCK == self.block) {
+                self.layout.append_head(self.bytes, slot % BLOCK, self.keys.row(row), self.values.row(row));
+            }
+        }
     }
 }
 
@@ -307,6 +352,31 @@ mod tests {
                 let (keys, values) = (Rows::new(&keys, width), Rows::new(&values, width));
                 append(&Context::new(2), layout, &mut together, &slots, keys, values);
                 assert!(together == one_by_one, "{dtype:?}, {rows} rows");
+            }
+        }
+    }
+
+    /// In whatever order slots are written, each keeps to its own.
+    #[test]
+    fn what_is_stored_again_changes_nothing() {
+        for dtype in [KvDtype::F32, KvDtype::F16, KvDtype::Bf16, KvDtype::Int8] {
+            for &head_dim in sizes(&[6, 14, 20, 64, 70, 80], &[14]) {
+                let layout = KvLayout { dtype, kv_heads: 1, head_dim };
+                let (keys, values) = (numbers(1, BLOCK * head_dim), numbers(2, BLOCK * head_dim));
+                let mut cache = vec![0; layout.layer_bytes(BLOCK).unwrap()];
+                let mut store = |slot: usize| {
+                    let row = slot * head_dim..(slot + 1) * head_dim;
+                    layout.append(&mut cache, slot, &keys[row.clone()], &values[row]);
+                    cache.clone()
+                };
+                let stored = (0..BLOCK).map(&mut store).last().unwrap();
+                let step = if cfg!(miri) { 17 } else { 1 };
+                for slot in (0..BLOCK).rev().step_by(step) {
+                    assert!(
+                        store(slot) == stored,
+                        "{dtype:?}, {head_dim}: slot {slot} has a place of its own"
+                    );
+                }
             }
         }
     }
