@@ -1,16 +1,18 @@
 //! A fork-join pool for regions of a few microseconds.
 //!
 //! A forward has some hundred parallel regions a token, so entering and leaving one must cost far less than a
-//! microsecond: threads that wait look out for a while before they park, tasks are claimed one by one from a shared
-//! counter, and nothing is allocated. Whoever is there works: a thread that the system keeps off its core holds up only
+//! microsecond: threads that wait look out for a while before they park, tasks are claimed one by one from counters,
+//! and nothing is allocated. Neighbouring tasks are one thread's, because cores that work on neighbouring memory fetch
+//! each other's lines ahead, and because what a thread wrote in one region it finds nearby in the next. But whoever is
+//! there works, on others' tasks when its own are claimed: a thread that the system keeps off its core holds up only
 //! the tasks that it has already claimed, and a region can end before such a thread has noticed that it began.
 //!
-//! Not here: work stealing, nested regions, tasks with results.
+//! Not here: nested regions, tasks with results.
 
 use std::any::Any;
 use std::cell::UnsafeCell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicBool, AtomicIsize, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicIsize, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant};
@@ -29,15 +31,28 @@ type Job = dyn Fn(usize, usize) + Sync;
 #[repr(align(128))]
 struct Padded<T>(T);
 
+#[derive(Clone, Copy)]
 struct Region {
     /// `None` before the first region.
     job: Option<*const Job>,
     tasks: usize,
+    /// Threads that tasks are dealt to.
+    threads: usize,
+}
+
+impl Region {
+    /// The first task of a thread.
+    fn first(&self, worker: usize) -> usize {
+        worker * self.tasks / self.threads
+    }
 }
 
 struct Shared {
-    /// Tasks nobody has claimed; below one when there are none. Who decrements a positive value owns a task.
-    unclaimed: Padded<AtomicIsize>,
+    /// How many regions were opened: what threads that wait look at.
+    opened: Padded<AtomicUsize>,
+    /// For each thread, how many of its tasks nobody has claimed; below one when there are none. Who decrements a
+    /// positive value owns a task.
+    unclaimed: Box<[Padded<AtomicIsize>]>,
     /// Tasks that are not finished.
     unfinished: Padded<AtomicUsize>,
     /// Written by the thread that opens a region while no task is unfinished; read by owners of a task.
@@ -49,9 +64,9 @@ struct Shared {
     panic: Mutex<Option<Box<dyn Any + Send>>>,
 }
 
-// SAFETY: `region` is written only while `unfinished` is zero and `unclaimed` below one, by the one thread that holds
-// `Pool::turn`; it is read only by owners of a task, which exist only afterwards (release/acquire on `unclaimed`) and
-// until they decrement `unfinished` (release/acquire with the next writer). The job itself is `Sync`.
+// SAFETY: `region` is written only while `unfinished` is zero and all of `unclaimed` below one, by the one thread that
+// holds `Pool::turn`; it is read only by owners of a task, which exist only afterwards (release/acquire on a counter of
+// `unclaimed`) and until they decrement `unfinished` (release/acquire with the next writer). The job itself is `Sync`.
 unsafe impl Sync for Shared {}
 // SAFETY: as above; the pointer is not tied to a thread.
 unsafe impl Send for Shared {}
@@ -78,9 +93,10 @@ impl Pool {
     pub fn new(threads: usize) -> Self {
         let spawned = threads.saturating_sub(1);
         let shared = Arc::new(Shared {
-            unclaimed: Padded(AtomicIsize::new(0)),
+            opened: Padded(AtomicUsize::new(0)),
+            unclaimed: (0..=spawned).map(|_| Padded(AtomicIsize::new(0))).collect(),
             unfinished: Padded(AtomicUsize::new(0)),
-            region: UnsafeCell::new(Region { job: None, tasks: 0 }),
+            region: UnsafeCell::new(Region { job: None, tasks: 0, threads: 1 }),
             parked: (0..spawned).map(|_| Padded(AtomicBool::new(false))).collect(),
             closing: AtomicBool::new(false),
             panic: Mutex::new(None),
@@ -115,18 +131,22 @@ impl Pool {
             (0..tasks).for_each(|task| job(task, 0));
             return;
         }
-        let count = isize::try_from(tasks).expect("fewer tasks than addresses");
         // SAFETY: only the lifetime changes. The pointer is used by owners of a task alone, and this call returns
         // only after all of them are done.
         let job: *const Job = unsafe { std::mem::transmute::<&(dyn Fn(usize, usize) + Sync), &Job>(job) };
+        let region = Region { job: Some(job), tasks, threads: self.threads().min(tasks) };
+        let counts = (0..region.threads).map(|worker| region.first(worker + 1) - region.first(worker));
         // SAFETY: no task is owned (the last region ended with none unfinished), and `turn` keeps other callers out.
-        unsafe { *self.shared.region.get() = Region { job: Some(job), tasks } };
+        unsafe { *self.shared.region.get() = region };
         self.shared.unfinished.0.store(tasks, Ordering::Relaxed);
-        // Sequentially consistent with the parked flags: either a thread that parks sees the tasks, or this thread
-        // sees its flag.
-        self.shared.unclaimed.0.store(count, Ordering::SeqCst);
+        for (unclaimed, count) in self.shared.unclaimed.iter().zip(counts) {
+            unclaimed.0.store(isize::try_from(count).expect("fewer tasks than addresses"), Ordering::Release);
+        }
+        self.shared.opened.0.fetch_add(1, Ordering::Release);
+        // As in `work_until_closed`: either a thread that parks sees the region, or this thread sees its flag.
+        fence(Ordering::SeqCst);
         for (thread, parked) in self.threads.iter().zip(&self.shared.parked).take(tasks - 1) {
-            if parked.0.load(Ordering::SeqCst) && parked.0.swap(false, Ordering::SeqCst) {
+            if parked.0.load(Ordering::Relaxed) && parked.0.swap(false, Ordering::Relaxed) {
                 thread.thread().unpark();
             }
         }
@@ -150,20 +170,23 @@ impl Drop for Pool {
 }
 
 impl Shared {
-    /// Claims a task and runs it; `false` if there was none.
+    /// Claims a task, one of the thread's own if there is any, and runs it; `false` if there was none.
     fn work_once(&self, worker: usize) -> bool {
-        if self.unclaimed.0.load(Ordering::Relaxed) <= 0 {
-            return false;
-        }
-        let left = self.unclaimed.0.fetch_sub(1, Ordering::Acquire);
-        if left <= 0 {
-            return false;
-        }
+        let claim = |of: usize| {
+            let unclaimed = &self.unclaimed[of].0;
+            if unclaimed.load(Ordering::Relaxed) <= 0 {
+                return None;
+            }
+            let left = unclaimed.fetch_sub(1, Ordering::Acquire);
+            (left > 0).then_some((of, left as usize))
+        };
+        let claimed = (worker..self.unclaimed.len()).chain(0..worker).find_map(claim);
+        let Some((of, left)) = claimed else { return false };
         // SAFETY: a positive value was decremented, so this thread owns a task of the region, which cannot end or
         // change before `unfinished` is decremented below.
-        let Region { job, tasks } = unsafe { &*self.region.get() };
-        let task = tasks - left as usize;
-        let job = job.expect("an owned task has a job");
+        let region = unsafe { &*self.region.get() };
+        let task = region.first(of + 1) - left;
+        let job = region.job.expect("an owned task has a job");
         // SAFETY: as above, the caller of `run` still holds the job.
         let job = unsafe { &*job };
         if let Err(payload) = catch_unwind(AssertUnwindSafe(|| job(task, worker))) {
@@ -190,32 +213,40 @@ impl Shared {
     fn work_until_closed(&self, worker: usize) {
         let parked = &self.parked[worker - 1].0;
         while !self.closing.load(Ordering::Relaxed) {
+            // Before its tasks are looked for: a region that opens meanwhile is news.
+            let seen = self.opened.0.load(Ordering::Acquire);
             while self.work_once(worker) {}
-            if self.look_out() {
+            if self.look_out(seen) {
                 continue;
             }
-            parked.store(true, Ordering::SeqCst);
-            if self.unclaimed.0.load(Ordering::SeqCst) <= 0 && !self.closing.load(Ordering::SeqCst) {
+            parked.store(true, Ordering::Relaxed);
+            // With the one in `Pool::run`.
+            fence(Ordering::SeqCst);
+            if !self.has_news(seen) {
                 std::thread::park();
             }
-            parked.store(false, Ordering::SeqCst);
+            parked.store(false, Ordering::Relaxed);
         }
     }
 
-    /// Watches for tasks for a while; `true` if there are any, or the pool is closing.
-    fn look_out(&self) -> bool {
+    /// Whether a region was opened since `seen` were, or the pool is closing.
+    fn has_news(&self, seen: usize) -> bool {
+        self.opened.0.load(Ordering::Relaxed) != seen || self.closing.load(Ordering::SeqCst)
+    }
+
+    /// Watches for news for a while; `true` if there are any.
+    fn look_out(&self, seen: usize) -> bool {
         let start = Instant::now();
-        let found = || self.unclaimed.0.load(Ordering::Relaxed) > 0 || self.closing.load(Ordering::Relaxed);
         while start.elapsed() < SPIN {
             for _ in 0..16 {
-                if found() {
+                if self.has_news(seen) {
                     return true;
                 }
                 std::hint::spin_loop();
             }
         }
         while start.elapsed() < YIELD {
-            if found() {
+            if self.has_news(seen) {
                 return true;
             }
             std::thread::yield_now();
@@ -274,6 +305,32 @@ mod tests {
             let both = std::sync::Barrier::new(2);
             pool.run(2, &|_, _| {
                 both.wait();
+            });
+        }
+    }
+
+    #[test]
+    fn fewer_tasks_than_threads_wake_up_whom_they_need() {
+        let pool = Pool::new(4);
+        for _ in 0..10 {
+            std::thread::sleep(YIELD * 2);
+            let both = std::sync::Barrier::new(2);
+            pool.run(2, &|_, _| {
+                both.wait();
+            });
+        }
+    }
+
+    #[test]
+    fn who_is_done_takes_tasks_of_who_is_held_up() {
+        let pool = Pool::new(2);
+        for held_up in [0, 2] {
+            let done = AtomicUsize::new(0);
+            pool.run(4, &|task, _| {
+                while task == held_up && done.load(Ordering::SeqCst) < 3 {
+                    std::thread::yield_now();
+                }
+                done.fetch_add(1, Ordering::SeqCst);
             });
         }
     }
