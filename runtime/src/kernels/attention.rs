@@ -2,8 +2,8 @@
 //! arXiv:1805.02867).
 //!
 //! A query goes through its visible slots in blocks of 64, aligned to the cache. Its arithmetic is the same alone and
-//! beside others: scores and weighted sums are chains of one order ([`products`]), and each query keeps its own maximum,
-//! sum and limit. No query is divided between threads. What slots past a query's limit hold does not matter.
+//! beside others: scores and weighted sums are chains of one order ([`products`]), and each query keeps its own base of
+//! powers, sum and limit. No query is divided between threads. What slots past a query's limit hold does not matter.
 //!
 //! A cache of elements is multiplied in f32, but one of bf16 in bf16 where there are tiles for it, and one of codes in
 //! integers ([`products`]).
@@ -153,8 +153,12 @@ struct Tile<'a> {
     scratch: &'a Mutex<Scratch>,
 }
 
-/// Turns a query's scores of a block into weights, in place, and rescales what it has summed up so far: its weighted
-/// `sums` of `width` elements and its `total`, the sum of e to the scores above its `largest`, in the lanes of a vector.
+/// How far scores may be above the base that powers of e are relative to before sums are rescaled to the largest score:
+/// seldom after a query's first block. What is summed up keeps its precision, as terms are e⁸ at most.
+const SLACK: f32 = 8.0;
+
+/// Turns a query's scores of a block into weights, in place, and rescales what it has summed up so far if need be: its
+/// weighted `sums` of `width` elements and its `total`, the sum of e to the scores above its `base`, in a vector's lanes.
 ///
 /// # Safety
 /// The instruction set of `S` is available. `scores` is valid for a block, `sums` for `width` elements, a multiple of the
@@ -164,7 +168,7 @@ unsafe fn softmax<S: Simd>(
     scores: *mut f32,
     visible: usize,
     scale: f32,
-    largest: &mut f32,
+    base: &mut f32,
     total: *mut f32,
     sums: *mut f32,
     width: usize,
@@ -172,27 +176,33 @@ unsafe fn softmax<S: Simd>(
     const VECTORS: usize = BLOCK / LANES;
     // SAFETY: the caller's promise; scores past the visible ones are masked before they are used.
     unsafe {
-        let limit = S::splat(visible as f32);
         let hidden = S::splat(f32::NEG_INFINITY);
         let mut v = [hidden; VECTORS];
         for (i, v) in v.iter_mut().enumerate() {
-            let scaled = S::mul(S::load(scores.add(i * LANES)), S::splat(scale));
-            *v = S::select_less(S::load(INDEX[i * LANES..].as_ptr()), limit, scaled, hidden);
+            *v = S::mul(S::load(scores.add(i * LANES)), S::splat(scale));
+        }
+        if visible < BLOCK {
+            let limit = S::splat(visible as f32);
+            for (i, v) in v.iter_mut().enumerate() {
+                *v = S::select_less(S::load(INDEX[i * LANES..].as_ptr()), limit, *v, hidden);
+            }
         }
         let most = S::max(S::max(v[0], v[1]), S::max(v[2], v[3]));
-        // Seldom after the first blocks.
-        if S::any_less(S::splat(*largest), most) {
+        if S::any_less(S::splat(*base + SLACK), most) {
             let next = S::largest(most);
-            let factor = math::exp::<S>(S::splat(*largest - next));
-            for i in (0..width).step_by(LANES) {
-                S::store(sums.add(i), S::mul(S::load(sums.add(i)), factor));
+            // Nothing is summed up before there is a base.
+            if *base > f32::NEG_INFINITY {
+                let factor = math::exp_below::<S>(S::splat(*base - next));
+                for i in (0..width).step_by(LANES) {
+                    S::store(sums.add(i), S::mul(S::load(sums.add(i)), factor));
+                }
+                S::store(total, S::mul(S::load(total), factor));
             }
-            S::store(total, S::mul(S::load(total), factor));
-            *largest = next;
+            *base = next;
         }
-        let offset = S::splat(*largest);
+        let offset = S::splat(*base);
         for (i, v) in v.iter_mut().enumerate() {
-            *v = math::exp::<S>(S::sub(*v, offset));
+            *v = math::exp_below::<S>(S::sub(*v, offset));
             S::store(scores.add(i * LANES), *v);
         }
         S::store(total, S::add(S::load(total), S::add(S::add(v[0], v[1]), S::add(v[2], v[3]))));
@@ -279,7 +289,7 @@ impl Tile<'_> {
         let (sums, scratch) = scratch.split_at_mut(room * padded);
         let (weights, scratch) = scratch.split_at_mut(room * P::WEIGHT_ELEMENTS);
         let (total, scratch) = scratch.split_at_mut(room * LANES);
-        let (largest, limits) = scratch.split_at_mut(room);
+        let (bases, limits) = scratch.split_at_mut(room);
         // Read often, and a division away.
         let limits: &mut [u32] = bytemuck::cast_slice_mut(&mut limits[..queries]);
         limits
@@ -287,7 +297,7 @@ impl Tile<'_> {
             .enumerate()
             .for_each(|(i, limit)| *limit = self.segment.limits[self.first + i / self.group]);
         sums.fill(0.0);
-        largest.fill(f32::NEG_INFINITY);
+        bases.fill(f32::NEG_INFINITY);
         total.fill(0.0);
         let (packed, scores, sums) = (packed.as_mut_ptr(), scores.as_mut_ptr(), sums.as_mut_ptr());
         let weights = weights.as_mut_ptr();
@@ -326,15 +336,7 @@ impl Tile<'_> {
                         if visible(i) > 0 {
                             let (scores, sums) = (scores.add(m * BLOCK), sums.add(m * padded));
                             let total = total[i * LANES..].as_mut_ptr();
-                            softmax::<S>(
-                                scores,
-                                visible(i),
-                                self.scale,
-                                &mut largest[i],
-                                total,
-                                sums,
-                                padded,
-                            );
+                            softmax::<S>(scores, visible(i), self.scale, &mut bases[i], total, sums, padded);
                         }
                     }
                     P::add_values::<S>(block, tile, |m| visible(start + m), scores, weights, sums);

@@ -159,12 +159,12 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    unsafe fn exp2_whole(n: V) -> V {
+    unsafe fn scale_exp2(x: V, n: V) -> V {
         unsafe {
             let bias = _mm256_set1_epi32(127);
-            let a = _mm256_add_epi32(_mm256_cvtps_epi32(n[0]), bias);
-            let b = _mm256_add_epi32(_mm256_cvtps_epi32(n[1]), bias);
-            [_mm256_castsi256_ps(_mm256_slli_epi32::<23>(a)), _mm256_castsi256_ps(_mm256_slli_epi32::<23>(b))]
+            let a = _mm256_slli_epi32::<23>(_mm256_add_epi32(_mm256_cvtps_epi32(n[0]), bias));
+            let b = _mm256_slli_epi32::<23>(_mm256_add_epi32(_mm256_cvtps_epi32(n[1]), bias));
+            [_mm256_mul_ps(x[0], _mm256_castsi256_ps(a)), _mm256_mul_ps(x[1], _mm256_castsi256_ps(b))]
         }
     }
 

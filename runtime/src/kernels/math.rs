@@ -31,17 +31,30 @@ const EXP_HIGH: f32 = 88.376_2;
 
 /// eˣ within two units in the last place; 0 below −87.3 and ∞ above 88.3; NaN for NaN.
 ///
-/// `eˣ = 2ⁿ·eʳ` with whole n and |r| ≤ ln 2 / 2, ln 2 in two parts, and the minimax polynomial of Cephes' `expf`.
-///
 /// # Safety
 /// The instruction set of `S` is available.
 #[inline(always)]
 pub(super) unsafe fn exp<S: Simd>(x: S::V) -> S::V {
     // SAFETY: the caller's promise.
     unsafe {
-        let (low, high) = (S::splat(EXP_LOW), S::splat(EXP_HIGH));
+        let high = S::splat(EXP_HIGH);
+        let y = exp_below::<S>(S::select_less(high, x, high, x));
+        S::select_less(high, x, S::splat(f32::INFINITY), y)
+    }
+}
+
+/// [`exp`] where it is not infinite: for x up to [`EXP_HIGH`], and NaN. What it is beyond, nobody has to say.
+///
+/// `eˣ = 2ⁿ·eʳ` with whole n and |r| ≤ ln 2 / 2, ln 2 in two parts, and the minimax polynomial of Cephes' `expf`.
+///
+/// # Safety
+/// The instruction set of `S` is available.
+#[inline(always)]
+pub(super) unsafe fn exp_below<S: Simd>(x: S::V) -> S::V {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let low = S::splat(EXP_LOW);
         let t = S::max(low, x);
-        let t = S::select_less(high, t, high, t);
         let n = S::round(S::mul(t, S::splat(std::f32::consts::LOG2_E)));
         let r = S::fma(n, S::splat(-0.693_359_4), t);
         let r = S::fma(n, S::splat(2.121_944_4e-4), r);
@@ -50,9 +63,7 @@ pub(super) unsafe fn exp<S: Simd>(x: S::V) -> S::V {
             p = S::fma(p, r, S::splat(c));
         }
         let y = S::add(S::fma(p, S::mul(r, r), r), S::splat(1.0));
-        let y = S::mul(y, S::exp2_whole(n));
-        let y = S::select_less(x, low, S::splat(0.0), y);
-        S::select_less(high, x, S::splat(f32::INFINITY), y)
+        S::select_less(x, low, S::splat(0.0), S::scale_exp2(y, n))
     }
 }
 

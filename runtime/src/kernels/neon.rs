@@ -161,10 +161,10 @@ impl Simd for Neon {
     }
 
     #[inline(always)]
-    unsafe fn exp2_whole(n: V) -> V {
+    unsafe fn scale_exp2(x: V, n: V) -> V {
         array::from_fn(|i| unsafe {
             let exponent = vaddq_s32(vcvtq_s32_f32(n[i]), vdupq_n_s32(127));
-            vreinterpretq_f32_s32(vshlq_n_s32::<23>(exponent))
+            vmulq_f32(x[i], vreinterpretq_f32_s32(vshlq_n_s32::<23>(exponent)))
         })
     }
 

@@ -109,8 +109,8 @@ impl Simd for Scalar {
     }
 
     #[inline(always)]
-    unsafe fn exp2_whole(n: V) -> V {
-        n.map(|n| f32::from_bits(((n as i32 + 127) as u32) << 23))
+    unsafe fn scale_exp2(x: V, n: V) -> V {
+        array::from_fn(|i| x[i] * f32::from_bits(((n[i] as i32).wrapping_add(127) as u32) << 23))
     }
 
     #[inline(always)]

@@ -82,8 +82,8 @@ pub(super) trait Simd: Copy {
     unsafe fn max(a: Self::V, b: Self::V) -> Self::V;
     /// To the nearest whole number, ties to even. For |x| < 2²².
     unsafe fn round(x: Self::V) -> Self::V;
-    /// 2ⁿ for whole n from −126 to 127.
-    unsafe fn exp2_whole(n: Self::V) -> Self::V;
+    /// `x` · 2ⁿ for whole n from −126 to 127.
+    unsafe fn scale_exp2(x: Self::V, n: Self::V) -> Self::V;
     /// `x` where `a < b`, else `y`.
     unsafe fn select_less(a: Self::V, b: Self::V, x: Self::V, y: Self::V) -> Self::V;
     /// Whether `a < b` in any lane.

@@ -334,6 +334,47 @@ fn extreme_numbers_are_attended_to_like_others() {
     }
 }
 
+/// Blocks whose largest scores are a little above the ones before, and far above, and below.
+#[test]
+#[cfg_attr(miri, ignore = "many slots, and the same memory")]
+fn sums_are_rescaled_where_scores_rise() {
+    // Scores that every cache has exactly, as far as they are numbers: what is off is what is tested.
+    let peaks = [-7.875_f32, -5.0, 0.0, 0.25, 8.0, 8.5, -4.0, 9.0];
+    let (head_dim, slots) = (20, 64 * peaks.len());
+    for dtype in DTYPES {
+        let mut sequence = Sequence::new(1, dtype, 1, head_dim, slots);
+        for (slot, key) in sequence.keys.chunks_mut(head_dim).enumerate() {
+            key.fill(0.0);
+            // Which no query looks at; a block of zeros would have no scale.
+            key[1] = 1.0;
+            key[0] = peaks[slot / 64] - 0.125 * (slot % 7) as f32;
+        }
+        for slot in 0..slots {
+            let row = slot * head_dim..(slot + 1) * head_dim;
+            let (key, value) = (&sequence.keys[row.clone()], &sequence.values[row]);
+            sequence.layout.append(&mut sequence.cache, slot, key, value);
+        }
+        let limits: Vec<u32> =
+            (1..=peaks.len() as u32).flat_map(|block| [64 * block - 31, 64 * block]).collect();
+        let query: Vec<f32> = limits
+            .iter()
+            .flat_map(|&limit| numbers(u64::from(limit), head_dim).into_iter().enumerate())
+            .map(|(d, x)| [1.0, 0.0].get(d).copied().unwrap_or(x))
+            .collect();
+        for context in contexts() {
+            let what = format!("{context:?} {dtype:?}");
+            let together = run(&context, &query, head_dim, &[sequence.segment(0, &limits)], 1, 1.0);
+            for ((query, limit), found) in query.chunks(head_dim).zip(&limits).zip(together.chunks(head_dim))
+            {
+                let what = format!("{what}, {limit} slots");
+                assert_near(context.isa(), dtype, found, &sequence.expected(query, 1, *limit, 1.0), &what);
+                let alone = run(&context, query, head_dim, &[sequence.segment(0, &[*limit])], 1, 1.0);
+                assert_eq!(bits(&alone), bits(found), "{what}");
+            }
+        }
+    }
+}
+
 #[test]
 fn large_scores_do_not_overflow() {
     let layout = KvLayout { dtype: KvDtype::F32, kv_heads: 1, head_dim: 2 };
