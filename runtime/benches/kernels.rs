@@ -170,15 +170,17 @@ fn region(bencher: Bencher<'_, '_>, threads: usize) {
     bencher.bench_local(|| context.pool().run(threads, &|_, _| {}));
 }
 
-/// 512 rows through the elementwise kernels; an item is an element.
-#[divan::bench(args = THREADS, max_time = 1)]
-fn gated_silu(bencher: Bencher<'_, '_>, threads: usize) {
+/// A prompt of 512 tokens through a gate and what it opens, in operations of the products.
+#[divan::bench(args = THREADS, consts = [0, 2, 3, 4], sample_count = 20, max_time = 3)]
+fn gated_linear_512_tokens<const DTYPE: usize>(bencher: Bencher<'_, '_>, threads: usize) {
     let context = Context::new(threads);
-    let both = vec![0.3; 512 * 2 * ROWS];
-    let mut out = vec![0.0; 512 * STRIDE];
-    bencher.counter(ItemsCount::new(512 * ROWS)).bench_local(|| {
-        let both = Rows::new(&both, 2 * ROWS);
-        let (gate, up) = (both.columns(0, ROWS), both.columns(ROWS, ROWS));
-        kernels::gated(&context, Activation::Silu, gate, up, RowsMut::new(&mut out, ROWS));
+    let dtype = DTYPES[DTYPE];
+    let layout = MatrixLayout { dtype, rows: 2 * ROWS, cols: COLS };
+    let mut pieces = Pieces::new(layout.bytes().unwrap());
+    let (x, mut out) = (vec![0.5; 512 * COLS], vec![0.0; 512 * STRIDE]);
+    bencher.counter(ItemsCount::new(4 * 512 * COLS * ROWS)).bench_local(|| {
+        let (x, out) = (Rows::new(&x, COLS), RowsMut::new(&mut out, STRIDE).columns(0, ROWS));
+        let (arithmetic, matrix) = (Compute::Auto.arithmetic(dtype), Matrix::new(layout, pieces.next()));
+        kernels::gated_linear(&context, arithmetic, Activation::Silu, x, matrix, None, out);
     });
 }

@@ -131,10 +131,11 @@ impl Checker<'_> {
                 self.apart(sum, &[], &[a, b])?;
                 self.apart(out, &[a, b, sum], &[])
             }
-            Step::Linear { x, weight, bias, out } => {
+            Step::Linear { x, weight, bias, gate, out } => {
                 let rows = self.rows(x)?;
                 self.window(out, rows)?;
-                self.linear(*weight, *bias, out.width, x.width)?;
+                let halves = if gate.is_some() { 2 } else { 1 };
+                self.linear(*weight, *bias, halves * out.width, x.width)?;
                 self.apart(out, &[x], &[])
             }
             Step::RotaryAngles { frequencies, cos, sin, .. } => {
@@ -172,7 +173,7 @@ impl Checker<'_> {
                 self.layer(*layer)?;
                 self.apart(out, &[query], &[])
             }
-            Step::Gated { gate: a, up: b, out, .. } | Step::Add { a, b, out } | Step::Mul { a, b, out } => {
+            Step::Add { a, b, out } | Step::Mul { a, b, out } => {
                 let rows = self.rows(a)?;
                 for slice in [b, out] {
                     self.window(slice, rows)?;

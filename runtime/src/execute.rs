@@ -102,12 +102,15 @@ impl Engine {
                     unsafe { (self.read(a), self.read(b), self.write(sum), self.write(out)) };
                 kernels::add_rms_norm(context, a, b, model.vector(*weight), *eps, sum, out);
             }
-            Step::Linear { x, weight, bias, out } => {
+            Step::Linear { x, weight, bias, gate, out } => {
                 // SAFETY: see above.
                 let (x, out) = unsafe { (self.read(x), self.write(out)) };
-                let matrix = model.matrix(*weight);
+                let (matrix, bias) = (model.matrix(*weight), bias.map(|b| model.vector(b)));
                 let arithmetic = self.compute.arithmetic(matrix.layout().dtype);
-                kernels::linear(context, arithmetic, x, matrix, bias.map(|b| model.vector(b)), out);
+                match *gate {
+                    None => kernels::linear(context, arithmetic, x, matrix, bias, out),
+                    Some(gate) => kernels::gated_linear(context, arithmetic, gate, x, matrix, bias, out),
+                }
             }
             Step::RotaryAngles { frequencies, factor, cos, sin } => {
                 let buffers = &model.plan().buffers;
@@ -157,11 +160,6 @@ impl Engine {
                 let (query, out) = unsafe { (self.read(query), self.write(out)) };
                 kernels::attention(context, query, &segments, *heads, *scale, out);
                 self.segments = recycle(segments);
-            }
-            Step::Gated { function, gate, up, out } => {
-                // SAFETY: see above.
-                let (gate, up, out) = unsafe { (self.read(gate), self.read(up), self.write(out)) };
-                kernels::gated(context, *function, gate, up, out);
             }
             Step::Activate { function, x, out } => {
                 // SAFETY: see above.

@@ -48,19 +48,20 @@ fn main() {
         ("rope-longrope-new", 2, "as-is", KvDtype::F16),
     ] {
         let fixture = Fixture::read(&golden::fixtures().join("tiny").join(name));
-        let options = EngineOptions { threads, chunk: 16, compute: None };
+        let options = EngineOptions { threads, chunk: 40, compute: None };
         let mut engine = engine(&open(&fixture), &stored(weights), options);
         let options = SessionOptions { capacity: 200, kv: Some(kv) };
         let mut session = Session::new(engine.model(), options).expect("there is memory");
+        // A prompt as long as a chunk; later tokens come alone.
+        let prompt: Vec<u32> = (1..=40).collect();
+        engine.forward(&mut [Feed::ids(&mut session, &prompt, Keep::Last(1))]).expect("a prompt");
         let mut step = |token: u32| {
             let outputs = [token];
             let mut feeds = [Feed::ids(&mut session, &outputs, Keep::Last(1))];
             engine.forward(&mut feeds).map(|outputs| outputs.feed(0)[0]).unwrap_or_else(|e| panic!("{e}"))
         };
-        step(1);
         // Threads allocate when they start and end: those of the compilation have had time to end, the engine's to start.
         std::thread::sleep(Duration::from_millis(500));
-        step(2);
         let pages = mapped();
         let before = (ALLOCATIONS.load(Ordering::Relaxed), pages);
         let sum: f32 = (0..150).map(|i| step(i % 60)).sum();

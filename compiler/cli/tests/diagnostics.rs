@@ -152,7 +152,7 @@ const CASES: &[Case] = &[
         fs::write(f.join("photo.jpg"), b"\xff\xd8\xff\xe0\0\x10JFIF\0").expect("writes");
         at(f, "run {f}/photo.jpg -p Once")
     }),
-    (Code::ArtifactVersion, |f| artifact(f, br#""version":"3""#, br#""version":"4""#)),
+    (Code::ArtifactVersion, |f| artifact(f, br#""version":"4""#, br#""version":"5""#)),
     (Code::DamagedArtifact, |f| artifact(f, b"\"use_cache\"", b"\"use_cashe\"")),
     (Code::BadToken, |f| at(f, "run {tiny} --ids 1,99999,2,88888")),
     (Code::ContextFull, |_| {

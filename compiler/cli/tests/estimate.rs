@@ -72,10 +72,10 @@ fn people_get_a_table() {
     bf16 weights       2.2 MiB in 18 tensors
     f32 weights        4.6 KiB in 10 tensors
     compiled model     2.3 MiB
-    memory             5.6 MiB for 512 tokens
+    memory             4.7 MiB for 512 tokens
       weights, mapped  2.2 MiB
       KV cache         1.0 MiB
-      activations      2.4 MiB
+      activations      1.5 MiB
     prefill            1.18 B floating-point operations
     a decoded token    3.08 M floating-point operations
     limit of decoding  3241.63 steps a second for each 10 GB/s of memory: a step reads 2.9 MiB

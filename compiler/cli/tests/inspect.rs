@@ -20,7 +20,7 @@ fn a_model_is_told_in_a_table() {
     compute                 bf16
     bf16 weights            2.2 MiB in 18 tensors
     f32 weights             4.6 KiB in 10 tensors
-    activations             4.8 KiB a token of a chunk (31.6 KiB without reuse)
+    activations             3.1 KiB a token of a chunk (24.6 KiB without reuse)
     KV cache                2.0 KiB a token, f32
     pass canonicalize       nothing to do
     pass merge-lora         nothing to do

@@ -196,7 +196,7 @@ fn a_version_from_the_future_is_refused_by_every_command() {
     let folder = folder();
     let out = folder.path().join("stories.llamac");
     let (whole, _) = compiled(&out);
-    let old = br#""version":"3""#;
+    let old = br#""version":"4""#;
     let at = whole.windows(old.len()).position(|bytes| bytes == old).expect("a version");
     let versioned = |version: &str, dtype: &str| {
         let mut bytes = whole.clone();
@@ -212,14 +212,14 @@ fn a_version_from_the_future_is_refused_by_every_command() {
     error[E0301]: the compiled model has another format version
       --> model
        a later llamac than this one wrote it
-       expected version 3
+       expected version 4
        found    version 7
        help: compile the checkpoint again with this llamac, or use the llamac that wrote it
     ");
     assert_snapshot!(versioned(r#""version":"0""#, "\"U8\""), @"
     error[E0301]: the compiled model has another format version
       --> model
-       expected version 3
+       expected version 4
        found    version 0
        help: compile the checkpoint again with this llamac, or use the llamac that wrote it
     ");

@@ -26,7 +26,7 @@ pub const FORMAT: &str = "llamac";
 pub const BEGINNING: &str = r#"{"__metadata__":{"format":"llamac""#;
 
 /// The version that this build writes and the only one that it reads.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// The longest header, in bytes. A reader takes more memory for it than it has bytes; ten times more tensors than the
 /// largest models have fit in.

@@ -362,14 +362,16 @@ pub enum Step {
         /// The norm of the sum.
         out: Slice,
     },
-    /// `out = x · weightᵀ + bias`.
+    /// `out = x · weightᵀ + bias`; with a gate, that has two halves: `out = gate(first) · second`.
     Linear {
         /// Input.
         x: Slice,
-        /// Matrix `[out.width, x.width]`.
+        /// Matrix `[out.width, x.width]`, or with a gate of twice as many rows.
         weight: WeightId,
         /// Added to every row.
         bias: Option<WeightId>,
+        /// The activation of the first half.
+        gate: Option<Activation>,
         /// Result.
         out: Slice,
     },
@@ -417,17 +419,6 @@ pub enum Step {
         /// Factor on the scores.
         scale: f32,
         /// `heads · head_dim` columns.
-        out: Slice,
-    },
-    /// `out = function(gate) · up`.
-    Gated {
-        /// The activation.
-        function: Activation,
-        /// Its argument.
-        gate: Slice,
-        /// The other factor.
-        up: Slice,
-        /// Result; may be the same window as `gate`.
         out: Slice,
     },
     /// `out = function(x)`.
@@ -494,12 +485,12 @@ impl Step {
             Self::Embed { .. } => "embed",
             Self::RmsNorm { .. } => "rms_norm",
             Self::AddRmsNorm { .. } => "add_rms_norm",
+            Self::Linear { gate: Some(_), .. } => "gated_linear",
             Self::Linear { .. } | Self::OutputLinear { .. } => "linear",
             Self::RotaryAngles { .. } => "rotary_angles",
             Self::Rotary { .. } => "rotary",
             Self::KvAppend { .. } => "kv_append",
             Self::Attention { .. } => "attention",
-            Self::Gated { .. } => "gated",
             Self::Activate { .. } => "activate",
             Self::Add { .. } => "add",
             Self::Mul { .. } => "mul",
@@ -522,7 +513,6 @@ impl Step {
             Self::Rotary { x, cos, sin, out, .. } => &[x, cos, sin, out],
             Self::KvAppend { key, value, .. } => &[key, value],
             Self::Attention { query, out, .. } => &[query, out],
-            Self::Gated { gate, up, out, .. } => &[gate, up, out],
             Self::Add { a, b, out } | Self::Mul { a, b, out } => &[a, b, out],
             Self::HiddenState { x, .. } | Self::OutputLinear { x, .. } | Self::Output { x } => &[x],
         };

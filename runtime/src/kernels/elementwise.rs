@@ -29,13 +29,35 @@ pub fn mul(context: &Context, a: Rows<'_>, b: Rows<'_>, out: RowsMut<'_>) {
 ///
 /// # Panics
 /// If the shapes do not fit together.
-pub fn gated(context: &Context, function: Activation, gate: Rows<'_>, up: Rows<'_>, out: RowsMut<'_>) {
-    match function {
-        Activation::Silu => each::<Gated<Silu>>(context, gate, up, out),
-        Activation::Gelu => each::<Gated<Gelu>>(context, gate, up, out),
-        Activation::GeluTanh => each::<Gated<GeluTanh>>(context, gate, up, out),
-        Activation::QuickGelu => each::<Gated<QuickGelu>>(context, gate, up, out),
-        Activation::Relu => each::<Gated<Relu>>(context, gate, up, out),
+pub(super) fn gated(context: &Context, function: Activation, gate: Rows<'_>, up: Rows<'_>, out: RowsMut<'_>) {
+    check(gate, up, &out);
+    context.for_rows(out.len(), 4 * out.width(), &|rows| {
+        // SAFETY: shapes were checked, and no other task has these rows.
+        unsafe { gate_rows(context, function, gate, up, &out, rows) };
+    });
+}
+
+/// Some rows of [`gated`].
+///
+/// # Safety
+/// The shapes fit together, and no one else uses these rows of `out`, unless as the input that is worked on in place.
+pub(super) unsafe fn gate_rows(
+    context: &Context,
+    function: Activation,
+    gate: Rows<'_>,
+    up: Rows<'_>,
+    out: &RowsMut<'_>,
+    rows: Range<usize>,
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match function {
+            Activation::Silu => each_of::<Gated<Silu>>(context, gate, up, out, rows),
+            Activation::Gelu => each_of::<Gated<Gelu>>(context, gate, up, out, rows),
+            Activation::GeluTanh => each_of::<Gated<GeluTanh>>(context, gate, up, out, rows),
+            Activation::QuickGelu => each_of::<Gated<QuickGelu>>(context, gate, up, out, rows),
+            Activation::Relu => each_of::<Gated<Relu>>(context, gate, up, out, rows),
+        }
     }
 }
 
@@ -158,13 +180,31 @@ impl<A: Activate> Function for Alone<A> {
 }
 
 fn each<F: Function>(context: &Context, a: Rows<'_>, b: Rows<'_>, out: RowsMut<'_>) {
+    check(a, b, &out);
+    context.for_rows(out.len(), 4 * out.width(), &|rows| {
+        // SAFETY: shapes were checked, and no other task has these rows.
+        unsafe { each_of::<F>(context, a, b, &out, rows) };
+    });
+}
+
+fn check(a: Rows<'_>, b: Rows<'_>, out: &RowsMut<'_>) {
     assert!(a.len() == out.len() && a.width() == out.width(), "{a:?}, {b:?} → {out:?}");
     assert!(b.len() == out.len() && b.width() == out.width(), "{a:?}, {b:?} → {out:?}");
-    context.for_rows(out.len(), 4 * out.width(), &|rows| {
-        // SAFETY: the context's instruction set is available; rows and widths were checked, and no other task has
-        // these rows.
-        unsafe { context.isa().dispatch(Each { a, b, out: &out, rows, function: PhantomData::<F> }) };
-    });
+}
+
+/// Some rows of [`each`].
+///
+/// # Safety
+/// As [`gate_rows`].
+unsafe fn each_of<F: Function>(
+    context: &Context,
+    a: Rows<'_>,
+    b: Rows<'_>,
+    out: &RowsMut<'_>,
+    rows: Range<usize>,
+) {
+    // SAFETY: the context's instruction set is available; the rest is the caller's promise.
+    unsafe { context.isa().dispatch(Each { a, b, out, rows, function: PhantomData::<F> }) };
 }
 
 struct Each<'a, F> {

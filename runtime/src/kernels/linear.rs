@@ -17,8 +17,8 @@ use super::codes::{Coded, Q4, Q4A, Q8};
 #[cfg(target_arch = "x86_64")]
 use super::isa::Isa;
 use super::scratch::Scratch;
-use super::shares::Shares;
 use super::simd::{Kernel, Simd};
+use super::tasks::{Gate, Place, Tasks};
 use super::tile::{self, Bf16, Chain, F16, F32, Next, Operands, Packed, STREAMED, Widened};
 use super::views::{SendConst, SendMut};
 use super::widen;
@@ -59,8 +59,22 @@ pub fn linear(
     bias: Option<&[f32]>,
     out: RowsMut<'_>,
 ) {
+    assert!(out.width() == weight.layout().rows, "{weight:?} → {out:?}");
+    multiply(context, arithmetic, x, weight, bias, &out, None);
+}
+
+/// As [`linear`], or as [`super::gated_linear`] of halves that are whole panels.
+pub(super) fn multiply(
+    context: &Context,
+    arithmetic: Arithmetic,
+    x: Rows<'_>,
+    weight: Matrix<'_>,
+    bias: Option<&[f32]>,
+    out: &RowsMut<'_>,
+    gate: Option<&Gate<'_>>,
+) {
     let layout = *weight.layout();
-    assert!(x.width() == layout.cols && out.width() == layout.rows, "{x:?} · {weight:?}ᵀ → {out:?}");
+    assert!(x.width() == layout.cols, "{x:?} · {weight:?}ᵀ");
     assert!(x.len() == out.len(), "{x:?} and {out:?} have the same rows");
     assert!(bias.is_none_or(|bias| bias.len() == layout.rows), "a bias for each output");
     if layout.rows == 0 {
@@ -76,7 +90,7 @@ pub fn linear(
     };
     #[cfg(target_arch = "x86_64")]
     if context.isa() == Isa::Amx && amx::multiplies(precision, x.len()) {
-        return amx::linear(context, precision, x, weight, bias, out);
+        return amx::linear(context, precision, x, weight, bias, out, gate);
     }
     let (numbers, codes) = context.isa().tile_tokens();
     let most = if arithmetic == Arithmetic::Int8 { codes } else { numbers };
@@ -91,7 +105,8 @@ pub fn linear(
         let tokens = first..x.len().min(first + block);
         let is_streamed = tokens.len() <= streamed;
         let most = if is_streamed { streamed } else { most };
-        let part = Part { precision, x, weight, bias, out: &out, tokens: tokens.clone(), most, is_streamed };
+        let tasks = Tasks { weight, tokens: tokens.clone(), out, gate };
+        let part = Part { precision, x, bias, tasks, most, is_streamed };
         if tokens.len() == 1 && precision == Precision::F32 {
             part.multiply(context, x.pointer(first));
         } else {
@@ -109,10 +124,8 @@ pub fn linear(
 struct Part<'a> {
     precision: Precision,
     x: Rows<'a>,
-    weight: Matrix<'a>,
     bias: Option<&'a [f32]>,
-    out: &'a RowsMut<'a>,
-    tokens: Range<usize>,
+    tasks: Tasks<'a>,
     /// Tokens of a full tile.
     most: usize,
     /// Whether one tile has all tokens and panels come straight from memory.
@@ -122,15 +135,15 @@ struct Part<'a> {
 impl Part<'_> {
     /// Packs the tokens' tiles one after another.
     fn pack(&self, context: &Context, packed: *mut f32) {
-        let cols = self.weight.layout().cols;
+        let cols = self.tasks.weight.layout().cols;
         let row_elements = self.precision.row_elements(cols);
         let packed = SendMut(packed);
-        context.pool().run(self.tokens.len().div_ceil(self.most), &|task, _| {
+        context.pool().run(self.tasks.tokens.len().div_ceil(self.most), &|task, _| {
             let first = task * self.most;
-            let rows = self.most.min(self.tokens.len() - first);
+            let rows = self.most.min(self.tasks.tokens.len() - first);
             let pack = Pack {
                 precision: self.precision,
-                row: |m| self.x.pointer(self.tokens.start + first + m),
+                row: |m| self.x.pointer(self.tasks.tokens.start + first + m),
                 rows,
                 cols,
                 tile: tile::tile_rows(rows, self.most),
@@ -144,20 +157,20 @@ impl Part<'_> {
 
     /// All panels times all tokens, in parallel over panels.
     fn multiply(&self, context: &Context, packed: *const f32) {
-        let layout = self.weight.layout();
+        let layout = self.tasks.weight.layout();
         let panels = layout.panels().div_ceil(context.threads() * TASKS_A_THREAD);
         let panels = match self.is_streamed {
             true => panels.max(TASK_BYTES / layout.panel_bytes().max(1)),
             false => panels.min(TASK_PANELS),
         };
-        let shares = Shares::new(layout.panels(), panels, context.threads());
         let packed = SendConst(packed);
-        context.pool().run(shares.tasks(), &|task, worker| {
-            let panels = shares.panels(task);
+        self.tasks.run(context, panels, &|panels, worker, place| {
             let scratch = context.worker_scratch(worker);
             // SAFETY: the context's instruction set is available; `panels` are inside the matrix, and the packed
             // tokens were made for this part. Tasks write disjoint columns.
-            unsafe { context.isa().dispatch(Panels { part: self, packed: packed.get(), panels, scratch }) };
+            unsafe {
+                context.isa().dispatch(Panels { part: self, packed: packed.get(), panels, place, scratch });
+            }
         });
     }
 }
@@ -167,6 +180,7 @@ struct Panels<'a> {
     part: &'a Part<'a>,
     packed: *const f32,
     panels: Range<usize>,
+    place: Place,
     scratch: &'a Mutex<Scratch>,
 }
 
@@ -175,7 +189,7 @@ impl Kernel for Panels<'_> {
 
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        let dtype = self.part.weight.layout().dtype;
+        let dtype = self.part.tasks.weight.layout().dtype;
         // SAFETY: the caller's promise.
         unsafe {
             match self.part.precision {
@@ -204,7 +218,7 @@ impl Panels<'_> {
     #[inline(always)]
     unsafe fn stream<S: Simd, C: Chain>(&self) {
         let operands = self.operands(self.panels.start, self.panels.len(), 0..self.cols());
-        let tile = tile::tile_rows(self.part.tokens.len(), self.part.most);
+        let tile = tile::tile_rows(self.part.tasks.tokens.len(), self.part.most);
         // SAFETY: the panels are inside the matrix, whose size was checked, and the result inside `out`.
         unsafe { tile::multiply_by::<S, C, 1>(tile, operands) };
     }
@@ -217,8 +231,8 @@ impl Panels<'_> {
             if self.part.is_streamed {
                 return self.stream::<S, C>();
             }
-            let layout = self.part.weight.layout();
-            let column_bytes = self.part.weight.column_bytes();
+            let layout = self.part.tasks.weight.layout();
+            let column_bytes = self.part.tasks.weight.column_bytes();
             let depth = self.stored_depth();
             for start in (0..layout.cols.max(1)).step_by(depth) {
                 let cols = start..layout.cols.min(start + depth);
@@ -234,7 +248,7 @@ impl Panels<'_> {
 
     /// Columns of stored panels to multiply by at a time: all of codes, which are small and lie in groups.
     fn stored_depth(&self) -> usize {
-        let layout = self.part.weight.layout();
+        let layout = self.part.tasks.weight.layout();
         match layout.dtype.is_quantized() {
             true => layout.padded_cols().max(1),
             false => {
@@ -247,7 +261,7 @@ impl Panels<'_> {
     /// compete for a place in the first cache.
     #[inline(always)]
     unsafe fn widened<S: Simd>(&self) {
-        let layout = self.part.weight.layout();
+        let layout = self.part.tasks.weight.layout();
         let mut scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
         let wide = scratch.get(S::TILE_PANELS * DEPTH * PANEL).as_mut_ptr();
         // SAFETY: the caller's promise; the scratch memory has room for the columns of the panels.
@@ -266,7 +280,7 @@ impl Panels<'_> {
     /// Panels rounded to bf16, some columns at a time.
     #[inline(always)]
     unsafe fn rounded<S: Simd>(&self) {
-        let layout = self.part.weight.layout();
+        let layout = self.part.tasks.weight.layout();
         let mut scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
         let rounded = scratch.get(S::TILE_PANELS * DEPTH * PANEL / 2).as_mut_ptr();
         // SAFETY: as above.
@@ -286,7 +300,7 @@ impl Panels<'_> {
         bytes: usize,
         convert: impl Fn(*const u8, usize, usize, *mut f32),
     ) {
-        let layout = self.part.weight.layout();
+        let layout = self.part.tasks.weight.layout();
         let panel_bytes = layout.panel_bytes();
         // Once without columns, for a matrix that has none.
         for start in (0..layout.cols.max(1)).step_by(depth) {
@@ -297,7 +311,7 @@ impl Panels<'_> {
                 for i in 0..count {
                     let place = (panel + i) * panel_bytes;
                     let out = out.wrapping_add(i * bytes / 4);
-                    convert(self.part.weight.data()[place..].as_ptr(), start, cols, out);
+                    convert(self.part.tasks.weight.data()[place..].as_ptr(), start, cols, out);
                 }
                 (operands.panels, operands.panel_bytes) = (out.cast(), bytes);
                 // SAFETY: the caller's promise; `out` holds the panels' columns.
@@ -307,7 +321,7 @@ impl Panels<'_> {
     }
 
     fn cols(&self) -> usize {
-        self.part.weight.layout().cols
+        self.part.tasks.weight.layout().cols
     }
 
     /// The operands of the first token, `count` panels from `panel` on, and some columns; panels that are stored begin
@@ -315,18 +329,18 @@ impl Panels<'_> {
     #[inline(always)]
     fn operands(&self, panel: usize, count: usize, cols: Range<usize>) -> Operands {
         let part = self.part;
-        let layout = part.weight.layout();
+        let layout = part.tasks.weight.layout();
         let first = panel * PANEL;
         Operands {
-            panels: part.weight.panel(panel),
+            panels: part.tasks.weight.panel(panel),
             panel_bytes: layout.panel_bytes(),
             cols: cols.len(),
             ahead: AHEAD,
             next: Next::NONE,
             x: self.packed,
-            out: part.out.pointer(part.tokens.start).wrapping_add(first),
-            out_stride: part.out.stride(),
-            rows: part.tokens.len(),
+            out: self.place.start.wrapping_add(first),
+            out_stride: self.place.stride,
+            rows: part.tasks.tokens.len(),
             width: layout.rows.min((panel + count) * PANEL) - first,
             bias: match part.bias {
                 Some(bias) if cols.end == layout.cols => bias[first..].as_ptr(),
@@ -340,11 +354,11 @@ impl Panels<'_> {
     /// the panels from `next` on are asked for.
     #[inline(always)]
     unsafe fn multiply_tokens<S: Simd, C: Chain>(&self, operands: Operands, start: usize, next: usize) {
-        let Part { ref tokens, most, precision, .. } = *self.part;
+        let Part { tasks: Tasks { ref tokens, .. }, most, precision, .. } = *self.part;
         let (row_elements, skipped) = (precision.row_elements(self.cols()), precision.row_elements(start));
-        let layout = self.part.weight.layout();
-        let column_bytes = self.part.weight.column_bytes();
-        let from = self.part.weight.panel(next).wrapping_add(start * column_bytes);
+        let layout = self.part.tasks.weight.layout();
+        let column_bytes = self.part.tasks.weight.column_bytes();
+        let from = self.part.tasks.weight.panel(next).wrapping_add(start * column_bytes);
         let steps = operands.cols.div_ceil(C::STEP).max(1);
         let all = (operands.cols * column_bytes).div_ceil(64);
         // A last tile of a few rows does not ask.

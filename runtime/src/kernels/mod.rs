@@ -20,6 +20,7 @@ mod bf16;
 mod codes;
 mod elementwise;
 mod embed;
+mod gate;
 mod isa;
 mod kv;
 mod linear;
@@ -33,6 +34,7 @@ mod scalar;
 mod scratch;
 mod shares;
 mod simd;
+mod tasks;
 #[cfg(test)]
 mod testing;
 mod tile;
@@ -43,8 +45,9 @@ use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 pub use attention::{Segment, attention};
-pub use elementwise::{activate, add, copy, gated, gather_rows, mul};
+pub use elementwise::{activate, add, copy, gather_rows, mul};
 pub use embed::embed;
+pub use gate::gated_linear;
 pub use isa::Isa;
 pub use kv::{BLOCK as KV_BLOCK, KvLayout, append};
 pub use linear::linear;
@@ -68,6 +71,8 @@ pub struct Context {
     pool: Pool,
     /// Packed activations of a linear layer.
     packed: Mutex<Scratch>,
+    /// Products of a gate and what it opens, before they are combined.
+    halves: Mutex<Scratch>,
     /// One for each thread of the pool.
     workers: Box<[Mutex<Scratch>]>,
 }
@@ -86,7 +91,7 @@ impl Context {
     fn of(threads: usize, isa: Isa) -> Self {
         let pool = Pool::new(threads);
         let workers = (0..pool.threads()).map(|_| Mutex::default()).collect();
-        Self { isa, pool, packed: Mutex::default(), workers }
+        Self { isa, pool, packed: Mutex::default(), halves: Mutex::default(), workers }
     }
 
     /// The instruction set; this processor has it.
@@ -110,6 +115,10 @@ impl Context {
 
     fn packed(&self) -> MutexGuard<'_, Scratch> {
         self.packed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn halves(&self) -> MutexGuard<'_, Scratch> {
+        self.halves.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn worker_scratch(&self, worker: usize) -> &Mutex<Scratch> {

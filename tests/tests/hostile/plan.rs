@@ -77,7 +77,9 @@ fn a_plan_that_makes_no_sense_is_refused() {
     let qkv = step("kv_append")["kv_append"]["key"]["buffer"].as_u64().unwrap() as usize;
     let kept = step("keep")["keep"]["out"]["buffer"].clone();
     let attended = step("attention")["attention"]["out"]["buffer"].as_u64().unwrap() as usize;
-    let hidden = step("gated")["gated"]["gate"]["buffer"].as_u64().unwrap() as usize;
+    let gated =
+        sound["steps"].as_array().unwrap().iter().find(|step| step["linear"]["gate"] == "silu").unwrap();
+    let hidden = gated["linear"]["out"]["buffer"].as_u64().unwrap() as usize;
     let place = |buffer: usize| format!("/buffers/{buffer}/offset");
     let offset = |buffer_number: usize| json!(buffer(&place(buffer_number)));
     let stream_number = stream.as_u64().unwrap() as usize;
@@ -88,8 +90,8 @@ fn a_plan_that_makes_no_sense_is_refused() {
     let cos_number = cos["buffer"].as_u64().unwrap() as usize;
     let kept_number = kept.as_u64().unwrap() as usize;
     let last = step("keep")["keep"]["x"]["buffer"].as_u64().unwrap() as usize;
-    let (gate, half) = (window(hidden, 0, 64), window(hidden, 0, 32));
-    let over = window(hidden, 32, 64);
+    let (most, half) = (window(hidden, 0, 48), window(hidden, 0, 32));
+    let over = window(hidden, 16, 48);
     // In place, but not in the same one.
     let mut shifted = step("add_rms_norm").clone();
     shifted["add_rms_norm"]["a"] = window(qkv, 0, 32);
@@ -171,14 +173,16 @@ fn a_plan_that_makes_no_sense_is_refused() {
         ("attention#0/layer", json!(2), "there is no layer 2"),
         ("attention#0/query/width", json!(16), NARROW),
         ("attention#0/out/buffer", json!(qkv), OVERWRITES),
-        ("gated#0/up/width", json!(32), "the width is 32, not 64"),
-        ("gated#0/out/start", json!(32), OVERWRITES),
-        ("gated#0", activate(&gate, &half), "the width is 32, not 64"),
-        ("gated#0", activate(&gate, &over), OVERWRITES),
-        ("gated#0", elementwise("add", &gate, &half, &gate), "the width is 32, not 64"),
-        ("gated#0", elementwise("add", &gate, &gate, &over), OVERWRITES),
-        ("gated#0", elementwise("mul", &gate, &gate, &half), "the width is 32, not 64"),
-        ("gated#0", elementwise("mul", &over, &gate, &gate), OVERWRITES),
+        ("linear#2/out/width", json!(32), "its weight is not a matrix [64, 32]"),
+        ("linear#2/bias", json!(1), "its weight is not a vector of 128"),
+        ("linear#2/gate", Value::Null, "its weight is not a matrix [64, 32]"),
+        ("linear#1/gate", json!("silu"), "its weight is not a matrix [64, 32]"),
+        ("linear#2", activate(&most, &half), "the width is 32, not 48"),
+        ("linear#2", activate(&most, &over), OVERWRITES),
+        ("linear#2", elementwise("add", &most, &half, &most), "the width is 32, not 48"),
+        ("linear#2", elementwise("add", &most, &most, &over), OVERWRITES),
+        ("linear#2", elementwise("mul", &most, &most, &half), "the width is 32, not 48"),
+        ("linear#2", elementwise("mul", &over, &most, &most), OVERWRITES),
         ("keep#0/x/buffer", kept.clone(), ROWS),
         ("keep#0/out/buffer", stream.clone(), ROWS),
         ("keep#0/out/width", json!(16), NARROW),
@@ -195,7 +199,7 @@ fn a_plan_that_makes_no_sense_is_refused() {
         ("kv_append#1/layer", json!(0), TWICE),
         ("hidden_state#1/index", json!(0), TWICE),
         (
-            "gated#0",
+            "linear#2",
             json!({"rotary_angles": {
                 "frequencies": {"dynamic": {"theta": 1e4, "factor": 2.0, "max_position": 8}},
                 "factor": 1.0,
@@ -216,7 +220,7 @@ fn a_plan_that_makes_no_sense_is_refused() {
         ("/prompt", prompt("embeddings", 2, &[1]), "its weight is not a vector of 64"),
         ("/prompt", prompt("prefix", 255, &[1, 1]), "its weight is not a vector of 8160"),
         ("output_linear#0", Value::Null, "it has 0 outputs, not one"),
-        ("gated#0", step("output_linear").clone(), "it has 2 outputs, not one"),
+        ("linear#2", step("output_linear").clone(), "it has 2 outputs, not one"),
     ] {
         assert_eq!(
             refusal(&artifact, place, &changed(&sound, place, value.clone())),

@@ -107,7 +107,7 @@ impl Emitter<'_> {
             }
             Op::Attention(op) => self.attention(node, op)?,
             Op::Split(op) => self.split(node, op)?,
-            Op::Gated(op) => self.gated(node, op)?,
+            Op::Gated(_) => self.gated(node)?,
             Op::Act(op) => {
                 let [x] = self.windows_of(operands)?;
                 let out = self.over(out, operands)?;
@@ -157,10 +157,19 @@ impl Emitter<'_> {
             self.output = None;
             self.steps.push(Step::OutputLinear { x, weight, bias });
         } else {
-            let out = self.fresh(value)?;
-            self.steps.push(Step::Linear { x, weight, bias, out });
+            let gated = self.gate_of(value);
+            let out = self.fresh(gated.map_or(value, |(value, _)| value))?;
+            let gate = gated.map(|(_, function)| function);
+            self.steps.push(Step::Linear { x, weight, bias, gate, out });
         }
         Ok(())
+    }
+
+    /// The gate that has the only use of `value`, and its function.
+    fn gate_of(&self, value: ValueId) -> Option<(ValueId, llamac_plan::Activation)> {
+        let [(user, _)] = self.graph.uses(value)[..] else { return None };
+        let gated = self.graph.op_ref::<Gated>(user).filter(|_| !self.graph.is_result(value))?;
+        Some((gated.value(), activation(gated.function)))
     }
 
     fn rotary_angles(&mut self, node: NodeId, op: &RotaryAngles) -> Result<(), String> {
@@ -226,21 +235,13 @@ impl Emitter<'_> {
         Ok(())
     }
 
-    fn gated(&mut self, node: NodeId, op: &Gated) -> Result<(), String> {
-        let operands = self.graph.operands(node);
-        let x = self.window(operands[0])?;
-        let width = x.width / 2;
-        let gate = Slice { width, ..x };
-        let up = Slice { start: x.start + width, width, ..x };
-        let [value] = self.results(node)?;
-        let out = if self.may_overwrite(operands[0]) {
-            self.windows.insert(value, gate);
-            gate
-        } else {
-            self.fresh(value)?
-        };
-        self.steps.push(Step::Gated { function: activation(op.function), gate, up, out });
-        Ok(())
+    /// The linear layer before has done it.
+    fn gated(&self, node: NodeId) -> Result<(), String> {
+        let operand = self.graph.operands(node)[0];
+        let is_fused = self.graph.op_of::<Linear>(operand).is_ok() && self.gate_of(operand).is_some();
+        let found = || format!("{} reads another, or one that others read, too", self.graph.loc(node));
+        let expected = "a gate takes the result of a linear layer that nothing else reads";
+        if is_fused { Ok(()) } else { Err(format!("{expected}: {}", found())) }
     }
 
     /// Hands the head's result to the caller.

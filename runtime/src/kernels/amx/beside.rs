@@ -33,11 +33,11 @@ impl<const P: usize, const T: usize> Beside<P, T> {
         for t in 0..T {
             for p in 0..P {
                 places[t][p] = sums[t][p].0.as_mut_ptr().cast();
-                let (lanes, out) = panels.place(panel + p, tile + t);
+                let (lanes, out) = panels.outputs(panel + p, tile + t);
                 for m in (0..panels.part.rows(tile + t)).filter(|_| start > 0) {
                     // SAFETY: the lanes are inside the result's rows.
                     unsafe {
-                        let sum = math::load::<S>(out.wrapping_add(m * panels.part.out.stride()), lanes);
+                        let sum = math::load::<S>(out.wrapping_add(m * panels.place.stride), lanes);
                         S::store(sums[t][p].0[m].as_mut_ptr(), sum);
                     }
                 }
@@ -50,12 +50,12 @@ impl<const P: usize, const T: usize> Beside<P, T> {
     #[inline(always)]
     pub(super) unsafe fn leave<S: Simd>(&self, panels: &Panels<'_>, [panel, tile]: [usize; 2], end: usize) {
         let part = panels.part;
-        let bias = part.bias.filter(|_| end == part.weight.layout().cols);
+        let bias = part.bias.filter(|_| end == part.tasks.weight.layout().cols);
         // SAFETY: the caller's promise.
         let sums = unsafe { self.0.assume_init_ref() };
         for (t, sums) in sums.iter().enumerate() {
             for (p, sums) in sums.iter().enumerate() {
-                let (lanes, out) = panels.place(panel + p, tile + t);
+                let (lanes, out) = panels.outputs(panel + p, tile + t);
                 // SAFETY: the lanes are inside the result's rows; there is a bias for each output.
                 unsafe {
                     let bias = bias.map(|bias| math::load::<S>(bias[(panel + p) * PANEL..].as_ptr(), lanes));
@@ -64,7 +64,7 @@ impl<const P: usize, const T: usize> Beside<P, T> {
                         if let Some(bias) = bias {
                             sum = S::add(sum, bias);
                         }
-                        math::store::<S>(out.wrapping_add(m * part.out.stride()), lanes, sum);
+                        math::store::<S>(out.wrapping_add(m * panels.place.stride), lanes, sum);
                     }
                 }
             }

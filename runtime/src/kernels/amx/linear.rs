@@ -13,14 +13,14 @@ use super::{AHEAD, ROW_BYTES, ROWS, Tiles, token};
 use crate::kernels::activations::Precision;
 use crate::kernels::avx512::Avx512;
 use crate::kernels::scratch::Scratch;
-use crate::kernels::shares::Shares;
 use crate::kernels::simd::{Kernel, Simd};
+use crate::kernels::tasks::{Gate, Place, TOKENS, Tasks};
 use crate::kernels::tile::STREAMED;
 use crate::kernels::views::SendMut;
 use crate::kernels::{Context, Matrix, Rows, RowsMut, widen};
 
-/// Tokens that are packed at a time.
-const TOKENS: usize = 512;
+/// Bytes of packed tokens that stay in the second cache while panels go by: a little more than half of it.
+const PACKED_BYTES: usize = 5 << 18;
 
 /// The most columns that many tokens are multiplied by before the next columns' turn, so that most of the tokens stay in the
 /// second cache. Fewer would let the panels stay in the first, but sums would come and go more often, which costs more.
@@ -53,38 +53,51 @@ fn codes_room(cols: usize) -> usize {
     (cols.div_ceil(GROUP) * 2 * codes::TILE_BYTES + codes::BUFFER_BYTES) / 4
 }
 
-/// As [`crate::kernels::linear`], in bf16 or codes.
+/// As [`crate::kernels::linear`], or with a gate [`crate::kernels::gated_linear`], in bf16 or codes.
 pub(in crate::kernels) fn linear(
     context: &Context,
     precision: Precision,
     x: Rows<'_>,
     weight: Matrix<'_>,
     bias: Option<&[f32]>,
-    out: RowsMut<'_>,
+    out: &RowsMut<'_>,
+    gate: Option<&Gate<'_>>,
 ) {
+    let (codes, cols) = (precision != Precision::Bf16, weight.layout().cols);
+    let tile_bytes = tile_bytes(codes, cols);
+    let block = block(x.len(), tile_bytes.div_ceil(turns(cols)));
     let mut first = 0;
     while first < x.len() {
-        let tokens = first..x.len().min(first + TOKENS);
+        let tokens = first..x.len().min(first + block);
         let mut scratch = context.packed();
-        let codes = precision != Precision::Bf16;
-        let tile_bytes = tile_bytes(codes, weight.layout().cols);
         let packed = scratch.get(tokens.len().div_ceil(ROWS) * tile_bytes / 4).as_mut_ptr();
         let packed = SendMut(packed.cast());
-        let part = Part { codes, x, weight, bias, out: &out, tokens: tokens.clone(), tile_bytes, packed };
+        let tasks = Tasks { weight, tokens: tokens.clone(), out, gate };
+        let part = Part { codes, x, bias, tasks, tile_bytes, packed };
         part.pack(context);
         part.multiply(context);
         first = tokens.end;
     }
 }
 
+/// In how many turns many tokens are multiplied by `cols` columns.
+fn turns(cols: usize) -> usize {
+    cols.div_ceil(DEPTH).max(1)
+}
+
+/// How many of `tokens` are multiplied at a time, in about equal blocks of whole pairs of tiles, when a tile's columns of a
+/// turn take `bytes`.
+fn block(tokens: usize, bytes: usize) -> usize {
+    let most = (PACKED_BYTES / bytes.max(1) * ROWS).clamp(2 * ROWS, TOKENS);
+    tokens.div_ceil(tokens.div_ceil(most).max(1)).next_multiple_of(2 * ROWS)
+}
+
 /// A linear layer of some tokens.
 pub(super) struct Part<'a> {
     codes: bool,
     x: Rows<'a>,
-    pub(super) weight: Matrix<'a>,
     pub(super) bias: Option<&'a [f32]>,
-    pub(super) out: &'a RowsMut<'a>,
-    tokens: Range<usize>,
+    pub(super) tasks: Tasks<'a>,
     /// Bytes of a tile of packed tokens.
     tile_bytes: usize,
     packed: SendMut<u8>,
@@ -92,13 +105,13 @@ pub(super) struct Part<'a> {
 
 impl Part<'_> {
     fn tiles(&self) -> usize {
-        self.tokens.len().div_ceil(ROWS)
+        self.tasks.tokens.len().div_ceil(ROWS)
     }
 
     /// Where columns begin that are multiplied before the next ones' turn, and how many: few tokens take all at once.
     fn depths(&self) -> impl Iterator<Item = (usize, usize)> {
-        let cols = self.weight.layout().cols;
-        let turns = if self.tiles() == 1 { 1 } else { cols.div_ceil(DEPTH).max(1) };
+        let cols = self.tasks.weight.layout().cols;
+        let turns = if self.tiles() == 1 { 1 } else { turns(cols) };
         let depth = cols.div_ceil(turns).next_multiple_of(GROUP).max(1);
         (0..cols.max(1)).step_by(depth).map(move |start| (start, depth.min(cols - start)))
     }
@@ -113,23 +126,23 @@ impl Part<'_> {
 
     /// Whether this is one token in bf16, which is packed and multiplied in its own way.
     fn is_token(&self) -> bool {
-        !self.codes && self.tokens.len() == 1
+        !self.codes && self.tasks.tokens.len() == 1
     }
 
     /// Tokens of a tile.
     pub(super) fn rows(&self, tile: usize) -> usize {
-        ROWS.min(self.tokens.len() - tile * ROWS)
+        ROWS.min(self.tasks.tokens.len() - tile * ROWS)
     }
 
     fn pack(&self, context: &Context) {
-        let (codes, cols) = (self.codes, self.weight.layout().cols);
+        let (codes, cols) = (self.codes, self.tasks.weight.layout().cols);
         if self.is_token() {
-            let row = self.x.pointer(self.tokens.start);
+            let row = self.x.pointer(self.tasks.tokens.start);
             // SAFETY: AMX is available, or nobody would be here; a tile has more room than a row.
             return unsafe { token::pack(row, cols, self.packed.get().cast()) };
         }
         context.pool().run(self.tiles(), &|tile, _| {
-            let row = |m: usize| self.x.pointer(self.tokens.start + tile * ROWS + m);
+            let row = |m: usize| self.x.pointer(self.tasks.tokens.start + tile * ROWS + m);
             let out = self.packed.get().wrapping_add(tile * self.tile_bytes);
             // SAFETY: AMX comes with AVX-512. Tasks write disjoint tiles of the scratch memory, which has room for all.
             unsafe { Avx512::<true>::call(PackTile { codes, row, rows: self.rows(tile), cols, out }) };
@@ -138,23 +151,21 @@ impl Part<'_> {
 
     /// All panels times all tokens, in parallel over panels.
     fn multiply(&self, context: &Context) {
-        let layout = self.weight.layout();
+        let layout = self.tasks.weight.layout();
         let panels = layout.panels().div_ceil(context.threads() * TASKS_A_THREAD);
         let panels = match self.tiles() {
             1 => panels.max(TASK_BYTES / layout.panel_bytes().max(1)),
             _ => panels.min(TASK_PANELS),
         };
-        let shares = Shares::new(layout.panels(), panels, context.threads());
         // Every thread's memory grows here, not when the thread happens to get its first task of this size.
         for worker in 0..context.threads() {
             context.worker_scratch(worker).lock().unwrap_or_else(PoisonError::into_inner).get(self.scratch());
         }
-        context.pool().run(shares.tasks(), &|task, worker| {
-            let panels = shares.panels(task);
+        self.tasks.run(context, panels, &|panels, worker, place| {
             let scratch = context.worker_scratch(worker);
             // SAFETY: AMX is available, or nobody would be here. The panels are inside the matrix, and the packed tokens
             // were made for this part. Tasks write disjoint columns.
-            unsafe { Avx512::<true>::call(Panels { part: self, panels, scratch }) };
+            unsafe { Avx512::<true>::call(Panels { part: self, panels, place, scratch }) };
         });
     }
 }
@@ -163,6 +174,7 @@ impl Part<'_> {
 pub(super) struct Panels<'a> {
     pub(super) part: &'a Part<'a>,
     panels: Range<usize>,
+    pub(super) place: Place,
     scratch: &'a Mutex<Scratch>,
 }
 
@@ -172,8 +184,8 @@ impl Kernel for Panels<'_> {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
         let part = self.part;
-        let layout = part.weight.layout();
-        let tokens = part.tokens.len().min(ROWS);
+        let layout = part.tasks.weight.layout();
+        let tokens = part.tasks.tokens.len().min(ROWS);
         let mut scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
         // SAFETY: the caller's promise.
         unsafe {
@@ -189,7 +201,7 @@ impl Kernel for Panels<'_> {
             let _tiles = (!part.is_token()).then(|| Tiles::new(tokens, 64, 16));
             if layout.dtype == WeightDtype::Bf16 {
                 for (start, cols) in part.depths() {
-                    let stored = |panel| part.weight.panel(panel).wrapping_add(start * PANEL * 2);
+                    let stored = |panel| part.tasks.weight.panel(panel).wrapping_add(start * PANEL * 2);
                     self.bf16_pairs::<S>(start, cols, stored);
                 }
                 return;
@@ -197,7 +209,7 @@ impl Kernel for Panels<'_> {
             let rounded = scratch.get(part.scratch()).as_mut_ptr();
             let round = |panel: usize, start: usize, cols: usize| {
                 let out = rounded.wrapping_add(panel % 2 * DEPTH * PANEL / 2);
-                widen::to_pairs::<S>(layout.dtype, part.weight.panel(panel), start, cols, out.cast());
+                widen::to_pairs::<S>(layout.dtype, part.tasks.weight.panel(panel), start, cols, out.cast());
                 out.cast_const().cast()
             };
             if part.tiles() > 1 {
@@ -255,16 +267,16 @@ impl Panels<'_> {
         let tokens = |tile: usize| {
             part.packed.get().wrapping_add(tile * part.tile_bytes + tile_bytes(false, start)).cast_const()
         };
-        let column_bytes = part.weight.column_bytes();
+        let column_bytes = part.tasks.weight.column_bytes();
         let lines = (STEP * column_bytes / 64).div_ceil(part.tiles().div_ceil(2));
         for tile in (0..part.tiles()).step_by(2) {
             let mut from = [std::ptr::null(); P];
             for (p, from) in from.iter_mut().enumerate() {
                 *from = match part.tiles() {
-                    1 => part.weight.panel(panel).wrapping_add(start * column_bytes + AHEAD),
+                    1 => part.tasks.weight.panel(panel).wrapping_add(start * column_bytes + AHEAD),
                     _ => {
                         let place = start * column_bytes + tile / 2 * (cols / STEP) * lines * 64;
-                        part.weight.panel(panel + P + p).wrapping_add(place)
+                        part.tasks.weight.panel(panel + P + p).wrapping_add(place)
                     }
                 };
             }
@@ -312,7 +324,7 @@ impl Panels<'_> {
         // SAFETY: the caller's promise; sums are where there is room for tiles.
         unsafe {
             let (sums, stride) = match direct {
-                Some(sums) => (sums, self.part.out.stride() * 4),
+                Some(sums) => (sums, self.place.stride * 4),
                 None => (beside.resume::<S>(self, place, cols.start), ROW_BYTES),
             };
             let resume = cols.start > 0;
@@ -327,14 +339,14 @@ impl Panels<'_> {
     #[inline(always)]
     unsafe fn codes<S: Simd>(&self, panel: usize, start: usize, cols: usize, scratch: &mut Scratch) {
         let part = self.part;
-        let layout = part.weight.layout();
+        let layout = part.tasks.weight.layout();
         let (group, blocks) = (start / GROUP, cols.div_ceil(GROUP) * 2);
         let buffers: *mut u8 = scratch.get(codes_room(cols)).as_mut_ptr().cast();
         let tiles = buffers.wrapping_add(codes::BUFFER_BYTES);
-        let stored = part.weight.panel(panel);
+        let stored = part.tasks.weight.panel(panel);
         // The next panel's codes, in equal shares with each tile of tokens.
-        let column_bytes = part.weight.column_bytes();
-        let next = part.weight.panel(panel + 1).wrapping_add(start * column_bytes);
+        let column_bytes = part.tasks.weight.column_bytes();
+        let next = part.tasks.weight.panel(panel + 1).wrapping_add(start * column_bytes);
         let lines = (cols * column_bytes).div_ceil(64 * part.tiles());
         // SAFETY: the caller's promise.
         unsafe {
@@ -348,7 +360,7 @@ impl Panels<'_> {
                 let direct = self.direct::<1, 1>(place, &cols, rows);
                 let mut beside = Beside::<1, 1>::new();
                 let (sums, stride) = match direct {
-                    Some([[sums]]) => (sums, part.out.stride()),
+                    Some([[sums]]) => (sums, self.place.stride),
                     None => (beside.resume::<S>(self, place, cols.start)[0][0], PANEL),
                 };
                 codes::Product {
@@ -382,7 +394,7 @@ impl Panels<'_> {
         rows: usize,
     ) -> Option<[[*mut f32; P]; T]> {
         let part = self.part;
-        let layout = part.weight.layout();
+        let layout = part.tasks.weight.layout();
         let is_biased = part.bias.is_some() && cols.end == layout.cols;
         if is_biased || (panel + P) * PANEL > layout.rows || part.rows(tile + T - 1) != rows {
             return None;
@@ -390,7 +402,7 @@ impl Panels<'_> {
         let mut places = [[std::ptr::null_mut(); P]; T];
         for (t, places) in places.iter_mut().enumerate() {
             for (p, place) in places.iter_mut().enumerate() {
-                *place = self.place(panel + p, tile + t).1;
+                *place = self.outputs(panel + p, tile + t).1;
             }
         }
         Some(places)
@@ -398,9 +410,9 @@ impl Panels<'_> {
 
     /// Outputs of a panel, and where a tile's first token has them.
     #[inline(always)]
-    pub(super) fn place(&self, panel: usize, tile: usize) -> (usize, *mut f32) {
+    pub(super) fn outputs(&self, panel: usize, tile: usize) -> (usize, *mut f32) {
         let part = self.part;
-        let lanes = (part.weight.layout().rows - panel * PANEL).min(PANEL);
-        (lanes, part.out.pointer(part.tokens.start + tile * ROWS).wrapping_add(panel * PANEL))
+        let lanes = (part.tasks.weight.layout().rows - panel * PANEL).min(PANEL);
+        (lanes, self.place.start.wrapping_add(tile * ROWS * self.place.stride + panel * PANEL))
     }
 }
