@@ -4,6 +4,7 @@
 //! with both are larger than any cache near a core, so a task has the same panels of each half, and combines them while
 //! they are there: those of the gate in the result, the others in memory of the thread.
 
+use std::marker::PhantomData;
 use std::ops::Range;
 
 use llamac_plan::Activation;
@@ -38,7 +39,7 @@ pub(super) struct Gate<'a> {
     memory: SendMut<f32>,
     /// Elements of each thread.
     room: usize,
-    life: std::marker::PhantomData<&'a mut [f32]>,
+    life: PhantomData<&'a mut [f32]>,
 }
 
 impl<'a> Gate<'a> {
@@ -49,8 +50,9 @@ impl<'a> Gate<'a> {
 
     /// A gate in memory that it shares among `threads` threads.
     pub(super) fn new(function: Activation, memory: &'a mut [f32], threads: usize) -> Self {
-        let room = memory.len() / threads;
-        Self { function, memory: SendMut(memory.as_mut_ptr()), room, life: std::marker::PhantomData }
+        // Whole cache lines.
+        let room = memory.len() / threads / PANEL * PANEL;
+        Self { function, memory: SendMut(memory.as_mut_ptr()), room, life: PhantomData }
     }
 }
 
